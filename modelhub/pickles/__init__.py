@@ -1,0 +1,30 @@
+"""What a pickle would do: an abstract machine that imports, calls and constructs nothing of what a file names."""
+
+from modelhub.pickles.machine import trace_pickle
+from modelhub.pickles.tensors import (
+    StorageDeclaration,
+    TensorReading,
+    read_state_dict,
+    storage_declarations,
+)
+from modelhub.pickles.trace import Build, Limits, Mutation, Trace
+from modelhub.pickles.values import Blob, Call, Dict, Global, Persistent, SetOf, Value
+
+__all__ = [
+    "Blob",
+    "Build",
+    "Call",
+    "Dict",
+    "Global",
+    "Limits",
+    "Mutation",
+    "Persistent",
+    "SetOf",
+    "StorageDeclaration",
+    "TensorReading",
+    "Trace",
+    "Value",
+    "read_state_dict",
+    "storage_declarations",
+    "trace_pickle",
+]

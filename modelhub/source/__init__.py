@@ -1,0 +1,20 @@
+"""Where bytes come from: a :class:`Source` is a named, sized run of bytes that can be read at any offset."""
+
+from modelhub.source.base import FileStat, Source
+from modelhub.source.digest import Digest, digest_of
+from modelhub.source.local import LocalSource, open_local
+from modelhub.source.memory import BytesSource
+from modelhub.source.resolve import MODEL_EXTENSIONS, Found, find_sources
+
+__all__ = [
+    "MODEL_EXTENSIONS",
+    "BytesSource",
+    "Digest",
+    "FileStat",
+    "Found",
+    "LocalSource",
+    "Source",
+    "digest_of",
+    "find_sources",
+    "open_local",
+]
