@@ -1,14 +1,15 @@
 """What a pickle would do: an abstract machine that imports, calls and constructs nothing of what a file names."""
 
 from modelhub.pickles.machine import trace_pickle
+from modelhub.pickles.rebuild import StorageDeclaration, declaration_of
 from modelhub.pickles.tensors import (
-    StorageDeclaration,
     TensorReading,
+    describe,
     read_state_dict,
     storage_declarations,
 )
 from modelhub.pickles.trace import Build, Limits, Mutation, Trace
-from modelhub.pickles.values import Blob, Call, Dict, Global, Persistent, SetOf, Value
+from modelhub.pickles.values import Blob, Call, Dict, Global, Persistent, SetOf, Unknown, Value
 
 __all__ = [
     "Blob",
@@ -23,7 +24,10 @@ __all__ = [
     "StorageDeclaration",
     "TensorReading",
     "Trace",
+    "Unknown",
     "Value",
+    "declaration_of",
+    "describe",
     "read_state_dict",
     "storage_declarations",
     "trace_pickle",

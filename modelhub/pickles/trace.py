@@ -30,16 +30,19 @@ class Mutation:
 class Limits:
     """Budgets of one pickle program; going over one is the anomaly ``pickle.limit``, never a hang.
 
-    ``opcodes``: executed; ``memo``: entries, and the highest index; ``depth``: nested MARKs; ``literal``: bytes of
-    one literal that are kept (longer ones become :class:`~modelhub.pickles.values.Blob`), ``long``: bytes of one
-    LONG1/LONG4 integer.
+    ``program``: bytes of opcodes and short literals; ``values``: containers, calls and references made; ``memo``:
+    memo entries, and the highest index; ``depth``: nested MARKs; ``literal``: bytes of one literal that are kept (a
+    longer one becomes a :class:`~modelhub.pickles.values.Blob`); ``long``: bytes of one LONG1/LONG4 integer;
+    ``anomalies``: how many are told before the rest of the program is given up.
     """
 
-    opcodes: int = 20_000_000
-    memo: int = 4_000_000
+    program: int = 32 << 20
+    values: int = 2_000_000
+    memo: int = 2_000_000
     depth: int = 10_000
-    literal: int = 1 << 20
+    literal: int = 1 << 16
     long: int = 1024
+    anomalies: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,6 @@ class Trace:
     protocol: int
     start: int
     end: int
-    opcodes: int
 
     @property
     def complete(self) -> bool:

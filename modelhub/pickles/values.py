@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 Value = Any
-"""``None | bool | int | float | str | bytes | list | tuple | Dict | SetOf | Global | Call | Persistent | Blob``."""
+"""``None | bool | int | float | str | bytes | list | tuple | Dict | SetOf | Global | Call | Persistent | Blob |
+Unknown``."""
 
 CallOpcode = Literal["REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"]
+LiteralKind = Literal["str", "bytes", "bytearray"]
 
 
 class Global:
@@ -73,9 +75,9 @@ class Call:
         self.kwargs = kwargs
         self.offset = offset
         self.opcode = opcode
-        self.states: list[Value] = []
-        self.pairs: list[tuple[Value, Value]] = []
-        self.items: list[Value] = []
+        self.states: tuple[Value, ...] = ()
+        self.pairs: list[tuple[Value, Value]] | tuple[()] = ()
+        self.items: list[Value] | tuple[()] = ()
 
 
 class Persistent:
@@ -94,7 +96,13 @@ class Blob:
 
     __slots__ = ("kind", "nbytes", "start")
 
-    def __init__(self, kind: Literal["str", "bytes", "bytearray"], start: int, nbytes: int) -> None:
+    def __init__(self, kind: LiteralKind, start: int, nbytes: int) -> None:
         self.kind = kind
         self.start = start
         self.nbytes = nbytes
+
+
+class Unknown:
+    """A value that could not be told; the trace has an anomaly that says why."""
+
+    __slots__ = ()

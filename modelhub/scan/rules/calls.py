@@ -1,0 +1,98 @@
+"""What a pickle does with allowed names: ``call.misused``, ``call.computed``, ``state.*``, ``items.*``,
+``persistent.unknown``.
+
+Names that are not allowed are judged in ``imports``; here, an allowed one must keep to the role it is allowed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelhub.pickles import Call, Dict, Global, Trace, Value, declaration_of
+from modelhub.pickles.render import render
+from modelhub.scan.contracts import CALLS, STATES
+from modelhub.scan.findings import Confidence, Finding, Location, Severity
+from modelhub.scan.policy import Policy
+from modelhub.scan.rules.names import allowed, constructs
+
+
+def judge_calls(trace: Trace, policy: Policy) -> Iterator[Finding]:
+    """Every call must be of an import; one of an allowed name must fulfil its contract."""
+    for call in trace.calls:
+        if type(call.callee) is not Global:
+            message = "calls something that the pickle computes"
+            yield _finding("call.computed", Severity.HIGH, message, call.offset, call)
+            continue
+        role = allowed(call.callee, trace.protocol, policy)
+        if role is None:
+            continue
+        if role.call is None:
+            wrong: str | None = "it is only allowed to be referred to"
+        else:
+            wrong = CALLS[role.call](call)
+        if wrong is not None:
+            message = f"calls {call.callee.qualified} in an unusual way: {wrong}"
+            yield _finding("call.misused", Severity.MEDIUM, message, call.offset, call)
+        if (call.pairs and not role.pairs) or (call.items and not role.items):
+            message = f"adds items to a {call.callee.qualified}"
+            yield _finding("items.misused", Severity.MEDIUM, message, call.offset, call)
+
+
+def judge_states(trace: Trace, policy: Policy) -> Iterator[Finding]:
+    """BUILD may only give an allowed object the kind of state that its class is known to have."""
+    for build in trace.builds:
+        target = build.target
+        if _sets_special(build.state):
+            message = "gives an object an attribute that Python calls by itself"
+            yield _finding("state.special", Severity.HIGH, message, build.offset, build.state)
+            continue
+        if type(target) is not Call:
+            severity = Severity.HIGH if type(target) is Global else Severity.MEDIUM
+            message = "changes the attributes of something that it imports or did not make"
+            yield _finding("state.foreign", severity, message, build.offset, target)
+            continue
+        made = constructs(target)
+        role = allowed(made, trace.protocol, policy)
+        if role is None:
+            continue  # the class itself is judged as an import
+        contract = STATES.get(role.build or "")
+        wrong = contract(build.state) if contract else "it is not known to have a state"
+        if wrong is not None:
+            message = f"gives a {made.qualified} an unusual state: {wrong}"
+            yield _finding("state.misused", Severity.MEDIUM, message, build.offset, build.state)
+
+
+def judge_mutations(trace: Trace) -> Iterator[Finding]:
+    """Items may only be added to dicts, lists and sets that the pickle itself has made."""
+    for mutation in trace.mutations:
+        severity = Severity.HIGH if type(mutation.target) is Global else Severity.MEDIUM
+        message = f"changes the items of something that it imports or did not make ({mutation.opcode})"
+        yield _finding("items.foreign", severity, message, mutation.offset, mutation.target)
+
+
+def judge_persistent_ids(trace: Trace, storages_allowed: bool) -> Iterator[Finding]:
+    """A persistent id must ask for a tensor storage, and only where the file has storages."""
+    for persistent in trace.persistent_ids:
+        if persistent.text or (storages_allowed and declaration_of(persistent) is not None):
+            continue  # written as text it is an anomaly of its own
+        pid = persistent.pid
+        if storages_allowed and type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
+            message = "holds a whole pickled network with its source: an executable object that cannot be proven"
+            yield _finding("object.executable", Severity.LOW, message, persistent.offset, pid)
+            continue
+        message = "asks its loader for an object that is not a tensor storage"
+        yield _finding("persistent.unknown", Severity.MEDIUM, message, persistent.offset, pid)
+
+
+def _sets_special(state: Value) -> bool:
+    """Whether a BUILD state holds an attribute such as ``__setstate__`` or ``__class__``."""
+    parts = state if type(state) is tuple and len(state) == 2 else (state,)
+    for part in parts:
+        pairs = part.pairs if type(part) in (Dict, Call) else ()
+        if any(type(key) is str and key.startswith("__") and key.endswith("__") for key, _ in pairs):
+            return True
+    return False
+
+
+def _finding(rule: str, severity: Severity, message: str, offset: int, evidence: Value) -> Finding:
+    return Finding(rule, severity, Confidence.HIGH, message, Location(None, offset), render(evidence))
