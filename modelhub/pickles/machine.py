@@ -13,7 +13,76 @@ from struct import unpack_from
 from typing import NoReturn
 
 from modelhub.anomalies import Anomaly
-from modelhub.pickles import opcodes as op
+from modelhub.pickles.opcodes import (
+    ADDITEMS,
+    APPEND,
+    APPENDS,
+    BINBYTES,
+    BINBYTES8,
+    BINFLOAT,
+    BINGET,
+    BININT,
+    BININT1,
+    BININT2,
+    BINPERSID,
+    BINPUT,
+    BINSTRING,
+    BINUNICODE,
+    BINUNICODE8,
+    BUILD,
+    BYTEARRAY8,
+    DICT,
+    DUP,
+    EMPTY_DICT,
+    EMPTY_LIST,
+    EMPTY_SET,
+    EMPTY_TUPLE,
+    EXT1,
+    EXT2,
+    EXT4,
+    FLOAT,
+    FRAME,
+    FROZENSET,
+    GET,
+    GLOBAL,
+    INST,
+    INT,
+    LIST,
+    LONG,
+    LONG1,
+    LONG4,
+    LONG_BINGET,
+    LONG_BINPUT,
+    MARK,
+    MEMOIZE,
+    NEWFALSE,
+    NEWOBJ,
+    NEWOBJ_EX,
+    NEWTRUE,
+    NEXT_BUFFER,
+    NONE,
+    OBJ,
+    PERSID,
+    POP,
+    POP_MARK,
+    PROTO,
+    PUT,
+    READONLY_BUFFER,
+    REDUCE,
+    SETITEM,
+    SETITEMS,
+    SHORT_BINBYTES,
+    SHORT_BINSTRING,
+    SHORT_BINUNICODE,
+    STACK_GLOBAL,
+    STOP,
+    STRING,
+    TUPLE,
+    TUPLE1,
+    TUPLE2,
+    TUPLE3,
+    UNICODE,
+)
 from modelhub.pickles.text import (
     parse_float,
     parse_index,
@@ -254,7 +323,7 @@ class _Machine:
     def run(self) -> Value:
         """Follow the program to its STOP and return its value; :class:`_Broken` where that is impossible."""
         self._load(self.start, _WINDOW)
-        if self.buf[0] == op.PROTO and self.size >= 2:
+        if self.buf[0] == PROTO and self.size >= 2:
             self.protocol = self.buf[1]
             self.pos = 2
             if self.protocol > 5:
@@ -282,25 +351,25 @@ class _Machine:
             code = buf[pos]
             pos += 1
             # ordered by how often torch's state dicts use them
-            if code == op.BINPUT:
+            if code == BINPUT:
                 memo[buf[pos]] = stack[-1]
                 pos += 1
-            elif code == op.BINGET:
+            elif code == BINGET:
                 index = buf[pos]
                 pos += 1
                 if index not in memo:
                     self._unset(index)
                 stack.append(memo[index])
-            elif code == op.LONG_BINPUT:
+            elif code == LONG_BINPUT:
                 index = buf[pos] | buf[pos + 1] << 8 | buf[pos + 2] << 16 | buf[pos + 3] << 24
                 if index > self.limits.memo:
                     self.fail("pickle.limit", f"memo index {index} is too large", self.base + pos - 1)
                 memo[index] = stack[-1]
                 pos += 4
-            elif code == op.BININT1:
+            elif code == BININT1:
                 stack.append(buf[pos])
                 pos += 1
-            elif code == op.BINUNICODE:
+            elif code == BINUNICODE:
                 length = buf[pos] | buf[pos + 1] << 8 | buf[pos + 2] << 16 | buf[pos + 3] << 24
                 pos += 4
                 if length < 4096 and pos + length <= self.size:
@@ -310,55 +379,55 @@ class _Machine:
                     literal, pos = self._literal(pos, length, "str")
                     buf, soft = self.buf, self.soft
                 stack.append(self._text(literal))
-            elif code == op.MARK:
+            elif code == MARK:
                 marks.append(stack)
                 stack = []
                 if len(marks) > self.limits.depth:
                     self.fail("pickle.limit", f"more than {self.limits.depth} nested marks", self.base + pos - 1)
-            elif code == op.TUPLE:
+            elif code == TUPLE:
                 made = tuple(stack)
                 stack = marks.pop()
                 stack.append(made)
                 self.made += 1
-            elif code == op.BININT2:
+            elif code == BININT2:
                 stack.append(buf[pos] | buf[pos + 1] << 8)
                 pos += 2
-            elif code == op.REDUCE:
+            elif code == REDUCE:
                 args = stack.pop()
                 stack[-1] = self._call(stack[-1], args, None, self.base + pos - 1, "REDUCE")
-            elif code == op.BINPERSID:
+            elif code == BINPERSID:
                 persistent = Persistent(stack.pop(), self.base + pos - 1, text=False)
                 self.persistent.append(persistent)
                 stack.append(persistent)
                 self.made += 1
-            elif code == op.NEWFALSE:
+            elif code == NEWFALSE:
                 stack.append(False)
-            elif code == op.EMPTY_TUPLE:
+            elif code == EMPTY_TUPLE:
                 stack.append(())
-            elif code == op.TUPLE1:
+            elif code == TUPLE1:
                 stack[-1] = (stack[-1],)
                 self.made += 1
-            elif code == op.TUPLE2:
+            elif code == TUPLE2:
                 last = stack.pop()
                 stack[-1] = (stack[-1], last)
                 self.made += 1
-            elif code == op.TUPLE3:
+            elif code == TUPLE3:
                 last = stack.pop()
                 middle = stack.pop()
                 stack[-1] = (stack[-1], middle, last)
                 self.made += 1
-            elif code == op.LONG_BINGET:
+            elif code == LONG_BINGET:
                 index = buf[pos] | buf[pos + 1] << 8 | buf[pos + 2] << 16 | buf[pos + 3] << 24
                 pos += 4
                 if index not in memo:
                     self._unset(index)
                 stack.append(memo[index])
-            elif code == op.MEMOIZE:
+            elif code == MEMOIZE:
                 memo[len(memo)] = stack[-1]
-            elif code == op.BININT:
+            elif code == BININT:
                 stack.append(unpack_from("<i", buf, pos)[0])
                 pos += 4
-            elif code == op.SHORT_BINUNICODE:
+            elif code == SHORT_BINUNICODE:
                 length = buf[pos]
                 pos += 1
                 if pos + length <= self.size:
@@ -368,38 +437,38 @@ class _Machine:
                     literal, pos = self._literal(pos, length, "str")
                     buf, soft = self.buf, self.soft
                 stack.append(self._text(literal))
-            elif code == op.SETITEMS:
+            elif code == SETITEMS:
                 items = stack
                 stack = marks.pop()
                 self._set_items(stack[-1], self._pairs(items, self.base + pos - 1), self.base + pos - 1, "SETITEMS")
-            elif code == op.APPENDS:
+            elif code == APPENDS:
                 items = stack
                 stack = marks.pop()
                 self._add_items(stack[-1], items, self.base + pos - 1, "APPENDS")
-            elif code == op.APPEND:
+            elif code == APPEND:
                 item = stack.pop()
                 self._add_items(stack[-1], [item], self.base + pos - 1, "APPEND")
-            elif code == op.SETITEM:
+            elif code == SETITEM:
                 item = stack.pop()
                 key = stack.pop()
                 self._set_items(stack[-1], [(key, item)], self.base + pos - 1, "SETITEM")
-            elif code == op.NONE:
+            elif code == NONE:
                 stack.append(None)
-            elif code == op.NEWTRUE:
+            elif code == NEWTRUE:
                 stack.append(True)
-            elif code == op.BINFLOAT:
+            elif code == BINFLOAT:
                 stack.append(unpack_from(">d", buf, pos)[0])
                 pos += 8
-            elif code == op.EMPTY_DICT:
+            elif code == EMPTY_DICT:
                 stack.append(Dict())
                 self.made += 1
-            elif code == op.EMPTY_LIST:
+            elif code == EMPTY_LIST:
                 stack.append([])
                 self.made += 1
-            elif code == op.STACK_GLOBAL:
+            elif code == STACK_GLOBAL:
                 name = stack.pop()
                 stack[-1] = self._import(stack[-1], name, self.base + pos - 1, "STACK_GLOBAL")
-            elif code == op.STOP:
+            elif code == STOP:
                 return self._stop(stack, pos)
             else:
                 self.stack = stack
@@ -445,17 +514,17 @@ class _Machine:
             literal, pos = self._literal(pos + width, length, kind)
             if kind == "str":
                 stack.append(self._text(literal))
-            elif code in (op.BINSTRING, op.SHORT_BINSTRING) and isinstance(literal, bytes) and literal.isascii():
+            elif code in (BINSTRING, SHORT_BINSTRING) and isinstance(literal, bytes) and literal.isascii():
                 stack.append(str(literal, "ascii"))
             else:
                 stack.append(literal)
         elif code in _LINE_OPCODES:
             line, pos = self._line(pos)
-            if code in (op.GLOBAL, op.INST):
+            if code in (GLOBAL, INST):
                 second, pos = self._line(pos)
                 module, name = (part.decode("utf-8", "backslashreplace") for part in (line, second))
-                made = self._import(module, name, at, "GLOBAL" if code == op.GLOBAL else "INST")
-                if code == op.GLOBAL:
+                made = self._import(module, name, at, "GLOBAL" if code == GLOBAL else "INST")
+                if code == GLOBAL:
                     stack.append(made)
                 else:
                     args = tuple(stack)
@@ -463,15 +532,15 @@ class _Machine:
                     stack.append(self._call(made, args, None, at, "INST"))
             else:
                 self._text_opcode(code, line, at)
-        elif code in (op.LONG1, op.LONG4):
-            width = 1 if code == op.LONG1 else 4
+        elif code in (LONG1, LONG4):
+            width = 1 if code == LONG1 else 4
             length = int.from_bytes(self.buf[pos : pos + width], "little", signed=width == 4)
             if not 0 <= length <= self.limits.long:
                 self.fail("pickle.limit", f"an integer of {length} bytes", at)
             literal, pos = self._literal(pos + width, length, "bytes")
             assert isinstance(literal, bytes)
             stack.append(int.from_bytes(literal, "little", signed=True))
-        elif code == op.FRAME:
+        elif code == FRAME:
             length = int.from_bytes(self.buf[pos : pos + 8], "little")
             pos += 8
             if self.frame_end is not None:
@@ -481,7 +550,7 @@ class _Machine:
             else:
                 self.frame_end = self.base + pos + length
                 self._heed_frame()
-        elif code == op.BUILD:
+        elif code == BUILD:
             state = stack.pop()
             target = stack[-1]
             self.builds.append(Build(target, state, at))
@@ -490,61 +559,61 @@ class _Machine:
                 target.states = (*target.states, state)
                 if len(target.states) > 16:
                     self.fail("pickle.limit", "one object is given its state over and over", at)
-        elif code == op.NEWOBJ:
+        elif code == NEWOBJ:
             args = stack.pop()
             stack[-1] = self._call(stack[-1], args, None, at, "NEWOBJ")
-        elif code == op.NEWOBJ_EX:
+        elif code == NEWOBJ_EX:
             kwargs = stack.pop()
             args = stack.pop()
             stack[-1] = self._call(stack[-1], args, kwargs, at, "NEWOBJ_EX")
-        elif code == op.OBJ:
+        elif code == OBJ:
             items = stack
             self.stack = stack = self.marks.pop()
             stack.append(self._call(items[0], tuple(items[1:]), None, at, "OBJ"))
-        elif code in (op.LIST, op.DICT, op.FROZENSET):
+        elif code in (LIST, DICT, FROZENSET):
             items = stack
             self.stack = stack = self.marks.pop()
             self.made += 1
-            if code == op.LIST:
+            if code == LIST:
                 stack.append(items)
-            elif code == op.DICT:
+            elif code == DICT:
                 made_dict = Dict()
                 made_dict.pairs.extend(self._pairs(items, at))
                 stack.append(made_dict)
             else:
                 stack.append(SetOf(items, frozen=True))
-        elif code == op.EMPTY_SET:
+        elif code == EMPTY_SET:
             stack.append(SetOf([]))
             self.made += 1
-        elif code == op.ADDITEMS:
+        elif code == ADDITEMS:
             items = stack
             self.stack = stack = self.marks.pop()
             self._add_items(stack[-1], items, at, "ADDITEMS")
-        elif code == op.POP:
+        elif code == POP:
             if stack:
                 stack.pop()
             else:
                 self.stack = self.marks.pop()
-        elif code == op.POP_MARK:
+        elif code == POP_MARK:
             self.stack = self.marks.pop()
-        elif code == op.DUP:
+        elif code == DUP:
             stack.append(stack[-1])
-        elif code == op.PROTO:
+        elif code == PROTO:
             self.note("pickle.protocol", "the protocol is declared again in mid-stream", at)
             self.protocol = max(self.protocol, self.buf[pos])
             pos += 1
-        elif code in (op.EXT1, op.EXT2, op.EXT4):
-            width = {op.EXT1: 1, op.EXT2: 2, op.EXT4: 4}[code]
+        elif code in (EXT1, EXT2, EXT4):
+            width = {EXT1: 1, EXT2: 2, EXT4: 4}[code]
             number = int.from_bytes(self.buf[pos : pos + width], "little")
             pos += width
             self.note("pickle.extension", "an import is hidden behind an extension code", at, f"code {number}")
             made = Global("copyreg", f"_inverted_registry[{number}]", at, "EXT", literal=False)
             self.imports.append(made)
             stack.append(made)
-        elif code == op.NEXT_BUFFER:
+        elif code == NEXT_BUFFER:
             self.note("pickle.buffer", "data is taken from outside the file", at)
             stack.append(Unknown())
-        elif code == op.READONLY_BUFFER:
+        elif code == READONLY_BUFFER:
             self.note("pickle.buffer", "data is taken from outside the file", at)
             stack[-1] = stack[-1]
         else:
@@ -554,16 +623,16 @@ class _Machine:
     def _text_opcode(self, code: int, line: bytes, at: int) -> None:
         stack = self.stack
         value: Value
-        if code == op.PERSID:
+        if code == PERSID:
             self.note("pickle.persid", "a persistent id is written as text", at, ascii(line)[:200])
             value = Persistent(line.decode("latin-1"), at, text=True)
             self.persistent.append(value)
             self.made += 1
-        elif code in (op.GET, op.PUT):
+        elif code in (GET, PUT):
             index = parse_index(line)
             if index is None:
                 self.fail("pickle.text", "a memo index is not in canonical form", at)
-            if code == op.PUT:
+            if code == PUT:
                 if index > self.limits.memo:
                     self.fail("pickle.limit", f"memo index {index} is too large", at)
                 self.memo[index] = stack[-1]
@@ -581,19 +650,19 @@ class _Machine:
 
 
 _TEXT_PARSERS = {
-    op.INT: parse_int,
-    op.LONG: parse_long,
-    op.FLOAT: parse_float,
-    op.STRING: parse_string,
-    op.UNICODE: parse_unicode,
+    INT: parse_int,
+    LONG: parse_long,
+    FLOAT: parse_float,
+    STRING: parse_string,
+    UNICODE: parse_unicode,
 }
-_LINE_OPCODES = frozenset({*_TEXT_PARSERS, op.GET, op.PUT, op.PERSID, op.GLOBAL, op.INST})
+_LINE_OPCODES = frozenset({*_TEXT_PARSERS, GET, PUT, PERSID, GLOBAL, INST})
 _LENGTH: dict[int, tuple[LiteralKind, int, bool]] = {
-    op.BINUNICODE8: ("str", 8, False),
-    op.BINSTRING: ("bytes", 4, True),
-    op.SHORT_BINSTRING: ("bytes", 1, False),
-    op.BINBYTES: ("bytes", 4, False),
-    op.SHORT_BINBYTES: ("bytes", 1, False),
-    op.BINBYTES8: ("bytes", 8, False),
-    op.BYTEARRAY8: ("bytearray", 8, False),
+    BINUNICODE8: ("str", 8, False),
+    BINSTRING: ("bytes", 4, True),
+    SHORT_BINSTRING: ("bytes", 1, False),
+    BINBYTES: ("bytes", 4, False),
+    SHORT_BINBYTES: ("bytes", 1, False),
+    BINBYTES8: ("bytes", 8, False),
+    BYTEARRAY8: ("bytearray", 8, False),
 }

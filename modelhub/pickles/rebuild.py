@@ -34,8 +34,15 @@ _TYPED_STORAGES = {
 }
 _UNTYPED_STORAGES = {"UntypedStorage", "_UntypedStorage"}
 _STORAGE_MODULES = {"torch", "torch.cuda", "torch.storage"}
-_REBUILDS = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
-_WRAPPERS = {"_rebuild_parameter", "_rebuild_parameter_with_state"}
+_REBUILDS = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"})
+_FUNCTIONS = {
+    **dict.fromkeys(_REBUILDS, "torch._utils"),
+    "_rebuild_parameter": "torch._utils",
+    "_rebuild_parameter_with_state": "torch._utils",
+    "_rebuild_from_type_v2": "torch._tensor",
+    "Parameter": "torch.nn.parameter",
+    "Buffer": "torch.nn.parameter",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +108,7 @@ def declaration_of(persistent: Persistent) -> StorageDeclaration | None:
 def rebuilds_tensor(call: Call) -> str | None:
     """The name of torch's rebuild function that *call* calls, if it is one that describes a tensor."""
     callee = call.callee
-    if type(callee) is not Global or call.opcode not in ("REDUCE", "NEWOBJ"):
-        return None
-    if callee.module == "torch._utils" and callee.name in _REBUILDS | _WRAPPERS:
-        return callee.name
-    if callee.module == "torch._tensor" and callee.name == "_rebuild_from_type_v2":
-        return callee.name
-    if callee.module == "torch.nn.parameter" and callee.name in ("Parameter", "Buffer"):
+    if type(callee) is Global and _FUNCTIONS.get(callee.name) == callee.module and call.opcode in ("REDUCE", "NEWOBJ"):
         return callee.name
     return None
 

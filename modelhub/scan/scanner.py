@@ -22,6 +22,7 @@ from modelhub.scan.rules.imports import judge_imports
 from modelhub.source import Digest
 
 _STORAGE_KINDS = frozenset({"torch-zip", "torch-legacy", "torch-tar", "torchscript"})
+_CLASS_KINDS = frozenset({"torch-legacy", "torch-tar"})
 _SHOWN = 5
 """Findings that one rule may have in one member before the rest is counted instead of listed."""
 
@@ -66,11 +67,11 @@ def _judge(container: Container, policy: Policy) -> Iterator[Finding]:
     for anomaly in container.anomalies:
         yield _from_anomaly(anomaly, policy)
     for program in container.pickles:
-        found = _judge_program(program, container.kind in _STORAGE_KINDS, policy)
+        found = _judge_program(program, container.kind, policy)
         yield from _few(_located(finding, program) for finding in found)
 
 
-def _judge_program(program: PickleProgram, storages_allowed: bool, policy: Policy) -> Iterator[Finding]:
+def _judge_program(program: PickleProgram, kind: str, policy: Policy) -> Iterator[Finding]:
     trace = program.trace
     for anomaly in trace.anomalies:
         yield _from_anomaly(anomaly, policy)
@@ -78,7 +79,8 @@ def _judge_program(program: PickleProgram, storages_allowed: bool, policy: Polic
     yield from judge_calls(trace, policy)
     yield from judge_states(trace, policy)
     yield from judge_mutations(trace)
-    yield from judge_persistent_ids(trace, storages_allowed and program.role == "object")
+    is_object = program.role == "object"
+    yield from judge_persistent_ids(trace, is_object and kind in _STORAGE_KINDS, is_object and kind in _CLASS_KINDS)
 
 
 def _from_anomaly(anomaly: Anomaly, policy: Policy) -> Finding:

@@ -13,17 +13,18 @@ from modelhub.pickles.render import render
 from modelhub.scan.contracts import CALLS, STATES
 from modelhub.scan.findings import Confidence, Finding, Location, Severity
 from modelhub.scan.policy import Policy
-from modelhub.scan.rules.names import allowed, constructs
+from modelhub.scan.rules.names import allowed, constructs, legacy_class
 
 
 def judge_calls(trace: Trace, policy: Policy) -> Iterator[Finding]:
     """Every call must be of an import; one of an allowed name must fulfil its contract."""
     for call in trace.calls:
-        if type(call.callee) is not Global:
+        callee = legacy_class(call.callee)
+        if type(callee) is not Global:
             message = "calls something that the pickle computes"
             yield _finding("call.computed", Severity.HIGH, message, call.offset, call)
             continue
-        role = allowed(call.callee, trace.protocol, policy)
+        role = allowed(callee, trace.protocol, policy)
         if role is None:
             continue
         if role.call is None:
@@ -31,10 +32,10 @@ def judge_calls(trace: Trace, policy: Policy) -> Iterator[Finding]:
         else:
             wrong = CALLS[role.call](call)
         if wrong is not None:
-            message = f"calls {call.callee.qualified} in an unusual way: {wrong}"
+            message = f"calls {callee.qualified} in an unusual way: {wrong}"
             yield _finding("call.misused", Severity.MEDIUM, message, call.offset, call)
         if (call.pairs and not role.pairs) or (call.items and not role.items):
-            message = f"adds items to a {call.callee.qualified}"
+            message = f"adds items to a {callee.qualified}"
             yield _finding("items.misused", Severity.MEDIUM, message, call.offset, call)
 
 
@@ -70,18 +71,16 @@ def judge_mutations(trace: Trace) -> Iterator[Finding]:
         yield _finding("items.foreign", severity, message, mutation.offset, mutation.target)
 
 
-def judge_persistent_ids(trace: Trace, storages_allowed: bool) -> Iterator[Finding]:
-    """A persistent id must ask for a tensor storage, and only where the file has storages."""
+def judge_persistent_ids(trace: Trace, storages: bool, classes: bool) -> Iterator[Finding]:
+    """A persistent id must ask for a tensor storage, where the file has *storages*, or a class, where its format
+    wraps *classes*; the class itself is judged as an import."""
     for persistent in trace.persistent_ids:
-        if persistent.text or (storages_allowed and declaration_of(persistent) is not None):
+        if persistent.text or (storages and declaration_of(persistent) is not None):
             continue  # written as text it is an anomaly of its own
-        pid = persistent.pid
-        if storages_allowed and type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
-            message = "holds a whole pickled network with its source: an executable object that cannot be proven"
-            yield _finding("object.executable", Severity.LOW, message, persistent.offset, pid)
+        if classes and type(legacy_class(persistent)) is Global:
             continue
         message = "asks its loader for an object that is not a tensor storage"
-        yield _finding("persistent.unknown", Severity.MEDIUM, message, persistent.offset, pid)
+        yield _finding("persistent.unknown", Severity.MEDIUM, message, persistent.offset, persistent.pid)
 
 
 def _sets_special(state: Value) -> bool:

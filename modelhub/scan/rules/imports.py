@@ -52,6 +52,9 @@ def _judge(module: str, name: str, use: _Use, trace: Trace, policy: Policy) -> F
     at = Location(None, called.offset if called else use.first.offset)
     evidence = render(called) if called else use.first.qualified
     title = ascii(f"{module}.{name}")[1:-1][:120]
+    if (module, name) in policy.care:
+        message = f"uses {title}: valid torch that is not proven harmless here"
+        return Finding("tensor.unmodelled", Severity.LOW, Confidence.HIGH, message, at, evidence)
     denied = policy.denies(module, name)
     if denied is not None and called:
         message = f"calls {title}, which {denied.reason}"
@@ -60,9 +63,6 @@ def _judge(module: str, name: str, use: _Use, trace: Trace, policy: Policy) -> F
         severity = min(denied.severity, Severity.HIGH)
         message = f"imports {title}, which {denied.reason}"
         return Finding("import.dangerous", severity, Confidence.MEDIUM, message, at, evidence)
-    if (module, name) in policy.care:
-        message = f"uses {title}: valid torch that is not proven harmless here"
-        return Finding("tensor.unmodelled", Severity.LOW, Confidence.HIGH, message, at, evidence)
     if use.call is None and policy.is_executable(module):
         message = f"holds a {title}: an executable object that cannot be proven"
         return Finding("object.executable", Severity.LOW, Confidence.HIGH, message, at, evidence)

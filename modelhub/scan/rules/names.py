@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelhub.pickles import Call, Global, Value
+from modelhub.pickles import Blob, Call, Global, Persistent, Value
 from modelhub.scan.policy import Allowed, Policy
 
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
@@ -18,6 +18,18 @@ def canonical(imported: Global, protocol: int) -> tuple[str, str]:
     return module, imported.name
 
 
+def legacy_class(value: Value) -> Value:
+    """The class inside the legacy format's ``('module', class, source file, source)`` persistent id, or *value*.
+
+    Its loader gives the class itself for such an id (``persistent_load`` in torch's ``_legacy_load``).
+    """
+    if type(value) is Persistent and type(value.pid) is tuple and len(value.pid) == 4 and value.pid[0] == "module":
+        _, wrapped, file, text = value.pid
+        if type(wrapped) is Global and type(file) is str and type(text) in (str, Blob):
+            return wrapped
+    return value
+
+
 def allowed(imported: Value, protocol: int, policy: Policy) -> Allowed | None:
     """The role in which *imported* is allowed, ``None`` for anything that is not an allowed import."""
     if type(imported) is not Global or not imported.literal:
@@ -27,7 +39,7 @@ def allowed(imported: Value, protocol: int, policy: Policy) -> Allowed | None:
 
 def constructs(call: Call) -> Value:
     """The class or function that *call* really calls: ``copyreg._reconstructor(cls, ...)`` makes a ``cls``."""
-    callee = call.callee
+    callee = legacy_class(call.callee)
     if (
         type(callee) is Global
         and callee.name == "_reconstructor"
@@ -42,4 +54,4 @@ def constructs(call: Call) -> Value:
 
 def is_construction(call: Call) -> bool:
     """Whether *call* makes a new object of a class, rather than calling a function."""
-    return call.opcode in ("NEWOBJ", "NEWOBJ_EX") or constructs(call) is not call.callee
+    return call.opcode in ("NEWOBJ", "NEWOBJ_EX") or constructs(call) is not legacy_class(call.callee)
