@@ -19,8 +19,8 @@ _NUMPY_TYPES = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 f16 c8 c16 c32 O8 
 
 
 def _is_plain(value: Value) -> bool:
-    """A value without parts that could be called: a number, text, bytes, or ``None``."""
-    return value is None or type(value) in (bool, int, float, str, bytes, Blob)
+    """A value without parts that could be called: a number, text, bytes (however spelled), or ``None``."""
+    return value is None or type(value) in (bool, int, float) or _is_bytes(value)
 
 
 def _is_plain_tree(value: Value, depth: int = 4) -> bool:
@@ -41,11 +41,7 @@ def _is_call_of(value: Value, modules: tuple[str, ...], name: str) -> bool:
 
 def _is_bytes(value: Value) -> bool:
     """Bytes, or the way protocol 2 spells them: ``_codecs.encode(text, 'latin1')``; or Python 2's text."""
-    if type(value) in (bytes, str):
-        return True
-    if type(value) is Blob:
-        return True
-    return _is_call_of(value, ("_codecs",), "encode")
+    return type(value) in (bytes, str, Blob) or _is_call_of(value, ("_codecs",), "encode")
 
 
 def _is_dtype(value: Value) -> bool:
@@ -229,6 +225,17 @@ def numpy_array(call: Call) -> str | None:
     return "it is not the spelling of a numpy array"
 
 
+def numpy_buffer(call: Call) -> str | None:
+    """``_frombuffer(bytes, dtype, shape, order[, axes])``, protocol 5's spelling of an array."""
+    args = call.args
+    if type(args) is tuple and len(args) in (4, 5) and not _kwargs(call):
+        data, dtype, shape, order = args[:4]
+        axes = args[4] if len(args) == 5 else None
+        if _is_bytes(data) and _is_dtype(dtype) and _is_shape(shape) and order in ("C", "F", "K"):
+            return None if axes is None or _is_shape(axes) else "it is not the spelling of a numpy array"
+    return "it is not the spelling of a numpy array"
+
+
 def reconstructed(call: Call) -> str | None:
     """``copyreg._reconstructor(cls, object, None)``: ``object.__new__(cls)``."""
     args = call.args
@@ -297,6 +304,7 @@ CALLS: Mapping[str, Contract] = {
     "latin1": latin1,
     "mapping": mapping,
     "numpy-array": numpy_array,
+    "numpy-buffer": numpy_buffer,
     "numpy-dtype": numpy_dtype,
     "numpy-scalar": numpy_scalar,
     "parameter": parameter,

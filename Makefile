@@ -1,0 +1,53 @@
+# Two commands on a fresh machine: `make demo` runs the main job, `make test` passes the tests.
+# Both create .venv and install into it what they need. PYTHON names the interpreter (3.11 or newer).
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+WORK   ?= build/bench
+
+.PHONY: demo test test-big test-gpu lint format bench fuzz clean
+
+demo: $(VENV)/core
+	$(BIN)/modelhub demo build/demo
+
+test: $(VENV)/dev lint
+	$(BIN)/python -m pytest -n 2
+
+test-big: $(VENV)/dev
+	$(BIN)/python -m pytest -m big
+
+test-gpu: $(VENV)/dev
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev
+	$(BIN)/python -m benchmarks --dir $(WORK)
+
+fuzz: $(VENV)/dev
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 -m "" tests/pickles tests/container tests/scan
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) torch
+	$(PIP) -e '.[all]'
+	touch $@ $(VENV)/core
