@@ -1,0 +1,1 @@
+"""Tests of the sample files and of what writes them."""
