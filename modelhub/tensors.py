@@ -149,10 +149,14 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """Something beside the tensors: where it stood (``"callbacks.0"``) and what it was, in words."""
+    """Something beside the tensors: where it stood (``"callbacks.0"``) and what it was, in words.
+
+    ``unread`` is true for a tensor among them that is of a sort that is not read (sparse, quantised, on no device).
+    """
 
     path: str
     description: str
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def read_state_dict(trace: Trace, storages: Mapping[str, StorageRef]) -> TensorR
     root, wrapper = walk.unwrap(trace.result)
     walk.visit(root, "", 0)
     anomalies += walk.anomalies
-    leftovers = tuple(Leftover(path, what) for path, what in walk.leftovers.items())
+    leftovers = tuple(walk.leftovers.values())
     return TensorReading(StateDict(walk.tensors, walk.scalars, leftovers, wrapper=wrapper), tuple(anomalies))
 
 
@@ -103,7 +103,7 @@ class _Walk:
         self.storages = storages
         self.tensors: dict[str, TensorInfo] = {}
         self.scalars: dict[str, Scalar] = {}
-        self.leftovers: dict[str, str] = {}
+        self.leftovers: dict[str, Leftover] = {}
         self.anomalies: list[Anomaly] = []
         self.nodes = 0
         self.above: set[int] = set()
@@ -143,7 +143,7 @@ class _Walk:
             return
         children = list(_children(value))
         if not children or depth >= _MAX_DEPTH or id(value) in self.above:
-            self._left(path, describe(value))
+            self._left(path, describe(value), unread=_is_unread(value))
             return
         self.above.add(id(value))
         for key, child in children:
@@ -158,9 +158,9 @@ class _Walk:
         else:
             self._left(path, describe(value))
 
-    def _left(self, path: str, what: str) -> None:
-        if len(self.leftovers) < _MAX_LEFTOVERS:
-            self.leftovers[path] = what
+    def _left(self, path: str, what: str, *, unread: bool = False) -> None:
+        if unread or len(self.leftovers) < _MAX_LEFTOVERS:
+            self.leftovers[path] = Leftover(path, what, unread)
 
     def _tensor(self, call: Call, name: str) -> None:
         try:
@@ -169,7 +169,7 @@ class _Walk:
             self.anomalies.append(Anomaly(bad.rule, bad.message, None, call.offset))
             return
         if tensor is None:
-            self._left(name, describe(call))
+            self._left(name, describe(call), unread=True)
         elif name in self.tensors:
             message = f"two tensors have the name {name!r:.100}"
             self.anomalies.append(Anomaly("tensor.name-collision", message, None, call.offset))
@@ -207,6 +207,14 @@ def describe(value: Value) -> str:
 
 def _is_tensor(value: Value) -> bool:
     return type(value) is Call and rebuilds_tensor(value) is not None
+
+
+def _is_unread(value: Value) -> bool:
+    """Whether *value* is a tensor of a sort that is not read here."""
+    if type(value) is not Call or type(value.callee) is not Global:
+        return False
+    module, name = value.callee.module, value.callee.name
+    return (module == "torch._utils" and name.startswith("_rebuild_")) or name == "_load_from_bytes"
 
 
 def _is_dict(value: Value) -> bool:
@@ -266,13 +274,8 @@ def _entries(value: Value) -> Iterator[tuple[str, Value]]:
     elif type(value) is Dict:
         pairs = value.pairs
     held = {key: child for key, child in pairs if _is_name(key)}
-    names: set[str] = set()
     for key, child in held.items():
-        name = ".".join(map(str, key)) if type(key) is tuple else str(key)
-        while name in names:
-            name += "'"
-        names.add(name)
-        yield name, child
+        yield ".".join(map(str, key)) if type(key) is tuple else str(key), child
 
 
 def _is_name(key: Value) -> bool:

@@ -269,3 +269,17 @@ def test_a_graph_that_unfolds_forever_ends():
 def test_unfinished_programs_have_no_state_dict():
     """A program that breaks off has no state dict."""
     assert read_state_dict(trace_pickle(BytesSource("x", b"}")), {}).state_dict is None
+
+
+def test_keys_of_one_name_collide_aloud():
+    """The keys 1 and '1' of one dict give one name: the second tensor is told, not lost."""
+    assert rules(read(program_of({1: torch.zeros(1), "1": torch.zeros(1)}))) == ["tensor.name-collision"]
+
+
+def test_tensors_that_cannot_be_read_are_marked():
+    """A sparse tensor of the state dict is a leftover that says so; one beside it is not a part of the model."""
+    sparse = torch.eye(2).to_sparse()
+    (left,) = read(program_of({"w": torch.zeros(1), "s": sparse})).state_dict.leftovers
+    assert (left.path, left.unread) == ("s", True)
+    (beside,) = read(program_of({"state_dict": {"w": torch.zeros(1)}, "s": sparse})).state_dict.leftovers
+    assert (beside.path, beside.unread) == ("s", False)
