@@ -1,1 +1,71 @@
+"""Judge, convert and catalogue model files, never running a byte of them.
+
+>>> import modelhub
+>>> report = modelhub.scan("model.ckpt")  # doctest: +SKIP
+>>> report.verdict is modelhub.Verdict.SAFE  # doctest: +SKIP
+True
+
+``scan``, ``identify`` and ``convert`` are both the verb and the package with everything about it:
+``modelhub.scan("model.ckpt")`` and ``modelhub.scan.Verdict``. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelhub import errors as errors
+    from modelhub.convert import convert as convert
+    from modelhub.db import Catalog as Catalog
+    from modelhub.scan.findings import Verdict as Verdict
+    from modelhub.verbs import Inspection as Inspection
+    from modelhub.verbs import identify as identify
+    from modelhub.verbs import inspect as inspect
+    from modelhub.verbs import scan as scan
+
 __version__ = "0.1.0"
+
+__all__ = ["Catalog", "Inspection", "Verdict", "__version__", "convert", "errors", "identify", "inspect", "scan"]
+
+_HOME = {
+    "Catalog": "modelhub.db",
+    "Inspection": "modelhub.verbs",
+    "Verdict": "modelhub.scan",
+    "inspect": "modelhub.verbs",
+}
+_VERBS = {"scan": "modelhub.verbs", "identify": "modelhub.verbs", "convert": "modelhub.convert"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _VERBS or name == "errors":
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Verb(ModuleType):
+    """A package that can be called as the verb it is named after."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        verb = self.__name__.rpartition(".")[2]
+        return getattr(importlib.import_module(_VERBS[verb]), verb)(*args, **kwargs)
+
+
+class _Modelhub(ModuleType):
+    """This package: makes a verb of the verbs' packages when the import system binds them here."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _VERBS and isinstance(value, ModuleType):
+            value.__class__ = _Verb
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Modelhub

@@ -22,6 +22,7 @@
         SchemaTooNew       written by a newer modelhub
         CatalogLocked      another process holds it
         Conflict           no, or more than one, record fits
+      SettingsError        a setting is not what it may be
       MissingExtra         an optional dependency is not installed
 
 Each error's text is one sentence that names the file; ``hint`` says what to do next, where there is something to do.
@@ -45,7 +46,11 @@ class ModelHubError(Exception):
 
 
 class SourceError(ModelHubError):
-    """The bytes could not be had."""
+    """The bytes could not be had; ``path`` is what they were asked of, where that is known."""
+
+    def __init__(self, message: str, *, path: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
 
 
 class NotFound(SourceError):
@@ -136,6 +141,10 @@ class CatalogLocked(CatalogError):
 
 class Conflict(CatalogError):
     """No record, or more than one, fits what was asked for."""
+
+
+class SettingsError(ModelHubError):
+    """A setting, or a file of them, is not what it may be."""
 
 
 class MissingExtra(ModelHubError):

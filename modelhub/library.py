@@ -77,8 +77,7 @@ def intake(
     run = _Intake(catalog, options, policy or load_policy(), progress, on_file)
     for found in find_sources(paths):
         if isinstance(found, SourceError):
-            path = str(found).split(": ", 1)[0]
-            yield IntakeResult(path, "failed", error=found)
+            yield IntakeResult(found.path or "", "failed", error=found)
         else:
             yield run.take(found)
 
@@ -116,6 +115,9 @@ class _Intake:
                 return self._act(found.path, container, examined)
         except ModelHubError as error:
             return IntakeResult(found.path, "failed", error=error)
+        except Exception as error:  # a fault of ours must not keep the other files from being taken in
+            message = f"{found.path}: modelhub failed on this file, please report it: {type(error).__name__}: {error}"
+            return IntakeResult(found.path, "failed", error=ModelHubError(message))
 
     def _made_before(self, entry: Entry) -> str | None:
         """The file made of a known one that is still there; ``""`` when none is to be made, ``None`` when one is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ def find_sources(arguments: Iterable[str]) -> Iterator[Found | SourceError]:
 
     A file is taken whatever its extension; a directory is walked (hidden folders are not entered, links to folders
     not followed) for files with one of :data:`MODEL_EXTENSIONS`; a pattern that names no file is expanded.
-    What cannot be had is yielded as the error, in its place, so that the rest goes on.
+    What cannot be had is yielded as the error, its ``path`` set, in its place, so that the rest goes on.
     """
     seen: set[str] = set()
     for argument in arguments:
@@ -50,14 +49,16 @@ def _expand(argument: str) -> Iterator[Found | SourceError]:
         yield from _walk(argument)
     elif os.path.lexists(argument):
         yield Found(argument)
-    elif glob.has_magic(argument):
+    elif any(char in argument for char in "*?["):
+        import glob
+
         matches = sorted(glob.glob(argument, recursive=True))
         if not matches:
-            yield NotFound(f"{argument}: nothing matches this pattern")
+            yield NotFound(f"{argument}: nothing matches this pattern", path=argument)
         for match in matches:
             yield from _walk(match) if os.path.isdir(match) else iter([Found(match)])
     else:
-        yield NotFound(f"{argument}: no such file or folder")
+        yield NotFound(f"{argument}: no such file or folder", path=argument)
 
 
 def _walk(directory: str) -> Iterator[Found | SourceError]:
@@ -67,10 +68,10 @@ def _walk(directory: str) -> Iterator[Found | SourceError]:
     try:
         entries = sorted(os.scandir(directory), key=lambda e: e.name)
     except PermissionError:
-        yield AccessDenied(f"{directory}: may not be read: permission denied")
+        yield AccessDenied(f"{directory}: may not be read: permission denied", path=directory)
         return
     except OSError as error:
-        yield SourceError(f"{directory}: cannot be listed: {error.strerror}")
+        yield SourceError(f"{directory}: cannot be listed: {error.strerror}", path=directory)
         return
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):

@@ -1,0 +1,7 @@
+"""``python -m modelhub``."""
+
+import sys
+
+from modelhub.cli import main
+
+sys.exit(main())

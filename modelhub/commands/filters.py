@@ -1,0 +1,107 @@
+"""What the commands over the catalog share: which catalog, and which of its records."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from modelhub.errors import CatalogError
+
+if TYPE_CHECKING:
+    from modelhub.config import Settings
+    from modelhub.db import Catalog, Entry
+    from modelhub.report.sink import Sink
+
+VERDICTS = ("safe", "unknown", "suspicious", "unsafe")
+SORTS = ("name", "added", "size", "kind", "architecture", "verdict")
+
+catalog_option = click.option(
+    "--catalog",
+    metavar="URL",
+    help="The catalog: an SQLite file or any SQLAlchemy URL. [default: one in the user's data folder]",
+)
+
+
+def filtered(command: Callable[..., int]) -> Callable[..., int]:
+    """Give *command* the options that narrow a listing, joined as ``filters``: fields of a catalog query."""
+
+    @click.option("--kind", multiple=True, help="Only this kind (checkpoint, lora, vae ...); may be repeated.")
+    @click.option("--architecture", multiple=True, help="Only this architecture (sd-1, sdxl ...); may be repeated.")
+    @click.option("--verdict", multiple=True, type=click.Choice(VERDICTS), help="Only this verdict; may be repeated.")
+    @click.option("--tag", multiple=True, help="Only records with this tag; repeated: with all of them.")
+    @click.option("--sort", type=click.Choice(SORTS), default="name", show_default=True, help="Order of the records.")
+    @click.option("--reverse", is_flag=True, help="The other way round.")
+    @click.option("--limit", type=click.IntRange(min=1), help="No more than this many records.")
+    @click.option("--gone", is_flag=True, help="Also records whose files are no longer where they were.")
+    @functools.wraps(command)
+    def run(*args: Any, sort: str, reverse: bool, limit: int | None, gone: bool, **kwargs: Any) -> int:
+        filters = {name: kwargs.pop(name) or None for name in ("kind", "architecture", "verdict", "tag")}
+        filters |= {"sort": f"-{sort}" if reverse else sort, "limit": limit, "gone": gone}
+        return command(*args, filters=filters, **kwargs)
+
+    return run
+
+
+def open_catalog(url: str | None, sink: Sink) -> Catalog:
+    """The catalog that *url*, the value of ``--catalog``, or else the user's settings name, to be read.
+
+    Raises :class:`CatalogError` for a file that was asked for and is not there; the default one is then empty.
+    """
+    from modelhub.config import load_settings
+
+    settings = load_settings(catalog=url)
+    if settings.catalog is not None and _is_missing(settings.catalog.value):
+        raise CatalogError(
+            f"{settings.catalog.value}: there is no catalog ({settings.catalog.origin})",
+            hint="'modelhub intake PATH...' with the same catalog makes one",
+        )
+    if settings.catalog is None and _is_missing(None):
+        sink.note("there is no catalog yet: 'modelhub intake PATH...' makes one")
+    return open_settled_catalog(settings, sink, make=False)
+
+
+def open_settled_catalog(settings: Settings, sink: Sink, *, make: bool = True) -> Catalog:
+    """The catalog of *settings*, made if it is not there; without *make* an empty one stands in for it.
+
+    Says which one it is where a file of the working directory chose it.
+    """
+    from modelhub.config import PROJECT_FILE
+    from modelhub.db import Catalog
+
+    chosen = settings.catalog
+    url = chosen.value if chosen is not None else None
+    catalog = Catalog.open("sqlite://" if not make and _is_missing(url) else url)
+    by_folder = chosen is not None and chosen.origin.endswith(PROJECT_FILE)
+    sink.note(
+        f"catalog: {catalog.url} ({chosen.origin if chosen is not None else 'default'})", level=0 if by_folder else 1
+    )
+    return catalog
+
+
+def _is_missing(url: str | None) -> bool:
+    """Whether *url* is a file that does not exist yet."""
+    from modelhub.db.engine import parse_url
+
+    parsed = parse_url(url)
+    name = parsed.database or ""
+    in_a_file = parsed.get_backend_name() == "sqlite" and name not in ("", ":memory:") and name[:5] != "file:"
+    return in_a_file and not os.path.exists(name)
+
+
+def answer_entries(entries: Sequence[Entry], sink: Sink) -> None:
+    """Print *entries* as the command's answer."""
+    from modelhub.report.json import CATALOG_SCHEMA
+
+    if sink.machine:
+        for entry in entries:
+            sink.add(entry.as_dict())
+        sink.document(CATALOG_SCHEMA, "entries")
+    else:
+        from modelhub.report.catalogued import entry_table
+
+        if entries:
+            sink.table(entry_table([entry.as_dict() for entry in entries], sink.verbosity))

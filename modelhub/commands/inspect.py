@@ -1,0 +1,63 @@
+"""``modelhub inspect``: container, identity, precision, tensors, metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from modelhub.commands import ExitCode, each_source, paths_argument, reason_of, reporting, target_of
+from modelhub.report.sink import Sink
+
+
+@click.command("inspect")
+@paths_argument
+@click.option("--tensors", is_flag=True, help="List every tensor.")
+@reporting
+def command(*, paths: Sequence[str], tensors: bool, sink: Sink) -> int:
+    """Say which model each PATH is: container, kind, architecture, precision, tensors, metadata.
+
+    No tensor is read, and - is standard input. Ends with 0 when the tensors of every file could be told, else with 2.
+    """
+    understood = 0
+    asked = 0
+    for path, barred in each_source(paths):
+        asked += 1
+        understood += _fail(path, barred, sink) if barred else _inspect(path, tensors, sink)
+    if sink.machine:
+        from modelhub.report.json import INSPECT_SCHEMA
+
+        sink.document(INSPECT_SCHEMA, "reports", complete=0 < understood == asked)
+    if not asked:
+        sink.note("nothing to inspect: no model file was found there")
+    return ExitCode.OK if 0 < understood == asked else ExitCode.INCOMPLETE
+
+
+def _inspect(path: str, tensors: bool, sink: Sink) -> bool:
+    """Add what *path* is to the answer; whether its tensors could be told."""
+    from modelhub import verbs
+    from modelhub.report import inspected
+
+    try:
+        inspection = verbs.inspect(target_of(path))
+    except Exception as error:
+        return _fail(path, error, sink)
+    if sink.machine:
+        sink.add(inspected.inspect_dict(inspection, tensors=tensors))
+    else:
+        sink.lines(inspected.inspect_lines(inspection, sink.verbosity))
+        if tensors:
+            sink.table(inspected.tensor_table(inspection))
+    return inspection.problem is None
+
+
+def _fail(path: str, error: Exception, sink: Sink) -> bool:
+    from modelhub.report import inspected
+
+    sink.trace(error)
+    reason = reason_of(error, path)
+    if sink.machine:
+        sink.add(inspected.failed_dict(path, reason))
+    else:
+        sink.lines(inspected.failed_lines(path, reason))
+    return False

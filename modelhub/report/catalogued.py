@@ -1,0 +1,103 @@
+"""Records of the catalog for people. They come as the plain objects that their JSON form is, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from modelhub.report.plain import Column, Line, Span, Table, byte_size, fields, line, shortened
+from modelhub.report.scanned import SHOWN_FINDINGS, verdict_span
+
+Plain = Mapping[str, Any]
+
+
+def entry_table(entries: Sequence[Plain], verbosity: int = 0) -> Table:
+    """One row per record; with ``-v`` also where it lies."""
+    columns = [
+        Column("id", right=True),
+        Column("verdict"),
+        Column("kind"),
+        Column("architecture"),
+        Column("precision"),
+        Column("size", right=True),
+        Column("name", wraps=True),
+        Column("tags", wraps=True),
+    ]
+    if verbosity > 0:
+        columns.append(Column("path", wraps=True))
+    return Table(tuple(columns), tuple(_entry_row(entry)[: len(columns)] for entry in entries))
+
+
+def _entry_row(entry: Plain) -> Line:
+    architecture = " ".join(part for part in (entry["architecture"], entry["variant"]) if part)
+    return line(
+        str(entry["id"]),
+        verdict_span(entry["verdict"]),
+        entry["kind"] or "-",
+        architecture or "-",
+        entry["precision"] or "-",
+        byte_size(entry["size"]),
+        entry["name"],
+        ", ".join(entry["tags"]),
+        entry["path"] or "gone",
+    )
+
+
+def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
+    """Everything about one record; evidence and long metadata in full with ``-v``."""
+    entry, identified = detail["entry"], detail["identification"]
+    limit = 4000 if verbosity > 0 else 100
+    yield line(Span(entry["name"], "bold"), Span(f"  #{entry['id']}", "dim"))
+    yield line("  ", verdict_span(entry["verdict"]))
+    yield from fields(
+        [
+            ("kind", entry["kind"]),
+            ("architecture", entry["architecture"] or " or ".join(identified["candidates"]) or None),
+            ("variant", entry["variant"]),
+            ("prediction type", entry["prediction_type"]),
+            ("precision", entry["precision"]),
+            ("components", ", ".join(identified["components"]) or None),
+            ("container", entry["container"]),
+            ("tensors", _number(identified["tensor_count"])),
+            ("parameters", _number(identified["parameter_count"])),
+            ("size", f"{byte_size(entry['size'])} ({entry['size']:,} bytes)"),
+            ("sha256", entry["digest"]),
+            ("tags", ", ".join(entry["tags"]) or None),
+            ("trigger words", ", ".join(detail["triggers"]) or None),
+            ("notes", detail["notes"] or None),
+            ("added", entry["added"]),
+        ]
+    )
+    for place in detail["locations"]:
+        gone = f"  (until {place['ended']})" if place["ended"] else ""
+        yield line("  ", Span("at  ", "dim"), place["path"], Span(gone, "dim"))
+    yield from _findings(detail["findings"], verbosity)
+    for relative in detail["parents"]:
+        yield _relation("made from", relative)
+    for relative in detail["children"]:
+        yield _relation("made into", relative)
+    if verbosity > 0:
+        for item in identified["evidence"]:
+            yield line(Span(f"  {item['fact']} = {item['value']}: {item['detail']} ({item['by']})", "dim"))
+    if detail["metadata"]:
+        yield line(Span("  metadata", "dim"))
+        yield from fields(((shortened(k, 60), shortened(v, limit)) for k, v in detail["metadata"].items()), 4)
+
+
+def _findings(findings: Sequence[Plain], verbosity: int) -> Iterator[Line]:
+    limit = len(findings) if verbosity > 0 else SHOWN_FINDINGS
+    for finding in findings[:limit]:
+        where = f"{finding['member']}: " if finding["member"] else ""
+        yield line("  ", Span("finding  ", "dim"), f"{finding['severity']}  {where}{finding['message']}")
+    if len(findings) > limit:
+        yield line(Span(f"  … and {len(findings) - limit:,} more findings (-v shows all)", "dim"))
+
+
+def _relation(word: str, relative: Plain) -> Line:
+    name = relative["name"] or "a file that the catalog has not seen"
+    step = f"  ({relative['kind']}, modelhub {relative['version']}, sha256 {relative['digest'][:12]})"
+    return line("  ", Span(f"{word}  ", "dim"), name, Span(step, "dim"))
+
+
+def _number(value: int | None) -> str | None:
+    return None if value is None else f"{value:,}"

@@ -1,0 +1,120 @@
+"""The verbs over paths: each opens what it is given, asks one room, and closes it again.
+
+A *target* is the path of a file or of a diffusers folder, or a :class:`~modelhub.container.Container` that is open
+already. A path that cannot be had raises a :class:`~modelhub.errors.SourceError`; hostile content never raises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelhub.container import Container, open_path
+from modelhub.source import Digest, LocalSource, digest_of
+
+if TYPE_CHECKING:
+    from modelhub.anomalies import Anomaly
+    from modelhub.identify.base import Identity
+    from modelhub.scan import Policy, ScanReport
+    from modelhub.tensors import TensorInfo
+
+DIGEST_LIMIT = 4 << 20
+"""Largest file in bytes whose digest :func:`scan` computes unasked: it costs less than starting Python."""
+
+Target = str | os.PathLike[str] | Container
+
+
+def scan(
+    target: Target,
+    *,
+    policy: Policy | None = None,
+    digest: bool | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ScanReport:
+    """Judge what loading *target* would do, executing nothing of it.
+
+    *digest* says whether to read all bytes for their SHA-256 (``None``: only of a file up to 4 MiB); *progress* is
+    told the bytes as they are read for it. Raises :class:`ChangedDuringRead` for a file that changed meanwhile.
+    """
+    from modelhub.scan import scan as scan_container
+
+    with _opened(target) as container:
+        report = scan_container(container, policy=policy, digest=_digest(container, digest, progress))
+        for _, part in container.files():
+            if isinstance(part.source, LocalSource):
+                part.source.check_unchanged()
+        return report
+
+
+def _digest(container: Container, wanted: bool | None, progress: Callable[[int], None] | None) -> Digest | None:
+    if container.source is None or wanted is False:
+        return None
+    if wanted is None and container.source.size > DIGEST_LIMIT:
+        return None
+    return digest_of(container.source, progress)
+
+
+def identify(target: Target) -> Identity:
+    """Which model *target* is, from its tensors' names, shapes and a few bytes."""
+    from modelhub.identify import identify as identify_container
+
+    with _opened(target) as container:
+        return identify_container(container)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A container and the model in it. Its tensors can be listed; their bytes can no longer be read."""
+
+    container: Container
+    identity: Identity
+
+    def tensors(self) -> Iterator[tuple[str | None, TensorInfo]]:
+        """Every tensor with the file of a folder that it lies in (``None``: the file itself), in file order."""
+        for member, part in self.container.files():
+            if part.state_dict is not None:
+                for tensor in part.state_dict.values():
+                    yield member, tensor
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        """What the file says about itself: header pairs and plain values beside the tensors; a folder's configs."""
+        state_dict = self.container.state_dict
+        if state_dict is None:
+            return self.container.configs
+        return {**state_dict.scalars, **state_dict.metadata}
+
+    @property
+    def problem(self) -> str | None:
+        """Why not all of its tensors are there to be had, in words; ``None`` when they are."""
+        parts = [part for _, part in self.container.files()]
+        odd = [anomaly for part in (self.container, *parts) for anomaly in _oddities(part)]
+        skipped = [skip.reason for part in (self.container, *parts) for skip in part.skipped]
+        cut_off = [anomaly.message for anomaly in odd if anomaly.rule.endswith(".truncated")]
+        if cut_off:
+            return cut_off[0]
+        if not skipped and all(part.state_dict is not None for part in parts) and any(self.tensors()):
+            return None
+        reasons = [anomaly.message for anomaly in odd if anomaly.rule != "container.wrong-extension"]
+        return next(iter(reasons + skipped), "no tensors in it")
+
+
+def _oddities(container: Container) -> Iterator[Anomaly]:
+    yield from container.anomalies
+    for program in container.pickles:
+        yield from program.trace.anomalies
+
+
+def inspect(target: Target) -> Inspection:
+    """What *target* is: its container, its tensors and which model they make."""
+    from modelhub.identify import identify as identify_container
+
+    with _opened(target) as container:
+        return Inspection(container, identify_container(container))
+
+
+def _opened(target: Target) -> AbstractContextManager[Container]:
+    return nullcontext(target) if isinstance(target, Container) else open_path(os.fspath(target))

@@ -1,0 +1,47 @@
+"""``modelhub demo``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from modelhub.samples import library
+from tests.cli.run import modelhub
+
+
+def test_everything_comes_out_as_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo ends with 0, leaves everything inside its own folder and runs no payload; run again, it would tell of a
+    file that comes out otherwise than labelled, and not end with 0."""
+    ran = modelhub("demo")
+    assert ran.code == 0, ran.err
+    assert "all as labelled" in ran.err
+    assert os.listdir() == ["modelhub-demo"]
+    assert [path for path in Path(os.environ["HOME"]).rglob("*") if path.is_file()] == []
+    assert not list(Path().rglob("PAYLOAD*"))
+    assert Path("modelhub-demo/library/checkpoint/sd-1/harbour-v1.safetensors").is_file()
+    listed = modelhub("list", "--catalog", "modelhub-demo/catalog.db", "--format", "jsonl").json_lines()
+    assert len(listed) > 13
+    real = library.build_sample_library
+
+    def mislabelled(directory: str) -> tuple[library.Sample, ...]:
+        first, *rest = real(directory)
+        return (dataclasses.replace(first, architecture="sdxl"), *rest)
+
+    monkeypatch.setattr(library, "build_sample_library", mislabelled)
+    again = modelhub("demo")
+    assert again.code == 2
+    assert again.err.count("came out as") == 1
+    assert "came out as safe, checkpoint, sd-1, but is safe, checkpoint, sdxl" in again.err
+
+
+def test_a_folder_of_the_user_is_refused() -> None:
+    """A folder that holds anything but a demo is not touched."""
+    Path("mine").mkdir()
+    Path("mine/model.ckpt").write_bytes(b"precious")
+    ran = modelhub("demo", "mine")
+    assert ran.code == 2
+    assert ran.err.startswith("error: mine: ")
+    assert os.listdir("mine") == ["model.ckpt"]
