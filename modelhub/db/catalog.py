@@ -1,0 +1,192 @@
+"""The only door to the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, select
+
+from modelhub.db import details, lineage, recording, search
+from modelhub.db.engine import Store, parse_url
+from modelhub.db.entries import Derivation, Detail, Entry, Query
+from modelhub.db.schema import NAME_LENGTH, record
+from modelhub.db.upgrade import bring_up_to_date
+from modelhub.errors import CatalogError
+from modelhub.source import Digest, FileStat
+
+if TYPE_CHECKING:  # their packages hold the whole scanner, which listing the catalog has no need of
+    from modelhub.identify.base import Identity
+    from modelhub.scan.findings import ScanReport
+
+
+class Catalog:
+    """What is known of the user's files. A context manager: leaving it closes the database.
+
+    Every method is one transaction, sees the catalog at one moment, and may be called from any thread while other
+    processes use the same catalog. All of them raise :class:`CatalogError`: :class:`CatalogLocked` when another
+    process writes for longer than the time-out.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @classmethod
+    def open(cls, url: str | None = None) -> Catalog:
+        """Open the catalog at *url*, made if it is not there and migrated if it is of an earlier version.
+
+        *url* is any SQLAlchemy URL or a path ending in .db, .sqlite or .sqlite3; ``None`` is ``catalog.db`` in the
+        user's data folder. Raises :class:`SchemaTooNew` for a catalog of a later version, :class:`CatalogError` for
+        what is no catalog, cannot be written, or needs a driver that is not installed.
+        """
+        store = Store(parse_url(url))
+        try:
+            bring_up_to_date(store)
+        except BaseException:
+            store.close()
+            raise
+        return cls(store)
+
+    @property
+    def url(self) -> str:
+        """The database's URL, its password hidden."""
+        return self._store.url
+
+    def close(self) -> None:
+        self._store.close()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def unchanged(self, stat: FileStat, policy_version: str, version: str) -> Entry | None:
+        """The entry recorded for ``stat.path`` if *stat* is what it was then and the bytes' newest scan was by this
+        policy and this version of modelhub; else ``None``. Reads no file."""
+        found = self._store.read(lambda connection: search.unchanged(connection, stat, policy_version, version))
+        return replace(found[0], path=stat.path) if found else None
+
+    def record(
+        self,
+        stat: FileStat,
+        digest: Digest,
+        report: ScanReport,
+        identity: Identity,
+        *,
+        tensor_count: int | None,
+        parameter_count: int | None,
+        metadata: Mapping[str, str],
+        version: str,
+        name: str | None = None,
+        is_folder: bool = False,
+    ) -> Entry:
+        """Write down that ``stat.path`` holds the bytes of *digest*, and what *version* of modelhub said of them.
+
+        Bytes seen for the first time get a record, called *name* or as the file is without its extension; bytes known
+        keep theirs. A path that held other bytes holds these from now on. A report or identity that differs from the
+        newest one is appended. Writing the same twice changes nothing.
+        """
+        if report.digest is not None and report.digest != digest:
+            raise CatalogError(f"{stat.path}: the scan report is of other bytes ({report.digest}) than {digest}")
+
+        def work(connection: Connection) -> Entry:
+            content_id = recording.put_content(connection, digest, stat.size)
+            recording.put_scan(connection, content_id, report, version)
+            recording.put_identity(
+                connection,
+                content_id,
+                identity,
+                tensor_count=tensor_count,
+                parameter_count=parameter_count,
+                version=version,
+            )
+            title = name or recording.name_for(stat.path, is_folder) or digest.sha256[:12]
+            changes = [
+                recording.put_metadata(connection, content_id, metadata),
+                recording.put_record(connection, content_id, title),
+                recording.put_location(connection, content_id, stat, is_folder),
+            ]
+            if any(changes):
+                search.index_record(connection, content_id)
+            (entry,) = search.entries(connection, record.c.content_id == content_id)
+            return replace(entry, path=stat.path)
+
+        return self._store.write(work)
+
+    def derive(
+        self,
+        kind: str,
+        *,
+        output: Digest,
+        inputs: Sequence[tuple[Digest, str]],
+        params: Mapping[str, object],
+        version: str,
+    ) -> None:
+        """Write down that *output* was made of *inputs* (digests, each with its role) by *version* of modelhub.
+
+        *kind* is a word such as ``convert``; *params* what it was told, as JSON has it. Neither end needs to be in the
+        catalog. Writing the same step twice changes nothing.
+        """
+        self._store.write(
+            lambda connection: lineage.put_derivation(
+                connection, kind, output=output, inputs=inputs, params=params, version=version
+            )
+        )
+
+    def derived_from(self, digest: Digest, kind: str = "convert", version: str | None = None) -> list[Derivation]:
+        """The steps of *kind* that *digest* went into, the newest first, each with the paths where its output lies."""
+        return self._store.read(lambda connection: lineage.derived_from(connection, digest, kind, version))
+
+    def entries(self, query: Query | None = None) -> list[Entry]:
+        """The records that fit *query*; without one, all whose bytes lie somewhere, by name."""
+        return self._store.read(lambda connection: search.matching(connection, query or Query()))
+
+    def show(self, selector: str) -> Detail:
+        """Everything about the one record that *selector* fits: its id, its exact name, a path or file name of its
+        bytes, or the beginning of their SHA-256 (six hex digits or more, ``sha256:`` may stand before them).
+
+        Raises :class:`Conflict`, naming the candidates, when several fit, and when none does.
+        """
+        return self._store.read(
+            lambda connection: details.detail(connection, details.select_entry(connection, selector))
+        )
+
+    def tag(self, selector: str, tags: Sequence[str]) -> Entry:
+        """Add *tags*, kept in lower case and single-spaced, to the record that *selector* fits (see :meth:`show`)."""
+        wanted = _tags(tags)
+        return self._change(selector, lambda connection, each: recording.put_tags(connection, each, wanted))
+
+    def untag(self, selector: str, tags: Sequence[str]) -> Entry:
+        """Take *tags* from the record that *selector* fits; those that it has not are passed over."""
+        wanted = _tags(tags)
+        return self._change(selector, lambda connection, each: recording.remove_tags(connection, each, wanted))
+
+    def note(self, selector: str, text: str) -> Entry:
+        """Let *text* be the notes of the record that *selector* fits, in place of those before."""
+        return self._change(selector, lambda connection, each: recording.put_notes(connection, each, text))
+
+    def _change(self, selector: str, change: Callable[[Connection, int], bool]) -> Entry:
+        def work(connection: Connection) -> Entry:
+            entry = details.select_entry(connection, selector)
+            if not change(connection, entry.id):
+                return entry
+            content_id = connection.execute(select(record.c.content_id).where(record.c.id == entry.id)).scalar_one()
+            search.index_record(connection, content_id)
+            return search.entries(connection, record.c.id == entry.id)[0]
+
+        return self._store.write(work)
+
+
+def _tags(tags: Sequence[str]) -> list[str]:
+    wanted = [search.tag_of(tag) for tag in tags]
+    for tag in wanted:
+        if not tag:
+            raise CatalogError("a tag has at least one character")
+        if len(tag) > NAME_LENGTH:
+            raise CatalogError(f"a tag has at most {NAME_LENGTH} characters: {tag[:40]}...")
+    return wanted

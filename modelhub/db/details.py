@@ -1,0 +1,185 @@
+"""One record, from what a user calls it to everything that is known of it."""
+
+from __future__ import annotations
+
+import os
+
+from sqlalchemy import Connection, select
+from sqlalchemy.sql.elements import ColumnElement
+
+from modelhub.db import lineage, search
+from modelhub.db.entries import Detail, Entry, FoundBefore, Identified, Place, Query, ScanRun
+from modelhub.db.schema import (
+    NAME_LENGTH,
+    content,
+    finding,
+    identification,
+    location,
+    metadata_entry,
+    record,
+    scan_report,
+)
+from modelhub.db.text import path_key, storable
+from modelhub.db.triggers import trigger_words
+from modelhub.errors import CatalogError, Conflict
+
+SHORTEST_DIGEST = 6
+"""Hex digits that a digest's beginning must have to select by it."""
+
+_NAMED = 10  # candidates that an error names
+
+
+def select_entry(connection: Connection, selector: str) -> Entry:
+    """The one record that *selector* fits: its id, its exact name, a path or file name of its bytes, or the beginning
+    of their SHA-256 (six hex digits or more, ``sha256:`` may stand before them).
+
+    A name selects among the records whose bytes lie somewhere, and among all when there is none. Raises
+    :class:`Conflict` when none or several fit, naming them.
+    """
+    found = {entry.id: entry for way in _ways(connection, selector) for entry in search.entries(connection, way)}
+    named = {entry.id for entry in found.values() if entry.name == storable(selector)}
+    if any(found[each].path is not None for each in named):
+        found = {each: entry for each, entry in found.items() if each not in named or entry.path is not None}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise Conflict(
+            f"{selector}: {len(found)} records fit: {_listed(list(found.values()))}",
+            hint="name one by its file name or path, or by sha256: and the beginning of its digest",
+        )
+    raise Conflict(f"{selector}: no record has this name, path, id or digest", hint=_nearest(connection, selector))
+
+
+def _ways(connection: Connection, selector: str) -> list[ColumnElement[bool]]:
+    """Conditions, each of which is one thing that *selector* may mean."""
+    keys = {path_key(selector)}
+    if "\0" not in selector:
+        keys.add(path_key(os.path.abspath(selector)))
+    at_path = select(location.c.content_id).where(location.c.live_key.in_(keys))
+    ways: list[ColumnElement[bool]] = [content.c.id.in_(at_path)]
+    if selector and os.path.basename(selector) == selector:
+        ways.append(content.c.id.in_(_in_files_called(connection, selector)))
+    if len(selector) <= NAME_LENGTH:
+        ways.append(record.c.name == selector)
+    if selector.isascii() and selector.isdigit() and len(selector) <= 9:
+        ways.append(record.c.id == int(selector))
+    digits = selector.lower().removeprefix("sha256:")
+    if len(digits) >= SHORTEST_DIGEST and search.HEX.issuperset(digits):
+        ways.append(search.digest_begins(digits))
+    return ways
+
+
+def _in_files_called(connection: Connection, name: str) -> list[int]:
+    """The contents of live files whose last path component is *name*."""
+    if len(name) > search.LONGEST_WORD:
+        return []
+    rows = connection.execute(
+        select(location.c.content_id, location.c.path).where(
+            location.c.live_key.is_not(None), location.c.path.endswith(name, autoescape=True)
+        )
+    )
+    return [row.content_id for row in rows if os.path.basename(row.path) == name]
+
+
+def _listed(candidates: list[Entry]) -> str:
+    shown = [f"{entry.id} {entry.name} (sha256:{entry.digest[:12]}, {entry.path})" for entry in candidates[:_NAMED]]
+    return "; ".join(shown) + (f" and {len(candidates) - _NAMED} more" if len(candidates) > _NAMED else "")
+
+
+def _nearest(connection: Connection, selector: str) -> str | None:
+    try:
+        near = search.matching(connection, Query(text=os.path.basename(selector), limit=_NAMED))
+    except CatalogError:  # what was asked for is no search either
+        near = []
+    return f"did you mean {_listed(near)}?" if near else None
+
+
+def detail(connection: Connection, entry: Entry) -> Detail:
+    """Everything that is known of *entry*."""
+    content_id = connection.execute(select(content.c.id).where(content.c.sha256 == entry.digest)).scalar_one()
+    metadata = _metadata(connection, content_id)
+    return Detail(
+        entry=entry,
+        notes=connection.execute(select(record.c.notes).where(record.c.id == entry.id)).scalar_one(),
+        locations=_places(connection, content_id),
+        findings=_findings(connection, content_id),
+        scans=_scans(connection, content_id),
+        identification=_identified(connection, content_id),
+        metadata=metadata,
+        triggers=trigger_words(metadata),
+        parents=lineage.parents(connection, entry.digest),
+        children=lineage.children(connection, entry.digest),
+    )
+
+
+def _places(connection: Connection, content_id: int) -> tuple[Place, ...]:
+    rows = connection.execute(
+        select(location.c.path, location.c.is_folder, location.c.added, location.c.ended)
+        .where(location.c.content_id == content_id)
+        .order_by(location.c.live_key.is_(None), location.c.id.desc())
+    )
+    return tuple(Place(*row) for row in rows)
+
+
+def _findings(connection: Connection, content_id: int) -> tuple[FoundBefore, ...]:
+    newest = select(scan_report.c.id).where(scan_report.c.content_id == content_id)
+    rows = connection.execute(
+        select(
+            finding.c.rule,
+            finding.c.severity,
+            finding.c.confidence,
+            finding.c.message,
+            finding.c.member,
+            finding.c.byte_offset,
+            finding.c.evidence,
+        )
+        .where(finding.c.report_id == newest.order_by(scan_report.c.id.desc()).limit(1).scalar_subquery())
+        .order_by(finding.c.id)
+    )
+    return tuple(FoundBefore(*row) for row in rows)
+
+
+def _scans(connection: Connection, content_id: int) -> tuple[ScanRun, ...]:
+    rows = connection.execute(
+        select(scan_report).where(scan_report.c.content_id == content_id).order_by(scan_report.c.id.desc())
+    )
+    return tuple(
+        ScanRun(
+            verdict=row.verdict,
+            complete=row.complete,
+            container=row.container,
+            skipped=tuple(row.skipped),
+            policy_version=row.policy_version,
+            version=row.version,
+            added=row.added,
+        )
+        for row in rows
+    )
+
+
+def _identified(connection: Connection, content_id: int) -> Identified:
+    row = connection.execute(
+        select(identification)
+        .where(identification.c.content_id == content_id)
+        .order_by(identification.c.id.desc())
+        .limit(1)
+    ).one()
+    return Identified(
+        components=tuple(row.components),
+        candidates=tuple(row.candidates),
+        adapter=row.adapter,
+        evidence=tuple(row.evidence),
+        tensor_count=row.tensor_count,
+        parameter_count=row.parameter_count,
+        version=row.version,
+        added=row.added,
+    )
+
+
+def _metadata(connection: Connection, content_id: int) -> dict[str, str]:
+    rows = connection.execute(
+        select(metadata_entry.c.key, metadata_entry.c.value)
+        .where(metadata_entry.c.content_id == content_id)
+        .order_by(metadata_entry.c.id)
+    )
+    return {row.key: row.value for row in rows}

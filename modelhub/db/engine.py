@@ -1,0 +1,199 @@
+"""The database behind a catalog: opening it, one transaction at a time, and its errors in our words."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import platformdirs
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from modelhub.errors import CatalogError, CatalogLocked
+
+LOCK_TIMEOUT = 30.0
+"""Seconds to wait for another process's write; ``sqlite:///path?timeout=5`` sets another time."""
+
+_LONGEST_TIMEOUT = 86_400.0  # sqlite3 counts milliseconds in 32 bits
+_SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
+_WRITERS_QUEUE = 0x6D6F64656C687562
+"""The PostgreSQL advisory lock that makes writers wait for one another: ``modelhub`` in ASCII."""
+
+T = TypeVar("T")
+
+
+def default_url() -> URL:
+    """The catalog in the user's data folder."""
+    return URL.create("sqlite", database=os.path.join(platformdirs.user_data_dir("modelhub", False), "catalog.db"))
+
+
+def parse_url(text: str | None) -> URL:
+    """*text* as a database URL; ``None`` is the default catalog, a path ending in .db, .sqlite or .sqlite3 that file.
+
+    Raises :class:`CatalogError` for anything else.
+    """
+    if text is None:
+        return default_url()
+    if "://" not in text and text.lower().endswith(_SQLITE_SUFFIXES):
+        return URL.create("sqlite", database=os.path.expanduser(text))
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError) as error:
+        raise CatalogError(
+            f"{text}: neither a database URL nor a path ending in .db or .sqlite",
+            hint="name a file such as catalog.db, or a URL such as sqlite:////home/me/catalog.db",
+        ) from error
+
+
+class Store:
+    """One database: runs a function of a connection inside a transaction, for reading or for writing.
+
+    Writers take turns, so that what a write reads cannot change before it commits: SQLite's write lock is taken when
+    the transaction begins, not at its first write (which would fail at once when another process was faster), and
+    PostgreSQL's writers queue at an advisory lock. Safe to use from several threads.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.url = url.render_as_string(hide_password=True)
+        self.is_sqlite = url.get_backend_name() == "sqlite"
+        self.label = (url.database or ":memory:") if self.is_sqlite else self.url
+        self._timeout = LOCK_TIMEOUT
+        if self.is_sqlite:
+            self._timeout = _timeout_of(url)
+            _make_folder(url)
+        self._engine = self._create(url)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """What *work* returns; it sees the catalog at one moment."""
+        return self._run(work, immediate=False)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """What *work* returns, committed; nothing is kept of it when it raises."""
+        return self._run(work, immediate=True)
+
+    def use_write_ahead_log(self) -> None:
+        """Let readers read while another process writes; the file remembers it.
+
+        The switch itself does not wait for other processes by SQLite's own means, so it is tried again until the
+        time-out. File systems that cannot share memory stay as they are.
+        """
+        if not self.is_sqlite:
+            return
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                with self._engine.connect() as connection:
+                    connection.connection.cursor().execute("PRAGMA journal_mode=WAL")  # not inside a transaction
+                return
+            except (DBAPIError, sqlite3.Error) as error:
+                fault = translated(error, self.label)
+                if not isinstance(fault, CatalogLocked) or time.monotonic() > deadline:
+                    raise fault from error
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _run(self, work: Callable[[Connection], T], *, immediate: bool) -> T:
+        try:
+            with self._engine.connect() as connection:
+                connection.execution_options(immediate=immediate)
+                with connection.begin():
+                    return work(connection)
+        except SQLAlchemyError as error:
+            raise translated(error, self.label) from error
+
+    def _create(self, url: URL) -> Engine:
+        try:
+            engine = create_engine(url, connect_args={"timeout": self._timeout} if self.is_sqlite else {})
+        except ModuleNotFoundError as error:
+            raise CatalogError(
+                f"{self.label}: the database driver {error.name} is not installed",
+                hint=f"install the Python package that provides {error.name}",
+            ) from error
+        except NoSuchModuleError as error:
+            raise CatalogError(f"{self.label}: there is no database driver {url.drivername}") from error
+        except (SQLAlchemyError, ValueError, TypeError) as error:
+            raise CatalogError(f"{self.label}: not a usable database URL: {_first_line(error)}") from error
+        if self.is_sqlite:
+            event.listen(engine, "connect", _set_up_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+        elif engine.dialect.name == "postgresql":
+            event.listen(engine, "begin", _begin_postgresql)
+        return engine
+
+
+def _timeout_of(url: URL) -> float:
+    given = url.query.get("timeout", LOCK_TIMEOUT)
+    try:
+        return min(max(0.0, float(given)), _LONGEST_TIMEOUT)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise CatalogError(f"{url.database}: timeout is not a number of seconds: {given}") from error
+
+
+def _make_folder(url: URL) -> None:
+    path = url.database
+    if not path or path == ":memory:" or path.startswith("file:"):
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise CatalogError(f"{path}: its folder cannot be made: {error.strerror or error}") from error
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where we say, not where sqlite3 guesses
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    immediate = connection.get_execution_options().get("immediate")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get("immediate"):
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT * 1000)}")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS_QUEUE})")
+
+
+_SQLITE_SENTENCES = {
+    sqlite3.SQLITE_NOTADB: "not a catalog: the file is not an SQLite database",
+    sqlite3.SQLITE_CORRUPT: "the catalog is damaged",
+    sqlite3.SQLITE_READONLY: "the catalog or its folder may not be written",
+    sqlite3.SQLITE_PERM: "the catalog may not be opened",
+    sqlite3.SQLITE_CANTOPEN: "the catalog cannot be opened",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "reading or writing the catalog failed",
+    sqlite3.SQLITE_TOOBIG: "a text is longer than the database can hold",
+}
+_LOCKED_IN_POSTGRESQL = "55P03"  # lock_not_available
+
+
+def translated(error: Exception, label: str) -> CatalogError:
+    """The database's *error* as one of ours, its sentence beginning with *label*."""
+    original = getattr(error, "orig", None) or error
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    code = (getattr(original, "sqlite_errorcode", None) or 0) & 0xFF  # without the extended part
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or state == _LOCKED_IN_POSTGRESQL:
+        return CatalogLocked(f"{label}: another process is writing to the catalog")
+    if code == sqlite3.SQLITE_CANTOPEN and os.path.isdir(label):
+        return CatalogError(f"{label}: a catalog is a file, but this is a folder")
+    if code in _SQLITE_SENTENCES:
+        return CatalogError(f"{label}: {_SQLITE_SENTENCES[code]}", hint=_HINTS.get(code))
+    return CatalogError(f"{label}: the database could not answer: {_first_line(original)}")
+
+
+_HINTS = {
+    sqlite3.SQLITE_NOTADB: "name another file with --catalog",
+    sqlite3.SQLITE_CORRUPT: "the model files are not affected: move the catalog away and run intake again, "
+    "or put back a copy of it",
+}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,168 @@
+"""What the catalog answers: frozen values, made of text, numbers, tuples and dicts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which records to list; what is ``None`` (or empty) does not narrow them.
+
+    ``kind``, ``architecture``, ``verdict`` and ``container`` take one value or several of which one must hold; ``tag``
+    one or several that must all be there. ``text`` is words, of which each must occur, in any case and within any
+    other word, in the name, a path, a tag, the notes, the metadata or a trigger word. ``digest`` is the beginning of
+    a SHA-256. ``gone`` lists the records whose bytes lie at no known path any more as well. ``sort`` is one of
+    :data:`SORTS`, with a leading ``-`` for descending order.
+    """
+
+    kind: str | tuple[str, ...] | None = None
+    architecture: str | tuple[str, ...] | None = None
+    verdict: str | tuple[str, ...] | None = None
+    container: str | tuple[str, ...] | None = None
+    tag: str | tuple[str, ...] | None = None
+    text: str | None = None
+    digest: str | None = None
+    gone: bool = False
+    limit: int | None = None
+    offset: int = 0
+    sort: str = "name"
+
+
+SORTS = ("name", "added", "size", "kind", "architecture", "verdict")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record, in the words of a list's row.
+
+    ``verdict`` is that of the newest scan, ``kind`` to ``precision`` those of the newest identification; ``digest`` is
+    the SHA-256 in hex, ``size`` in bytes, ``path`` where the bytes lie (of several places the one recorded last,
+    ``None`` when none is left), ``added`` ISO 8601 in UTC.
+    """
+
+    id: int
+    name: str
+    kind: str | None
+    architecture: str | None
+    variant: str | None
+    prediction_type: str | None
+    precision: str | None
+    container: str | None
+    verdict: str
+    size: int
+    digest: str
+    path: str | None
+    tags: tuple[str, ...]
+    added: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path that holds a record's bytes, or held them until ``ended``."""
+
+    path: str
+    is_folder: bool
+    added: str
+    ended: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBefore:
+    """One finding of the newest scan; see :class:`modelhub.scan.findings.Finding`."""
+
+    rule: str
+    severity: str
+    confidence: str
+    message: str
+    member: str | None
+    offset: int | None
+    evidence: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRun:
+    """One scan of the bytes: its verdict, and which policy of which version gave it."""
+
+    verdict: str
+    complete: bool
+    container: str | None
+    skipped: tuple[Mapping[str, Any], ...]
+    policy_version: str
+    version: str
+    added: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """The newest identification; see :class:`modelhub.identify.base.Identity`.
+
+    ``evidence`` and ``adapter`` have that module's fields as plain dicts.
+    """
+
+    components: tuple[str, ...]
+    candidates: tuple[str, ...]
+    adapter: Mapping[str, Any] | None
+    evidence: tuple[Mapping[str, Any], ...]
+    tensor_count: int | None
+    parameter_count: int | None
+    version: str
+    added: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """Bytes that others were made of (a parent) or that were made of them (a child).
+
+    ``role`` is what the parent was to the child; ``name`` is ``None`` for bytes that the catalog has not seen.
+    """
+
+    kind: str
+    digest: str
+    name: str | None
+    role: str
+    params: Mapping[str, Any]
+    version: str
+    added: str
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """One step of lineage: ``inputs`` are pairs of SHA-256 and role, ``paths`` where the output lies now."""
+
+    kind: str
+    output: str
+    inputs: tuple[tuple[str, str], ...]
+    params: Mapping[str, Any]
+    version: str
+    added: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """Everything that the catalog knows of one record; ``scans`` begins with the newest, which made ``findings``.
+
+    ``triggers`` are the words that the metadata says call the model up, the commonest first.
+    """
+
+    entry: Entry
+    notes: str
+    locations: tuple[Place, ...]
+    findings: tuple[FoundBefore, ...]
+    scans: tuple[ScanRun, ...]
+    identification: Identified
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    triggers: tuple[str, ...] = ()
+    parents: tuple[Relative, ...] = ()
+    children: tuple[Relative, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, and those of the values in them, as JSON has them."""
+        return asdict(self)

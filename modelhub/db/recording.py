@@ -1,0 +1,216 @@
+"""Writing down what was seen: bytes, where they lie, and what was said of them.
+
+Every function here writes only what differs from the newest of what is there, so that saying a thing twice changes
+nothing, and answers whether it wrote anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, Insert, Table, delete, insert, select, update
+
+from modelhub.db import search
+from modelhub.db.schema import (
+    content,
+    finding,
+    identification,
+    location,
+    metadata_entry,
+    record,
+    record_tag,
+    scan_report,
+)
+from modelhub.db.text import fingerprint, int64, path_key
+from modelhub.source import Digest, FileStat
+
+if TYPE_CHECKING:  # their packages hold the whole scanner, which listing the catalog has no need of
+    from modelhub.identify.base import Identity
+    from modelhub.scan.findings import ScanReport
+
+_CHUNK = 1000  # rows inserted at a time
+
+
+def now() -> str:
+    """This moment in UTC, to the second, as ISO 8601 text."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def put_content(connection: Connection, digest: Digest, size: int) -> int:
+    """The id of the content with *digest*, new or known."""
+    known = connection.scalar(select(content.c.id).where(content.c.sha256 == digest.sha256))
+    if known is not None:
+        return known
+    return _insert_one(connection, insert(content).values(sha256=digest.sha256, size=size, added=now()))
+
+
+def put_location(connection: Connection, content_id: int, stat: FileStat, is_folder: bool) -> bool:
+    """Let ``stat.path`` hold the content; what it held before is ended there.
+
+    A new path may be an old one renamed: places of the same bytes on the same device whose paths are gone are ended
+    as well. A device that is not there (a removable disk, a share) does not match, so nothing is concluded of it.
+    """
+    key = path_key(stat.path)
+    seen = {**search.stamp(stat), "is_folder": is_folder}
+    live = connection.execute(select(location).where(location.c.live_key == key)).one_or_none()
+    if live is not None and live.content_id == content_id:
+        if all(getattr(live, name) == value for name, value in seen.items()):
+            return False
+        connection.execute(update(location).where(location.c.id == live.id).values(seen))
+        return True
+    if live is not None:
+        _end(connection, live.id)
+        search.index_record(connection, live.content_id)
+    others = select(location.c.id, location.c.path).where(
+        location.c.content_id == content_id, location.c.live_key.is_not(None), location.c.device == str(stat.dev)
+    )
+    for other in connection.execute(others).all():
+        if not os.path.lexists(other.path):
+            _end(connection, other.id)
+    connection.execute(
+        insert(location).values(content_id=content_id, path=stat.path, live_key=key, added=now(), **seen)
+    )
+    return True
+
+
+def _end(connection: Connection, location_id: int) -> None:
+    connection.execute(update(location).where(location.c.id == location_id).values(live_key=None, ended=now()))
+
+
+def put_scan(connection: Connection, content_id: int, report: ScanReport, version: str) -> bool:
+    """Append *report* unless the newest one says the same by the same policy and version."""
+    facts = {
+        "verdict": report.verdict.label,
+        "container": report.container,
+        "complete": report.coverage.complete,
+        "skipped": report.coverage.skipped,
+    }
+    findings = [
+        {
+            "rule": found.rule,
+            "severity": found.severity.label,
+            "confidence": found.confidence.label,
+            "message": found.message,
+            "member": found.location.member,
+            "byte_offset": int64(found.location.offset),
+            "evidence": found.evidence,
+        }
+        for found in report.findings
+    ]
+    row = {
+        **facts,
+        "policy_version": report.policy_version,
+        "version": version,
+        "fingerprint": fingerprint([facts, findings]),
+    }
+    newest = connection.execute(
+        select(scan_report.c.policy_version, scan_report.c.version, scan_report.c.fingerprint)
+        .where(scan_report.c.content_id == content_id)
+        .order_by(scan_report.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if newest is not None and tuple(newest) == (report.policy_version, version, row["fingerprint"]):
+        return False
+    report_id = _insert_one(connection, insert(scan_report).values(content_id=content_id, added=now(), **row))
+    _insert_all(connection, finding, [{"report_id": report_id, **found} for found in findings])
+    return True
+
+
+def put_identity(
+    connection: Connection,
+    content_id: int,
+    identity: Identity,
+    *,
+    tensor_count: int | None,
+    parameter_count: int | None,
+    version: str,
+) -> bool:
+    """Append *identity* unless the newest one says the same by the same version."""
+    facts = {
+        "kind": identity.kind,
+        "architecture": identity.architecture,
+        "variant": identity.variant,
+        "prediction_type": identity.prediction_type,
+        "precision": identity.precision,
+        "components": identity.components,
+        "adapter": identity.adapter,
+        "evidence": identity.evidence,
+        "candidates": identity.candidates,
+        "tensor_count": int64(tensor_count),
+        "parameter_count": int64(parameter_count),
+    }
+    row = {**facts, "version": version, "fingerprint": fingerprint(facts)}
+    newest = connection.execute(
+        select(identification.c.version, identification.c.fingerprint)
+        .where(identification.c.content_id == content_id)
+        .order_by(identification.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if newest is not None and tuple(newest) == (version, row["fingerprint"]):
+        return False
+    connection.execute(insert(identification).values(content_id=content_id, added=now(), **row))
+    return True
+
+
+def put_metadata(connection: Connection, content_id: int, metadata: Mapping[str, str]) -> bool:
+    """Let *metadata* be the content's: what the bytes say of themselves, so there is one version of it."""
+    seen = fingerprint(metadata)
+    if connection.scalar(select(content.c.metadata_sha256).where(content.c.id == content_id)) == seen:
+        return False
+    connection.execute(delete(metadata_entry).where(metadata_entry.c.content_id == content_id))
+    pairs = iter(metadata.items())
+    while chunk := list(islice(pairs, _CHUNK)):
+        rows = [{"content_id": content_id, "key": key, "value": value} for key, value in chunk]
+        _insert_all(connection, metadata_entry, rows)
+    connection.execute(update(content).where(content.c.id == content_id).values(metadata_sha256=seen))
+    search.index_metadata(connection, content_id, metadata)
+    return True
+
+
+def put_record(connection: Connection, content_id: int, name: str) -> bool:
+    """Give the content a record called *name* unless it has one, which keeps its name."""
+    if connection.scalar(select(record.c.id).where(record.c.content_id == content_id)) is not None:
+        return False
+    connection.execute(insert(record).values(content_id=content_id, name=name, notes="", added=now()))
+    return True
+
+
+def name_for(path: str, is_folder: bool) -> str:
+    """What a record is called when nobody said: the file's name without its extension, or the folder's."""
+    base = os.path.basename(os.path.normpath(path))
+    return base if is_folder else os.path.splitext(base)[0]
+
+
+def put_tags(connection: Connection, record_id: int, tags: Sequence[str]) -> bool:
+    """Add *tags* to the record; those that it has are left alone."""
+    has = set(connection.scalars(select(record_tag.c.tag).where(record_tag.c.record_id == record_id)))
+    new = [tag for tag in dict.fromkeys(tags) if tag not in has]
+    _insert_all(connection, record_tag, [{"record_id": record_id, "tag": tag} for tag in new])
+    return bool(new)
+
+
+def remove_tags(connection: Connection, record_id: int, tags: Sequence[str]) -> bool:
+    """Take *tags* from the record; those that it has not are passed over."""
+    gone = delete(record_tag).where(record_tag.c.record_id == record_id, record_tag.c.tag.in_(tags))
+    return connection.execute(gone).rowcount > 0
+
+
+def put_notes(connection: Connection, record_id: int, notes: str) -> bool:
+    """Let *notes* be the record's."""
+    changed = update(record).where(record.c.id == record_id, record.c.notes != notes).values(notes=notes)
+    return connection.execute(changed).rowcount > 0
+
+
+def _insert_one(connection: Connection, statement: Insert) -> int:
+    key = connection.execute(statement).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _insert_all(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
+    if rows:
+        connection.execute(insert(table), rows)

@@ -1,0 +1,38 @@
+"""The words that call a model up, as its metadata states them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+STATED = ("modelspec.trigger_phrase", "modelspec.trigger_word", "trigger_words", "trained_words", "activation_text")
+"""Keys whose value is the phrase itself; the first is ModelSpec's (github.com/Stability-AI/ModelSpec)."""
+
+COUNTED = "ss_tag_frequency"
+"""kohya-ss/sd-scripts: a JSON object of data sets, each counting the tags of its captions."""
+
+MOST = 100
+LONGEST = 2 << 20
+"""How many tags are taken from the counts, and how many characters of JSON are read for it."""
+
+
+def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The phrases that *metadata* states, then the tags that it counts, the commonest first; each once."""
+    stated = (metadata[key].strip() for key in STATED if key in metadata)
+    counts: Counter[str] = Counter()
+    for tag, count in _counted(metadata.get(COUNTED, "")):
+        counts[tag] += count
+    found = [*stated, *(tag for tag, _ in counts.most_common(MOST))]
+    return tuple(dict.fromkeys(phrase for phrase in found if phrase))
+
+
+def _counted(text: str) -> Iterator[tuple[str, int]]:
+    try:
+        datasets = json.loads(text) if len(text) <= LONGEST else None
+    except (ValueError, RecursionError):  # whoever wrote the file wrote this: it need not be JSON
+        return
+    for tags in datasets.values() if isinstance(datasets, dict) else ():
+        for tag, count in tags.items() if isinstance(tags, dict) else ():
+            if isinstance(count, int):
+                yield tag.strip(), count

@@ -1,0 +1,52 @@
+"""From whatever a database holds to the schema of this version."""
+
+from __future__ import annotations
+
+import os
+
+from sqlalchemy import Connection, column, inspect, select, table
+
+from modelhub.db.engine import Store
+from modelhub.db.schema import REVISION, VERSION_TABLE
+from modelhub.errors import CatalogError, SchemaTooNew
+
+MIGRATIONS = os.path.join(os.path.dirname(__file__), "migrations")
+
+
+def bring_up_to_date(store: Store) -> None:
+    """Make or migrate the tables, in one transaction; a catalog that is up to date costs one query.
+
+    Raises :class:`SchemaTooNew` for a catalog of a later version and :class:`CatalogError` for a database of something
+    else, which is left as it is.
+    """
+    if store.read(lambda connection: _revision(connection, store.label)) == REVISION:
+        return
+    store.use_write_ahead_log()
+    store.write(lambda connection: _migrate(connection, store.label))
+
+
+def _revision(connection: Connection, label: str) -> str | None:
+    """The catalog's revision, ``None`` for an empty database."""
+    tables = inspect(connection)
+    if tables.has_table(VERSION_TABLE):
+        return connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
+    if tables.get_table_names():
+        raise CatalogError(
+            f"{label}: the database holds something else than a catalog", hint="name another one with --catalog"
+        )
+    return None
+
+
+def _migrate(connection: Connection, label: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", MIGRATIONS.replace("%", "%%"))
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    revision = _revision(connection, label)  # again: another process may have migrated while this one waited
+    if revision is not None and revision not in known:
+        raise SchemaTooNew(f"{label}: the catalog was written by a newer modelhub (its schema is {revision})")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

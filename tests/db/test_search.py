@@ -1,0 +1,174 @@
+"""Listing: filters, words, order."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from modelhub.db import SORTS, Query
+from modelhub.db.search import INDEXED, VERDICTS
+from modelhub.errors import CatalogError
+from modelhub.identify.base import Identity
+from modelhub.scan.findings import Verdict
+from tests.db.conftest import CHECKPOINT, EVAL, LORA, NOTHING, Shelf, digest, report
+
+
+def names(shelf: Shelf, query: Query) -> list[str]:
+    return [entry.name for entry in shelf.catalog.entries(query)]
+
+
+@pytest.fixture
+def stocked(shelf: Shelf) -> Shelf:
+    shelf.put("/m/lora/Anime.safetensors", identity=LORA)
+    shelf.put("/m/sd/base.ckpt", identity=CHECKPOINT, scan=report(Verdict.UNSAFE, EVAL, container="torch-zip"))
+    shelf.put("/m/sd/odd.bin", identity=NOTHING, scan=report(Verdict.UNKNOWN, container=None))
+    shelf.catalog.tag("Anime", ["style", "Best Of"])
+    shelf.catalog.tag("base", ["style"])
+    return shelf
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (Query(), ["Anime", "base", "odd"]),
+        (Query(kind="lora"), ["Anime"]),
+        (Query(kind=("lora", "checkpoint")), ["Anime", "base"]),
+        (Query(kind=()), ["Anime", "base", "odd"]),
+        (Query(architecture="sd-1"), ["base"]),
+        (Query(verdict="unsafe"), ["base"]),
+        (Query(verdict=("unsafe", "unknown")), ["base", "odd"]),
+        (Query(container="safetensors"), ["Anime"]),
+        (Query(tag="style"), ["Anime", "base"]),
+        (Query(tag=("STYLE", " best  of ")), ["Anime"]),
+        (Query(tag="styl"), []),
+        (Query(kind="lora", verdict="unsafe"), []),
+        (Query(text="anime", kind="lora"), ["Anime"]),
+        (Query(kind="vae"), []),
+    ],
+)
+def test_filters(stocked: Shelf, query: Query, expected: list[str]) -> None:
+    """Each filter keeps the records that have the value; several filters, and several tags, must all hold."""
+    assert names(stocked, query) == expected
+
+
+def test_digest_filter(stocked: Shelf) -> None:
+    """The beginning of a digest, of any length and case, keeps the records whose digest begins so."""
+    whole = digest("/m/sd/odd.bin").sha256
+    for prefix in (whole, whole[:7].upper(), f"sha256:{whole[:12]}"):
+        assert names(stocked, Query(digest=prefix)) == ["odd"]
+    assert len(names(stocked, Query(digest=whole[0]))) >= 1
+    with pytest.raises(CatalogError):
+        stocked.catalog.entries(Query(digest="xyz"))
+
+
+@pytest.mark.parametrize("sort", [sign + key for key in SORTS for sign in ("", "-")])
+def test_every_order_lists_everything(stocked: Shelf, sort: str) -> None:
+    """Every order lists the same records, those without the value included."""
+    assert sorted(names(stocked, Query(sort=sort))) == ["Anime", "base", "odd"]
+
+
+def test_orders(stocked: Shelf) -> None:
+    """Names sort without case, verdicts from safe to unsafe, additions by time."""
+    assert names(stocked, Query(sort="-name")) == ["odd", "base", "Anime"]
+    assert names(stocked, Query(sort="verdict")) == ["Anime", "odd", "base"]
+    assert names(stocked, Query(sort="-added")) == ["odd", "base", "Anime"]
+    assert names(stocked, Query(sort="-kind")) == ["Anime", "base", "odd"]
+    with pytest.raises(CatalogError, match="name, added"):
+        stocked.catalog.entries(Query(sort="beauty"))
+
+
+def test_verdicts_are_the_scanners() -> None:
+    """The order of verdicts is that of the scanner's own words."""
+    assert tuple(verdict.label for verdict in sorted(Verdict)) == VERDICTS
+
+
+def test_a_verdict_that_is_none(stocked: Shelf) -> None:
+    """A misspelt verdict is refused with the list of verdicts, not answered with an empty list."""
+    with pytest.raises(CatalogError, match="safe, unknown, suspicious, unsafe"):
+        stocked.catalog.entries(Query(verdict="malicious"))
+
+
+def test_limit_and_offset(stocked: Shelf) -> None:
+    """A page is cut from the ordered list; numbers that cannot be counted to are refused."""
+    assert names(stocked, Query(limit=2)) == ["Anime", "base"]
+    assert names(stocked, Query(limit=2, offset=2)) == ["odd"]
+    assert names(stocked, Query(offset=1)) == ["base", "odd"]
+    assert names(stocked, Query(limit=0)) == []
+    for query in (Query(limit=-1), Query(offset=-1), Query(limit=2**70), Query(offset=2**70)):
+        with pytest.raises(CatalogError, match="from 0 on"):
+            stocked.catalog.entries(query)
+
+
+def test_text_looks_everywhere(shelf: Shelf) -> None:
+    """A word is found in the name, a path, a tag, the notes, a metadata key or value, and a trigger word."""
+    shelf.put("/alpha/beta.safetensors", name="Gamma", metadata={"delta.key": "epsilon value"})
+    shelf.put("/other/place.safetensors", name="else")
+    shelf.catalog.tag("Gamma", ["zeta"])
+    shelf.catalog.note("Gamma", "eta is good")
+    for word in ("alpha", "BETA", "gamma", "delta.key", "psilo", "value", "zeta", "eta", "alpha GOOD zeta"):
+        assert names(shelf, Query(text=word)) == ["Gamma"], word
+    assert names(shelf, Query(text="alpha place")) == []
+    assert names(shelf, Query(text="  ")) == ["else", "Gamma"]
+
+
+def test_text_follows_changes(shelf: Shelf) -> None:
+    """Tags taken away, notes rewritten and paths replaced are found no more."""
+    shelf.put("/alpha/a.ckpt", "A")
+    shelf.catalog.tag("a", ["beta"])
+    shelf.catalog.note("a", "gamma")
+    shelf.catalog.untag("a", ["beta"])
+    shelf.catalog.note("a", "delta")
+    shelf.put("/other/b.ckpt", "A")
+    shelf.put("/alpha/a.ckpt", "B", name="second")
+    found = {word: names(shelf, Query(text=word)) for word in ("beta", "gamma", "delta", "other", "alpha")}
+    assert found == {"beta": [], "gamma": [], "delta": ["a"], "other": ["a"], "alpha": ["second"]}
+
+
+@pytest.mark.parametrize("word", ["%", "_", "/%", "\\", "'", '"', "50%_off/", "[a-z]", "*", "?"])
+def test_text_is_no_pattern(shelf: Shelf, word: str) -> None:
+    """Characters that mean something in SQL patterns or strings mean themselves."""
+    shelf.put("plain.safetensors", metadata={"note": "nothing special"})
+    shelf.put("special.safetensors", metadata={"note": f"x{word}y"})
+    assert names(shelf, Query(text=word)) == ["special"]
+
+
+def test_text_ignores_case_and_spelling_in_every_script(shelf: Shelf) -> None:
+    """Case is ignored beyond ASCII, and composed and decomposed letters (as macOS names files) are one."""
+    shelf.put("/m/Scho\u0308nheit ЁЛКА straße.ckpt", name="x")
+    for word in ("schönheit", "SCHÖNHEIT", "ёлка", "STRASSE", "straße"):
+        assert names(shelf, Query(text=word)) == ["x"], word
+
+
+def test_huge_metadata_is_kept_and_found(shelf: Shelf) -> None:
+    """A header's megabyte of tag counts is stored whole, and its last word is found."""
+    counts = json.dumps({"set": {f"tag {number}": number for number in range(60_000)} | {"the very last": 1}})
+    assert 1 << 20 < len(counts) < INDEXED
+    shelf.put("/m/a.safetensors", metadata={"ss_tag_frequency": counts})
+    assert shelf.catalog.show("a").metadata == {"ss_tag_frequency": counts}
+    assert names(shelf, Query(text="very last")) == ["a"]
+
+
+def test_tags_are_found_however_json_spells_them(shelf: Shelf) -> None:
+    """Tag counts written with escapes, as kohya's trainer writes them, are found by their letters."""
+    shelf.put("/m/a.safetensors", metadata={"ss_tag_frequency": json.dumps({"set": {"黒髪 ロング": 3}})})
+    assert names(shelf, Query(text="黒髪")) == ["a"]
+
+
+def test_search_has_bounds(shelf: Shelf) -> None:
+    """A search that a database would refuse is refused in words."""
+    shelf.put("/m/a.safetensors", identity=Identity())
+    for text in ("x" * 100_000, " ".join(f"word{number}" for number in range(2000))):
+        with pytest.raises(CatalogError, match="up to"):
+            shelf.catalog.entries(Query(text=text))
+
+
+def test_more_records_than_one_condition_takes(shelf: Shelf) -> None:
+    """Tags arrive with every record of a list longer than a database's bound on parameters."""
+    for number in range(520):
+        shelf.put(f"/m/{number:03}.ckpt")
+    for name in ("000", "519"):
+        shelf.catalog.tag(f"/m/{name}.ckpt", [f"tag-{name}"])
+    entries = shelf.catalog.entries()
+    assert len(entries) == 520
+    assert (entries[0].tags, entries[1].tags, entries[-1].tags) == (("tag-000",), (), ("tag-519",))
