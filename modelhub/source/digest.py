@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +22,8 @@ class Digest:
 
 def digest_of(source: Source, progress: Callable[[int], None] | None = None) -> Digest:
     """Read *source* once, in blocks of 1 MiB, and return its digest; *progress* is told bytes as they are read."""
+    import hashlib
+
     sha256 = hashlib.sha256()
     buffer = bytearray(CHUNK)
     view = memoryview(buffer)
