@@ -44,10 +44,12 @@ class Adapter:
 class Identity:
     """Which model a file is; ``None`` where that is not known.
 
-    ``kind``: checkpoint, diffusion-model, lora, embedding, hypernetwork, vae, text-encoder, controlnet ...;
-    ``architecture``: sd-1, sd-2, sdxl, sdxl-refiner ...; ``variant``: inpaint, pix2pix, depth ...;
-    ``prediction_type``: epsilon, v_prediction; ``precision``: the element type of most floating point bytes, as
-    ``fp16``, ``bf16``, ``fp32`` ..., or ``mixed``; ``components``: what it contains (unet, text_encoder, vae, ema ...);
+    ``kind``: checkpoint (a diffusers folder too), diffusion-model, lora, embedding, hypernetwork, vae, text-encoder,
+    image-encoder, controlnet, style-model, motion-module, upscaler, face-restorer, inpainter ...;
+    ``architecture``: sd-1, sd-2, sdxl, sdxl-refiner, sd-3, flux ...; ``variant``: inpaint, pix2pix, depth ...;
+    ``prediction_type``: epsilon, v_prediction, flow, edm; ``precision``: the element type of most floating point
+    bytes, as ``fp16``, ``bf16``, ``fp32``, ``fp8_e4m3``, ``nf4``, ``svdquant`` ..., or ``mixed``;
+    ``components``: what it contains (unet, text_encoder, vae, ema ...);
     ``candidates``: every architecture that the evidence leaves open when it cannot decide.
     """
 

@@ -1,0 +1,280 @@
+"""LoRA and its relatives: their dialects, algorithms, ranks and alphas, and the architecture they were made for.
+
+The leaf of a name (``lora_down.weight``, ``hada_w1_a``) says the algorithm, its beginning the component and who wrote
+it. The architecture is what all modules together leave open: every module that one architecture has and another has
+not, and every width, narrows the set of candidates (``signatures/adapters.toml``). Where more than one remains there
+is no architecture but the candidates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from modelhub.identify.base import Adapter, Evidence, Identity
+from modelhub.identify.modules import Module, ModulePrefix
+from modelhub.identify.names import Names
+from modelhub.identify.prediction import claimed
+from modelhub.identify.probe import Read, number
+from modelhub.identify.registry import in_order, read_table
+from modelhub.tensors import Scalar, StateDict, TensorInfo
+
+_SHARE = 0.5
+"""An adapter file consists of adapter tensors: at least this share of them (IA3 keeps as many plain weights)."""
+
+_LARGEST_ALPHA = 1e12
+"""LyCORIS writes 1e10 and the like for modules that are kept whole; what is larger is no alpha."""
+
+_UNET_HEADS = re.compile(r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_")
+_WORDS = re.compile(r"\D*")
+_SUFFIXED = re.compile(r"(.+)_lora\d*")
+"""``to_q_lora`` (diffusers' attention processors), ``qkv_lora1`` (XLabs): a leaf joined to its module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """What one module tells: the architectures that it leaves open, the sort of evidence, and what was seen."""
+
+    candidates: tuple[str, ...]
+    by: str
+    seen: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a module's name, and one of its widths, tells of the architecture (``signatures/adapters.toml``)."""
+
+    heads: tuple[str, ...]
+    because: str
+    name: re.Pattern[str] | None = None
+    candidates: tuple[str, ...] = ()
+    inputs: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    outputs: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    convolution: bool = False
+
+    def testimony(self, module: Module) -> Testimony | None:
+        """What *module* tells, or ``None`` when the rule does not fit it."""
+        if self.name is not None and not self.name.search(module.path):
+            return None
+        if self.inputs:
+            return self._by_width(self.inputs, module.inputs, f"{module.name} takes")
+        if self.outputs:
+            return self._by_width(self.outputs, module.outputs, f"{module.name} gives")
+        if self.convolution:
+            seen = f"{module.name} is a convolution: {self.because}"
+            return Testimony(self.candidates, "shape", seen) if module.is_convolution else None
+        return Testimony(self.candidates, "key", f"there is {module.name}: {self.because}")
+
+    def _by_width(self, known: Mapping[int, tuple[str, ...]], width: int | None, verb: str) -> Testimony | None:
+        if width is None or width not in known:
+            return None
+        return Testimony(known[width], "shape", f"{verb} {width}: {self.because}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """``signatures/adapters.toml``: leaves (with whether they are weak), beginnings, rules by head."""
+
+    leaves: Mapping[str, tuple[str, str, bool]]
+    prefixes: tuple[ModulePrefix, ...]
+    rules: tuple[Rule, ...]
+    by_head: Mapping[str, tuple[int, ...]]
+
+
+def identify_adapter(names: Names, state_dict: StateDict, read: Read | None) -> Identity | None:
+    """What a LoRA or one of its relatives consists of and was made for; ``None`` when the file is no adapter."""
+    tables = _tables()
+    modules, counted = _modules(names, tables)
+    if not modules or counted < _SHARE * len(names.tensors):
+        return None
+    _read_alphas(modules, state_dict.scalars, read)
+    adapter = _described(modules)
+    found = ", ".join(f"{count} {name}" for name, count in adapter.algorithms.items())
+    evidence = [
+        Evidence("kind", "lora", "key", f"{counted} of {len(names.tensors)} names end as an adapter's do: {found}")
+    ]
+    possible, reasons = _narrowed(modules, tables)
+    evidence += reasons
+    architecture = possible[0] if len(possible) == 1 else None
+    if predicted := claimed(state_dict.metadata, possible):
+        evidence.append(predicted)
+    bundled = names.find("", "bundle_emb.") is not None
+    if bundled:
+        evidence.append(Evidence("components", "embedding", "key", "there is bundle_emb.*: embeddings of its own"))
+    return Identity(
+        kind="lora",
+        architecture=architecture,
+        prediction_type=predicted.value if predicted else None,
+        components=("embedding",) if bundled else (),
+        adapter=adapter,
+        evidence=tuple(evidence),
+        candidates=() if architecture else possible,
+    )
+
+
+def _modules(names: Names, tables: Tables) -> tuple[tuple[Module, ...], int]:
+    """The changed modules, and how many names are theirs."""
+    modules: dict[str, Module] = {}
+    weak: list[tuple[str, str, str, str, TensorInfo]] = []
+    counted = 0
+    for name, tensor in names.tensors.items():
+        split = _split(name, tables.leaves)
+        if split is None:
+            continue
+        stem, leaf = split
+        algorithm, role, is_weak = tables.leaves[leaf]
+        if is_weak:
+            weak.append((stem, leaf, algorithm, role, tensor))
+            continue
+        if (module := modules.get(stem)) is None:
+            module = modules[stem] = _module(stem, tables)
+        module.tensors[algorithm, role] = tensor
+        module.leaves.append(leaf)
+        counted += 1
+    for stem, leaf, algorithm, role, tensor in weak:
+        if stem not in modules:
+            named = _module(stem, tables)
+            if named.prefix is None or not algorithm:
+                continue
+            modules[stem] = named
+        module = modules[stem]
+        module.tensors[algorithm, role] = tensor
+        module.leaves.append(leaf)
+        counted += 1
+    return tuple(modules.values()), counted
+
+
+def _split(name: str, leaves: Mapping[str, Any]) -> tuple[str, str] | None:
+    """*name* as module and leaf, or ``None`` when it ends in no leaf of an adapter."""
+    cut = len(name)
+    for _ in range(3):
+        cut = name.rfind(".", 0, cut)
+        if cut <= 0:
+            return None
+        if (leaf := name[cut + 1 :]) in leaves:
+            return name[:cut], leaf
+    head, last = name[:cut], leaf.split(".")
+    if (starred := f"{last[0]}.*.{last[2]}") in leaves:
+        return head, starred
+    if last[1:] in (["down", "weight"], ["up", "weight"]) and (match := _SUFFIXED.fullmatch(last[0])):
+        return f"{head}.{match[1]}", f"lora.{last[1]}.weight"
+    return None
+
+
+def _module(stem: str, tables: Tables) -> Module:
+    bare = stem.removeprefix("base_model.model.").removeprefix("base_model.")
+    prefix = next((each for each in tables.prefixes if bare.startswith(each.begins)), None)
+    path = bare if prefix is None or prefix.keep else bare[len(prefix.begins) :]
+    return Module(stem, path.replace(".processor.", ".").replace(".", "_"), prefix)
+
+
+def _read_alphas(modules: tuple[Module, ...], scalars: Mapping[str, Scalar], read: Read | None) -> None:
+    for module in modules:
+        tensor = module.tensors.get(("", "alpha"))
+        value = number(tensor, read) if tensor else scalars.get(f"{module.name}.alpha")
+        if isinstance(value, int | float) and abs(value) <= _LARGEST_ALPHA:
+            module.alpha = float(f"{value:.6g}")
+
+
+def _described(modules: tuple[Module, ...]) -> Adapter:
+    algorithms = Counter(algorithm for module in modules if (algorithm := module.algorithm))
+    ranks = Counter(rank for module in modules if (rank := module.rank) is not None)
+    alphas = Counter(module.alpha for module in modules if module.alpha is not None)
+    dialects = Counter(_dialect(module) for module in modules)
+    denoiser = "unet" if any(_UNET_HEADS.match(module.path) for module in modules) else "transformer"
+    targets = {module.prefix.component if module.prefix else "denoiser" for module in modules}
+    return Adapter(
+        dialect=max(dialects, key=dialects.__getitem__),
+        algorithms=dict(algorithms.most_common()),
+        modules=len(modules),
+        rank=max(ranks, key=ranks.__getitem__, default=None),
+        alpha=max(alphas, key=alphas.__getitem__, default=None),
+        ranks=dict(ranks.most_common()),
+        alphas=dict(alphas.most_common()),
+        targets=tuple(denoiser if target == "denoiser" else target for target in sorted(targets)),
+    )
+
+
+def _dialect(module: Module) -> str:
+    """Who names modules so: by the beginning of the name, else by the leaf, else ``generic``."""
+    if module.prefix and module.prefix.dialect:
+        return module.prefix.dialect
+    leaves = " ".join(module.leaves)
+    if "lora_A" in leaves or "lora_B" in leaves:
+        return "peft"
+    if ".processor." in module.name or "lora.down" in leaves or "lora.up" in leaves or "lora_linear" in leaves:
+        return "diffusers"
+    return "generic"
+
+
+def _narrowed(modules: tuple[Module, ...], tables: Tables) -> tuple[tuple[str, ...], list[Evidence]]:
+    """The architectures that all modules together leave open, and what narrowed them down."""
+    possible: frozenset[str] | None = None
+    reasons: list[Evidence] = []
+    for told in _testimonies(modules, tables):
+        allowed = frozenset(told.candidates)
+        remaining = allowed if possible is None else possible & allowed
+        stated = " | ".join(in_order(allowed))
+        if not remaining:
+            reasons.append(Evidence("architecture", stated, told.by, f"{told.seen}, against all of the above", "low"))
+        elif remaining != possible:
+            reasons.append(Evidence("architecture", stated, told.by, told.seen))
+            possible = remaining
+    return in_order(possible or frozenset()), reasons
+
+
+def _testimonies(modules: tuple[Module, ...], tables: Tables) -> Iterator[Testimony]:
+    """What rules say of the modules, each outcome once, in the order of the rules; then what their names say."""
+    told: dict[tuple[int, tuple[str, ...]], Testimony] = {}
+    settled: set[int] = set()
+    prefixes: dict[ModulePrefix, Testimony] = {}
+    for module in modules:
+        for index in tables.by_head.get(_head(module.path), ()):
+            if index in settled:
+                continue
+            rule = tables.rules[index]
+            if testimony := rule.testimony(module):
+                told.setdefault((index, testimony.candidates), testimony)
+                if rule.candidates:
+                    settled.add(index)
+        if (prefix := module.prefix) and prefix.candidates and prefix not in prefixes:
+            prefixes[prefix] = Testimony(prefix.candidates, "key", f"there is {module.name}: {prefix.because}")
+    for _, testimony in sorted(told.items(), key=lambda item: item[0][0]):
+        yield testimony
+    yield from prefixes.values()
+
+
+def _head(path: str) -> str:
+    """The beginning of a module's path up to its first number: ``down_blocks``, ``text_model_encoder_layers``."""
+    match = _WORDS.match(path)
+    return match[0].rstrip("_") if match else ""
+
+
+@cache
+def _tables() -> Tables:
+    table = read_table("adapters")
+    leaves = {leaf: (algorithm, role, False) for leaf, (algorithm, role) in table["leaves"].items()}
+    leaves |= {leaf: (algorithm, role, True) for leaf, (algorithm, role) in table["weak_leaves"].items()}
+    prefixes = tuple(
+        ModulePrefix(**{**each, "candidates": tuple(each.get("candidates", ()))}) for each in table["module"]
+    )
+    rules = tuple(_rule(each) for each in table["rule"])
+    by_head: dict[str, tuple[int, ...]] = {}
+    for index, rule in enumerate(rules):
+        for head in rule.heads:
+            by_head[head] = (*by_head.get(head, ()), index)
+    return Tables(leaves, prefixes, rules, by_head)
+
+
+def _rule(table: dict[str, Any]) -> Rule:
+    fields = dict(table)
+    fields["heads"] = tuple(table["heads"])
+    fields["candidates"] = tuple(table.get("candidates", ()))
+    fields["name"] = re.compile(table["name"]) if "name" in table else None
+    for widths in ("inputs", "outputs"):
+        fields[widths] = {int(width): tuple(names) for width, names in table.get(widths, {}).items()}
+    return Rule(**fields)

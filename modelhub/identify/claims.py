@@ -1,0 +1,46 @@
+"""What a file's own metadata say of its architecture: claims, to be weighed against its structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from modelhub.identify.base import Evidence, Identity
+from modelhub.identify.registry import architectures
+
+_KEYS = ("modelspec.architecture", "ss_base_model_version", "base_model_version", "ot_base_model")
+"""Metadata keys that name the architecture: ModelSpec, sd-scripts (and all that write like it), others."""
+
+
+def weigh_claims(identity: Identity, metadata: Mapping[str, str]) -> Identity:
+    """*identity*, with the architecture that *metadata* claim where structure left it open to that one.
+
+    A claim never overrules structure: one that contradicts it becomes evidence of low confidence and nothing more.
+    """
+    if identity.kind is None:
+        return identity
+    for key in _KEYS:
+        claimed = _architecture_of(metadata.get(key, ""))
+        if claimed is None:
+            continue
+        detail = f"{key} is {metadata[key][:80]!r}"
+        if identity.architecture is None and (not identity.candidates or claimed in identity.candidates):
+            evidence = Evidence("architecture", claimed, "metadata", detail, "medium")
+            return replace(identity, architecture=claimed, candidates=(), evidence=(*identity.evidence, evidence))
+        if claimed != identity.architecture:
+            detail += ", which its structure contradicts"
+        confidence = "medium" if claimed == identity.architecture else "low"
+        evidence = Evidence("architecture", claimed, "metadata", detail, confidence)
+        return replace(identity, evidence=(*identity.evidence, evidence))
+    return identity
+
+
+def _architecture_of(claim: str) -> str | None:
+    plain = "".join(filter(str.isalnum, claim.lower()))
+    fitting = [
+        (len(beginning), known.name)
+        for known in architectures().values()
+        for beginning in known.claimed_as
+        if plain.startswith(beginning)
+    ]
+    return max(fitting)[1] if fitting else None

@@ -1,0 +1,37 @@
+"""One file's tensors: every recogniser in turn, then what metadata and element types add."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from modelhub.identify.base import Identity
+from modelhub.identify.claims import weigh_claims
+from modelhub.identify.names import Names
+from modelhub.identify.precision import precision_of
+from modelhub.identify.probe import Read
+from modelhub.identify.structure import identify_structure
+from modelhub.tensors import StateDict
+
+
+def identify_state_dict(state_dict: StateDict, read: Read | None = None) -> Identity:
+    """Which model the tensors of *state_dict* are. Never raises for content.
+
+    *read* gives bytes of the file at an absolute offset; it is asked for single numbers (a LoRA's alphas) and one
+    bias of an SD 2 UNet only. Without it those stay unknown.
+    """
+    names = Names(state_dict.tensors)
+    identity = identify_structure(names, state_dict, read)
+    if identity is None:
+        from modelhub.identify.adapters import identify_adapter
+        from modelhub.identify.embeddings import identify_embedding, identify_hypernetwork
+
+        identity = (
+            identify_adapter(names, state_dict, read)
+            or identify_hypernetwork(names, state_dict)
+            or identify_embedding(names)
+            or Identity()
+        )
+    identity = weigh_claims(identity, state_dict.metadata)
+    if precision := precision_of(state_dict.tensors.values()):
+        identity = replace(identity, precision=precision.value, evidence=(*identity.evidence, precision))
+    return identity

@@ -1,0 +1,161 @@
+"""Diffusers folders: the pipeline's configuration, and the tensors of its components."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from modelhub.container.base import Container
+from modelhub.identify.base import Evidence, Identity
+from modelhub.identify.file import identify_state_dict
+from modelhub.identify.precision import precision_of
+from modelhub.identify.registry import architectures, in_order
+from modelhub.tensors import StateDict, TensorInfo
+
+_INDEX = "model_index.json"
+_DENOISERS = ("unet", "transformer", "prior", "decoder")
+"""Components that a pipeline's architecture is that of, the first that is there."""
+
+_NOT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Scheduler", "Processor", "FeatureExtractor", "ProcessorFast")
+"""Ends of the classes of components that have no weights."""
+
+_CONTEXT_WIDTHS = {768: "sd-1", 1024: "sd-2", 1280: "sdxl-refiner", 2048: "sdxl"}
+"""``cross_attention_dim`` in a UNet's configuration."""
+
+
+def identify_folder(folder: Container) -> Identity:
+    """Which model a diffusers *folder* is.
+
+    Its kind is ``checkpoint``: it serves where a single file of that kind does. The architecture is that of the
+    denoiser's tensors; where those cannot be told, of its configuration or of the pipeline's class. The scheduler's
+    configuration says the prediction type.
+    """
+    weights = _weights(folder)
+    index = folder.configs.get(_INDEX)
+    if index is None:
+        if len(weights) != 1:
+            return Identity()
+        [(state_dict, part)] = weights.values()
+        return identify_state_dict(state_dict, part.source.read_at if part and part.source else None)
+
+    pipeline = _text(index.get("_class_name"))
+    evidence = [Evidence("kind", "checkpoint", "structure", f"{_INDEX} names the pipeline {pipeline or '?'}")]
+    components = _components(index)
+    evidence += [Evidence("components", name, "metadata", f"{_INDEX} lists {name}") for name in components]
+
+    denoiser = _denoiser(folder, components, weights)
+    evidence += [each for each in denoiser.evidence if each.fact in {"architecture", "variant"}]
+    told = _prediction_type(folder)
+    if told is None:
+        told = next((each for each in denoiser.evidence if each.fact == "prediction_type"), None)
+    if told:
+        evidence.append(told)
+    precision = precision_of(tensor for state_dict, _ in weights.values() for tensor in state_dict.values())
+    if precision:
+        evidence.append(precision)
+    identity = Identity(
+        kind="checkpoint",
+        architecture=denoiser.architecture,
+        variant=denoiser.variant,
+        prediction_type=told.value if told else None,
+        precision=precision.value if precision else None,
+        components=components,
+        evidence=tuple(evidence),
+        candidates=denoiser.candidates,
+    )
+    return identity if identity.architecture else _by_pipeline(identity, pipeline)
+
+
+def _weights(folder: Container) -> dict[str, tuple[StateDict, Container | None]]:
+    """The tensors below each subfolder, shards joined, and the one file they are in when it is only one.
+
+    Where a folder has the same tensors twice (another precision, another format), the first file's count.
+    """
+    grouped: dict[str, list[Container]] = {}
+    for relative, part in folder.parts.items():
+        if part.state_dict is not None:
+            grouped.setdefault(relative.rpartition("/")[0], []).append(part)
+    joined: dict[str, tuple[StateDict, Container | None]] = {}
+    for name, parts in grouped.items():
+        tensors: dict[str, TensorInfo] = {}
+        sources: list[Container] = []
+        for part in parts:
+            new = {key: tensor for key, tensor in (part.state_dict or {}).items() if key not in tensors}
+            if new:
+                sources.append(part)
+                tensors |= new
+        joined[name] = (StateDict(tensors), sources[0] if len(sources) == 1 else None)
+    return joined
+
+
+def _components(index: Mapping[str, object]) -> tuple[str, ...]:
+    """The components with weights that *index* lists as ``name: [library, class]``."""
+    return tuple(
+        name
+        for name, value in index.items()
+        if not name.startswith("_")
+        and isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[1], str)
+        and not value[1].endswith(_NOT_WEIGHTS)
+    )
+
+
+def _denoiser(
+    folder: Container, components: tuple[str, ...], weights: Mapping[str, tuple[StateDict, Container | None]]
+) -> Identity:
+    for name in _DENOISERS:
+        if name not in components:
+            continue
+        identity = Identity()
+        if name in weights:
+            state_dict, part = weights[name]
+            read = part.source.read_at if part and part.source else None
+            identity = identify_state_dict(state_dict, read)
+        return identity if identity.architecture else _by_config(identity, folder, name)
+    return Identity()
+
+
+def _by_config(identity: Identity, folder: Container, name: str) -> Identity:
+    width = folder.configs.get(f"{name}/config.json", {}).get("cross_attention_dim")
+    known = _CONTEXT_WIDTHS.get(width) if isinstance(width, int) and name == "unet" else None
+    if known is None:
+        return identity
+    detail = f"{name}/config.json: cross_attention_dim is {width}"
+    evidence = Evidence("architecture", known, "metadata", detail, "medium")
+    return replace(identity, architecture=known, candidates=(), evidence=(*identity.evidence, evidence))
+
+
+def _by_pipeline(identity: Identity, pipeline: str) -> Identity:
+    fitting = {
+        (len(beginning), known.name)
+        for known in architectures().values()
+        for beginning in known.pipelines
+        if pipeline.startswith(beginning)
+    }
+    if not fitting:
+        return identity
+    longest = max(fitting)[0]
+    names = in_order(tuple(name for length, name in fitting if length == longest))
+    detail = f"{_INDEX}: the pipeline is {pipeline}"
+    evidence = Evidence("architecture", " | ".join(names), "metadata", detail, "medium")
+    return replace(
+        identity,
+        architecture=names[0] if len(names) == 1 else None,
+        candidates=() if len(names) == 1 else names,
+        evidence=(*identity.evidence, evidence),
+    )
+
+
+def _prediction_type(folder: Container) -> Evidence | None:
+    config = folder.configs.get("scheduler/scheduler_config.json", {})
+    scheduler = _text(config.get("_class_name"))
+    value = "flow" if scheduler.startswith("FlowMatch") else _text(config.get("prediction_type"))
+    if not value:
+        return None
+    detail = f"scheduler/scheduler_config.json: {scheduler or 'the scheduler'} with {value}"
+    return Evidence("prediction_type", value, "metadata", detail)
+
+
+def _text(value: object) -> str:
+    return value[:80] if isinstance(value, str) else ""

@@ -1,0 +1,66 @@
+"""The few bytes of tensor data that identification reads: single numbers, and one bias of SD 2."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+
+from modelhub.errors import SourceError
+from modelhub.tensors import DType, TensorInfo
+
+Read = Callable[[int, int], bytes]
+"""``read(offset, length)``: bytes of the file at an absolute offset, fewer where it ends."""
+
+LARGEST_READ = 1 << 15
+"""Bytes: more than any probe needs (320 numbers), whatever a file claims of its tensors."""
+
+_FORMATS = {
+    DType.F16: "e",
+    DType.F32: "f",
+    DType.F64: "d",
+    DType.U8: "B",
+    DType.I8: "b",
+    DType.I16: "h",
+    DType.U16: "H",
+    DType.I32: "i",
+    DType.U32: "I",
+    DType.I64: "q",
+    DType.U64: "Q",
+}
+
+
+def numbers(tensor: TensorInfo, read: Read | None) -> tuple[float, ...] | None:
+    """The values of a small tensor; ``None`` where they cannot be read as they lie."""
+    if read is None or tensor.storage.compressed or tensor.conj or tensor.neg or not tensor.contiguous:
+        return None
+    if not 0 < tensor.nbytes <= LARGEST_READ or min(tensor.start, *tensor.shape, 0) < 0:
+        return None
+    try:
+        data = read(tensor.start, tensor.nbytes)
+    except (SourceError, OSError):
+        return None
+    return _decoded(data, tensor)
+
+
+def number(tensor: TensorInfo, read: Read | None) -> float | None:
+    """The value of a tensor of one element, when that is a finite number."""
+    values = numbers(tensor, read) if tensor.numel == 1 else None
+    return values[0] if values and math.isfinite(values[0]) else None
+
+
+def deviation(values: tuple[float, ...]) -> float:
+    """Standard deviation of the population; not finite when a value is not, or when they are too large."""
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) * (value - mean) for value in values) / len(values))
+
+
+def _decoded(data: bytes, tensor: TensorInfo) -> tuple[float, ...] | None:
+    if len(data) != tensor.nbytes:
+        return None
+    order = "<" if tensor.storage.byteorder == "little" else ">"
+    if tensor.dtype is DType.BF16:  # the upper half of a float32
+        halves = struct.unpack(f"{order}{tensor.numel}H", data)
+        return struct.unpack(f"<{len(halves)}f", b"".join(struct.pack("<I", half << 16) for half in halves))
+    code = _FORMATS.get(tensor.dtype)
+    return struct.unpack(f"{order}{tensor.numel}{code}", data) if code else None
