@@ -66,5 +66,4 @@ class Container:
         """This file, or every file of this folder with its relative path."""
         if self.source is not None:
             yield None, self
-        for relative, part in self.parts.items():
-            yield relative, part
+        yield from self.parts.items()

@@ -7,6 +7,7 @@ malicious files are harmless: all that their payload would do is create one empt
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -114,7 +115,7 @@ def _error_page(path: str) -> None:
 
 def _malicious_zip(path: str) -> None:
     """A whole LoRA whose pickle runs a shell command before it makes the first tensor."""
-    command = f'echo "" > "{_marker(path)}"'
+    command = f"touch {shlex.quote(_marker(path))}"
     weights = random_weights(lora("sd-1", rank=1), seed=10)
     write_torch_zip(path, weights, before=[Call(Import("os", "system"), (command,))])
 

@@ -1,0 +1,149 @@
+"""Diffusers folders: the model files of a pipeline, its configuration, and what in it would load code of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+
+from modelhub.anomalies import Anomaly
+from modelhub.container.base import Container, Skipped
+from modelhub.container.open import open_container
+from modelhub.errors import AccessDenied, SourceError
+from modelhub.source import open_local
+
+INDEX = "model_index.json"
+"""The file that makes a folder a diffusers pipeline."""
+
+LOADABLE = frozenset(
+    ".safetensors .sft .bin .pt .pth .pt2 .ckpt .pkl .pickle .joblib .npy .npz .onnx .gguf .h5 .keras .msgpack".split()
+)
+"""Extensions, in lower case, of files that some loader of pipelines takes up."""
+
+_MAX_ENTRIES = 10_000
+_MAX_DEPTH = 8
+_MAX_JSON = 4 << 20
+_VOCABULARIES = frozenset({"vocab.json", "tokenizer.json"})  # large, and nothing but words
+_LIBRARIES = frozenset({"diffusers", "transformers", "onnxruntime", "flax", "optimum"})
+_PIPELINE_MODULES = frozenset(
+    """animatediff aura_flow controlnet controlnet_sd3 deepfloyd_if deprecated flux flux2 hunyuandit kandinsky
+    kandinsky2_2 kandinsky3 kolors latent_consistency_models latent_diffusion lumina lumina2 onnx_utils pag
+    paint_by_example pixart_alpha qwenimage sana semantic_stable_diffusion shap_e stable_cascade stable_diffusion
+    stable_diffusion_3 stable_diffusion_safe stable_diffusion_xl stable_video_diffusion t2i_adapter unclip unidiffuser
+    versatile_diffusion wan wuerstchen""".split()
+)
+"""Modules of ``diffusers.pipelines`` that a ``model_index.json`` names for a class; other names are imported as such
+(diffusers 0.36, ``pipeline_loading_utils.py``)."""
+
+
+def read_folder(path: str, stack: ExitStack) -> Container:
+    """Open the diffusers folder at *path*; its files are closed with *stack*.
+
+    Raises :class:`~modelhub.errors.SourceError` when there is no such folder, when it is not a diffusers folder, or
+    when a file in it cannot be had.
+    """
+    if not os.path.isfile(os.path.join(path, INDEX)):
+        raise SourceError(f"{path}: a folder without {INDEX}", hint="name the files in it, or a diffusers folder")
+    parts: dict[str, Container] = {}
+    configs: dict[str, Mapping[str, object]] = {}
+    anomalies: list[Anomaly] = []
+    skipped: list[Skipped] = []
+    for relative in _walk(path, "", 0, anomalies, skipped):
+        full = os.path.join(path, relative)
+        extension = os.path.splitext(relative)[1].lower()
+        if extension in LOADABLE:
+            parts[relative] = open_container(stack.enter_context(open_local(full)))
+        elif extension == ".py":
+            message = "a Python file, which a loader runs when it is told to trust the folder's code"
+            anomalies.append(Anomaly("folder.custom-code", message, relative))
+        elif extension == ".json" and os.path.basename(relative) not in _VOCABULARIES:
+            config = _read_json(full, relative, anomalies, skipped)
+            if config is not None:
+                configs[relative] = config
+    for relative, config in configs.items():
+        anomalies += _foreign_code(relative, config)
+    return Container(
+        "diffusers-folder",
+        path,
+        None,
+        anomalies=tuple(anomalies),
+        skipped=tuple(skipped),
+        parts=parts,
+        configs=configs,
+    )
+
+
+def _walk(path: str, below: str, depth: int, anomalies: list[Anomaly], skipped: list[Skipped]) -> Iterator[str]:
+    """Relative paths, with ``/``, of the files under *path*, in a stable order; linked folders are not entered."""
+    try:
+        entries = sorted(os.scandir(os.path.join(path, below)), key=lambda entry: entry.name)
+    except PermissionError as error:
+        raise AccessDenied(f"{os.path.join(path, below)}: may not be read: permission denied") from error
+    except OSError as error:
+        raise SourceError(f"{os.path.join(path, below)}: cannot be listed: {error.strerror}") from error
+    if len(entries) > _MAX_ENTRIES:
+        skipped.append(Skipped(f"{len(entries) - _MAX_ENTRIES} of its entries were not looked at", below or None))
+    for entry in entries[:_MAX_ENTRIES]:
+        relative = f"{below}/{entry.name}" if below else entry.name
+        if entry.is_symlink() and not _stays_inside(path, entry.path):
+            target = os.path.realpath(entry.path)
+            anomalies.append(Anomaly("folder.link", "a link that leads out of the folder", relative, evidence=target))
+        if entry.is_dir():
+            if entry.is_symlink() or depth >= _MAX_DEPTH:
+                skipped.append(Skipped("a folder that was not entered", relative))
+            elif not entry.name.startswith("."):
+                yield from _walk(path, relative, depth + 1, anomalies, skipped)
+        elif entry.is_file():
+            yield relative
+        elif entry.is_symlink():
+            skipped.append(Skipped("a link that leads nowhere", relative))
+
+
+def _stays_inside(folder: str, link: str) -> bool:
+    """Whether *link* points into *folder*, or from a Hugging Face cache's snapshot to the blobs beside it."""
+    target = os.path.realpath(link)
+    root = os.path.realpath(folder)
+    allowed = [root]
+    if os.path.basename(os.path.dirname(root)) == "snapshots":
+        allowed.append(os.path.join(os.path.dirname(os.path.dirname(root)), "blobs"))
+    return any(target.startswith(place + os.sep) for place in allowed)
+
+
+def _read_json(
+    full: str, relative: str, anomalies: list[Anomaly], skipped: list[Skipped]
+) -> Mapping[str, object] | None:
+    """The JSON object in the file *full*; ``None`` when it is something else, or too large."""
+    with open_local(full) as source:
+        if source.size > _MAX_JSON:
+            skipped.append(Skipped(f"a JSON file of more than {_MAX_JSON} bytes is not read", relative))
+            return None
+        data = source.read_at(0, source.size)
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        anomalies.append(Anomaly("folder.bad-json", f"not a JSON text: {error}"[:200], relative))
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _foreign_code(relative: str, config: Mapping[str, object]) -> Iterator[Anomaly]:
+    """What in one configuration names code that is neither diffusers' nor transformers'."""
+    if "auto_map" in config:
+        message = "the configuration asks for code from outside the libraries"
+        yield Anomaly("folder.remote-code", message, relative, evidence=f"{config['auto_map']!r:.200}")
+    if relative != INDEX:
+        return
+    if not isinstance(config.get("_class_name", ""), str):
+        message = "the pipeline's class is not one of diffusers' own"
+        yield Anomaly("folder.custom-pipeline", message, relative, evidence=f"{config['_class_name']!r:.200}")
+    for name, value in config.items():
+        if name.startswith("_") or not isinstance(value, list) or len(value) != 2:
+            continue
+        library, kind = value
+        if library is None and kind is None:
+            continue
+        known = isinstance(library, str) and library.partition(".")[0] in _LIBRARIES | _PIPELINE_MODULES
+        if not known or not isinstance(kind, str):
+            message = f"component {name!r:.80} is loaded from a module that is not one of the known libraries"
+            yield Anomaly("folder.custom-pipeline", message, relative, evidence=f"{value!r:.200}")

@@ -1,0 +1,73 @@
+"""All the pickle programs in a run of bytes: the one that a loader runs, and what could hide behind its STOP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelhub.anomalies import Anomaly
+from modelhub.container.base import PickleProgram, Skipped
+from modelhub.pickles import Global, Limits, Trace, trace_pickle
+from modelhub.source import Source
+
+MAX_PROGRAMS = 64
+MAX_FOLLOWING = 8 << 20
+"""Pickles, and bytes after the first of them, that are followed in one run; the rest is skipped and said to be."""
+
+SMALL = Limits(program=MAX_FOLLOWING)
+"""Budget of a pickle that does not make the tensors' dict, and so has no reason to be large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """The programs found, in order, what is odd about what surrounds them, and what was not followed."""
+
+    programs: tuple[PickleProgram, ...]
+    anomalies: tuple[Anomaly, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def first(self) -> Trace:
+        return self.programs[0].trace
+
+
+def read_programs(source: Source, start: int, end: int, member: str | None = None, role: str = "object") -> Programs:
+    """Trace the pickle at *start* and any that follow it up to *end*.
+
+    Only the first has *role*; the others are ``other``. Bytes after a STOP are ``pickle.several`` when they are
+    pickles and ``pickle.trailing-bytes`` when they are not; with a *member* their offsets are relative to *start*.
+    """
+    first = trace_pickle(source, start, end, Limits() if role == "object" else SMALL)
+    base = 0 if member is None else start
+    programs = [PickleProgram(first, member, role, base)]
+    anomalies: list[Anomaly] = []
+    skipped: list[Skipped] = []
+    trace = first
+    while trace.stopped and trace.end < end:
+        position = trace.end
+        if len(programs) == MAX_PROGRAMS or position > first.end + MAX_FOLLOWING:
+            message = f"after {len(programs)} pickles in a row, the rest was not followed"
+            anomalies.append(Anomaly("pickle.limit", message, member, position - base))
+            skipped.append(Skipped(message, member))
+            break
+        trace = trace_pickle(source, position, end, SMALL)
+        if not acts(trace):
+            message = f"{end - position} bytes follow the pickle's STOP"
+            anomalies.append(Anomaly("pickle.trailing-bytes", message, member, position - base))
+            skipped.append(Skipped("the bytes after the pickle are of no known form", member))
+            break
+        programs.append(PickleProgram(trace, member, "other", base))
+    if len(programs) > 1:
+        message = "more pickles follow the one that is loaded"
+        anomalies.append(Anomaly("pickle.several", message, member, first.end - base))
+    return Programs(tuple(programs), tuple(anomalies), tuple(skipped))
+
+
+def acts(trace: Trace) -> bool:
+    """Whether *trace* is that of a pickle, perhaps a broken one, and not of bytes that merely begin like one."""
+    if trace.stopped or trace.calls or any(odd.rule == "pickle.limit" for odd in trace.anomalies):
+        return True
+    return any(map(_could_be_imported, trace.imports))
+
+
+def _could_be_imported(each: Global) -> bool:
+    return all(part.isidentifier() for part in each.qualified.split("."))

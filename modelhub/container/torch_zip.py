@@ -1,0 +1,213 @@
+"""Zip archives: PyTorch checkpoints, TorchScript programs, and all others, of which only the pickles are looked at.
+
+A checkpoint has one top folder with ``data.pkl`` (the pickle), ``data/<n>`` (the storages), ``version``, and in newer
+versions ``byteorder``, ``.format_version``, ``.storage_alignment`` and ``.data/serialization_id`` (torch 2.13,
+``serialization.py`` and ``caffe2/serialize/inline_container.cc``). torch takes the first entry's folder for the top.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Literal
+
+from modelhub.anomalies import Anomaly
+from modelhub.container.base import Container, PickleProgram, Skipped
+from modelhub.container.programs import read_programs
+from modelhub.container.zip_walk import Archive, Member, peek_member, read_member
+from modelhub.pickles import StorageDeclaration, Trace, read_state_dict, storage_declarations
+from modelhub.source import BytesSource, Source
+from modelhub.tensors import StateDict, StorageRef
+
+MAX_MEMBER = 64 << 20
+"""Bytes of one member, unpacked, that are read into memory."""
+
+SMALL = frozenset({"version", ".data/version", "byteorder", ".format_version", ".storage_alignment"}) | {
+    ".data/serialization_id"
+}
+"""Members beside the pickle and the storages, relative to the top folder; each has a few bytes."""
+
+_MAX_SMALL = 4096
+_STORAGE = re.compile(r"data/([0-9]+)")
+_VERSION = re.compile(rb"[1-9][0-9]?\n?")
+_CONSTANT = re.compile(r"constants/[0-9]+")
+_MAX_OTHERS = 256
+_MAX_OTHER_BYTES = 16 << 20  # of all pickles but the first; overlapping members could repeat one without end
+
+
+def read_zip(source: Source, archive: Archive) -> Container:
+    """The container that the zip *source*, walked as *archive*, is: ``torch-zip``, ``torchscript`` or ``zip``."""
+    reading = _Reading(source, archive)
+    if any(below_top(member.name).casefold() == "data.pkl" for member in archive.members):
+        return reading.checkpoint()
+    return reading.other()
+
+
+def below_top(name: str) -> str:
+    """*name* without its top folder; empty when it has none."""
+    return name.partition("/")[2]
+
+
+class _Reading:
+    """What has been gathered so far of one archive."""
+
+    def __init__(self, source: Source, archive: Archive) -> None:
+        self.source = source
+        self.archive = archive
+        self.anomalies = list(archive.anomalies)
+        self.skipped = [Skipped("the member cannot be read", name) for name in archive.unreadable]
+        if not archive.whole:
+            self.skipped.append(Skipped("the archive's directory could not be read to its end"))
+        self.pickles: list[PickleProgram] = []
+        self.others = 0
+        self.other_bytes = 0
+        self.top = archive.members[0].name.partition("/")[0] + "/" if archive.members else ""
+        self.script = any(
+            below_top(m.name) == "constants.pkl" or below_top(m.name).startswith("code/") for m in archive.members
+        )
+
+    def checkpoint(self) -> Container:
+        """The archive as ``torch.load`` sees it."""
+        members = self.archive.members
+        candidates = [m for m in members if below_top(m.name).casefold() == "data.pkl"]
+        objects = [(m, trace) for m in candidates if (trace := self._trace(m, "object")) is not None]
+        storages: dict[str, Member] = {}
+        smalls: dict[str, bytes] = {}
+        for member in members:
+            part = member.name.removeprefix(self.top) if member.name.startswith(self.top) else ""
+            storage = _STORAGE.fullmatch(part)
+            if storage:
+                storages.setdefault(storage[1], member)
+            elif part in SMALL:
+                smalls[part] = read_member(self.source, member, _MAX_SMALL, self.anomalies) or b""
+            elif below_top(member.name).casefold() != "data.pkl":
+                self._beside(member, part)
+        if len(candidates) > 1 or candidates[0].name != self.top + "data.pkl":
+            self._note("torch.several-objects", "there is more than one data.pkl, or it is not where torch expects it")
+        version = smalls.get("version", smalls.get(".data/version"))
+        if version is None:
+            self._note("torch.missing-member", "there is no member 'version', without which torch refuses the file")
+        elif not _VERSION.fullmatch(version):
+            self._note("torch.version", f"the version is {version!r:.40}, with which torch refuses the file")
+        byteorder = self._byteorder(smalls)
+        if self.script:
+            self._note("torch.script", "a TorchScript program: loading it can run code that the file brings along")
+        state_dict = self._state_dict(*objects[0], storages, byteorder) if objects else None
+        return self._done("torchscript" if self.script else "torch-zip", state_dict)
+
+    def other(self) -> Container:
+        """An archive that is not PyTorch's: only what begins like a pickle is looked at."""
+        for member in self.archive.members:
+            self._trace_if_pickle(member)
+        self.skipped.append(Skipped("a zip archive that is not a PyTorch checkpoint is not examined further"))
+        self._note("container.not-examined", "a zip archive that is not a PyTorch checkpoint: it was not examined")
+        return self._done("zip", None)
+
+    def _note(self, rule: str, message: str, member: str | None = None) -> None:
+        self.anomalies.append(Anomaly(rule, message, member))
+
+    def _done(self, kind: str, state_dict: StateDict | None) -> Container:
+        return Container(
+            kind,
+            self.source.name,
+            self.source,
+            state_dict,
+            tuple(self.pickles),
+            tuple(self.anomalies),
+            tuple(self.skipped),
+        )
+
+    def _trace(self, member: Member, role: str) -> Trace | None:
+        """The first pickle in *member*; ``None`` when its bytes cannot be had."""
+        if self.pickles:
+            self.others += 1
+            self.other_bytes += member.packed if member.stored else member.size
+        if self.others > _MAX_OTHERS or self.other_bytes > _MAX_OTHER_BYTES:
+            self._note("zip.limit", "the archive has more, or larger, pickles than are looked at", member.name)
+            self.skipped.append(Skipped("too many or too large pickles in one archive", member.name))
+            return None
+        data: bytes | None = b""
+        if not member.stored or member.packed <= MAX_MEMBER:
+            data = read_member(self.source, member, MAX_MEMBER, self.anomalies)
+        if data is None:
+            self.skipped.append(Skipped("the pickle is too large to be unpacked", member.name))
+            return None
+        if member.stored:  # traced where it lies, however large it is
+            found = read_programs(self.source, member.start, member.end, member.name, role)
+        else:
+            found = read_programs(BytesSource(member.name, data), 0, len(data), member.name, role)
+        self.pickles += found.programs
+        self.anomalies += found.anomalies
+        self.skipped += found.skipped
+        return found.first
+
+    def _trace_if_pickle(self, member: Member) -> bool:
+        """Trace *member* when its name or its first bytes are a pickle's."""
+        if not member.name.casefold().endswith((".pkl", "_pkl", ".pickle")):
+            head = peek_member(self.source, member, 2)
+            if len(head) < 2 or head[0] != 0x80 or head[1] > 5:
+                return False
+        self._trace(member, "other")
+        return True
+
+    def _beside(self, member: Member, part: str) -> None:
+        """A member that no checkpoint written by torch has."""
+        if member.name.endswith("/") and not member.size:
+            return
+        traced = self._trace_if_pickle(member)
+        if self.script and (part == "constants.pkl" or part.startswith("code/") or _CONSTANT.fullmatch(part)):
+            if not traced and part.startswith("code/"):
+                self.skipped.append(Skipped("the code of a TorchScript program is not examined", member.name))
+            return
+        self._note("torch.unexpected-member", "a PyTorch checkpoint has no such member", member.name)
+        if not traced:
+            self.skipped.append(Skipped("not a part of a PyTorch checkpoint, so it was not examined", member.name))
+
+    def _byteorder(self, smalls: dict[str, bytes]) -> Literal["little", "big"]:
+        """The byte order of the storages; files without the member are little-endian (torch before 2.1)."""
+        order = smalls.get("byteorder", b"little")
+        if order == b"big":
+            return "big"
+        if order != b"little":
+            self._note("torch.byteorder", f"the byte order is {order!r:.40}, not little or big", self.top + "byteorder")
+        return "little"
+
+    def _state_dict(
+        self, member: Member, trace: Trace, storages: dict[str, Member], byteorder: Literal["little", "big"]
+    ) -> StateDict | None:
+        """The tensors that *trace* describes, over the archive's storages."""
+        declared = storage_declarations(trace)
+        for declaration in declared:
+            self._check_storage(declaration, storages)
+        refs = {key: _storage_ref(key, found, byteorder) for key, found in storages.items()}
+        if any(ref.compressed for ref in refs.values()):
+            message = "tensor data is compressed: torch.load(mmap=True) would read garbage from it"
+            self._note("torch.compressed-storage", message)
+        if trace.stopped:
+            for key in storages.keys() - {d.key for d in declared}:
+                message = "no tensor uses this storage"
+                self._note("torch.unreferenced-storage", message, storages[key].name)
+        reading = read_state_dict(trace, refs)
+        base = member.start if member.stored else 0
+        for odd in reading.anomalies:
+            offset = None if odd.offset is None else odd.offset - base
+            self.anomalies.append(replace(odd, member=member.name, offset=offset))
+        return reading.state_dict
+
+    def _check_storage(self, declared: StorageDeclaration, storages: dict[str, Member]) -> None:
+        """Whether the pickle and the archive agree on one storage."""
+        found = storages.get(declared.key)
+        name = f"{self.top}data/{declared.key}"[:200]
+        if not (declared.key.isascii() and declared.key.isdecimal()):
+            self._note("torch.storage-key", f"a storage is called {declared.key!r:.80} instead of by a number")
+        elif found is None:
+            self._note("torch.missing-storage", "the pickle asks for a storage that the archive does not have", name)
+        elif found.size != declared.nbytes:
+            message = f"the storage has {found.size} bytes, the pickle asks for {declared.nbytes}"
+            self._note("torch.storage-size", message, name)
+
+
+def _storage_ref(key: str, member: Member, byteorder: Literal["little", "big"]) -> StorageRef:
+    if member.stored:
+        return StorageRef(key, member.start, min(member.packed, member.size), byteorder)
+    return StorageRef(key, member.start, member.size, byteorder, compressed=True)
