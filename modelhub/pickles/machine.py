@@ -8,6 +8,7 @@ trace without anomalies means the same to all of them.
 
 from __future__ import annotations
 
+import gc
 import re
 from struct import unpack_from
 from typing import NoReturn
@@ -123,11 +124,16 @@ def trace_pickle(source: Source, start: int = 0, end: int | None = None, limits:
     machine = _Machine(source, start, source.size if end is None else min(end, source.size), limits)
     result: Value = None
     stopped = False
+    collecting = gc.isenabled()
+    gc.disable()  # every value is reachable until the end: looking for garbage would only cost time
     try:
         result = machine.run()
         stopped = True
     except _Broken as broken:
         machine.anomalies.append(broken.anomaly)
+    finally:
+        if collecting:
+            gc.enable()
     return Trace(
         imports=tuple(machine.imports),
         calls=tuple(machine.calls),
@@ -335,6 +341,7 @@ class _Machine:
             self.fail("pickle.stack", "an opcode takes a value from an empty stack", at)
 
     def _loop(self) -> Value:
+        # Compared in the order in which torch's state dicts use them, in three ranges to keep the chains short.
         stack = self.stack
         memo = self.memo
         marks = self.marks
@@ -350,7 +357,6 @@ class _Machine:
             self.pos = pos
             code = buf[pos]
             pos += 1
-            # ordered by how often torch's state dicts use them
             if code == BINPUT:
                 memo[buf[pos]] = stack[-1]
                 pos += 1
@@ -360,73 +366,115 @@ class _Machine:
                 if index not in memo:
                     self._unset(index)
                 stack.append(memo[index])
-            elif code == LONG_BINPUT:
-                index = buf[pos] | buf[pos + 1] << 8 | buf[pos + 2] << 16 | buf[pos + 3] << 24
-                if index > self.limits.memo:
-                    self.fail("pickle.limit", f"memo index {index} is too large", self.base + pos - 1)
-                memo[index] = stack[-1]
-                pos += 4
-            elif code == BININT1:
-                stack.append(buf[pos])
-                pos += 1
-            elif code == BINUNICODE:
-                length = buf[pos] | buf[pos + 1] << 8 | buf[pos + 2] << 16 | buf[pos + 3] << 24
-                pos += 4
-                if length < 4096 and pos + length <= self.size:
-                    literal: bytes | Blob = buf[pos : pos + length]
-                    pos += length
+            elif code < BINUNICODE:
+                if code == BININT1:
+                    stack.append(buf[pos])
+                    pos += 1
+                elif code == MARK:
+                    marks.append(stack)
+                    stack = []
+                    if len(marks) > self.limits.depth:
+                        self.fail("pickle.limit", f"more than {self.limits.depth} nested marks", self.base + pos - 1)
+                elif code == BININT2:
+                    stack.append(buf[pos] | buf[pos + 1] << 8)
+                    pos += 2
+                elif code == REDUCE:
+                    args = stack.pop()
+                    stack[-1] = self._call(stack[-1], args, None, self.base + pos - 1, "REDUCE")
+                elif code == BINPERSID:
+                    persistent = Persistent(stack.pop(), self.base + pos - 1, text=False)
+                    self.persistent.append(persistent)
+                    stack.append(persistent)
+                    self.made += 1
+                elif code == EMPTY_TUPLE:
+                    stack.append(())
+                elif code == BININT:
+                    stack.append(unpack_from("<i", buf, pos)[0])
+                    pos += 4
+                elif code == NONE:
+                    stack.append(None)
+                elif code == BINFLOAT:
+                    stack.append(unpack_from(">d", buf, pos)[0])
+                    pos += 8
+                elif code == POP:
+                    if stack:
+                        stack.pop()
+                    else:
+                        stack = marks.pop()
+                elif code == DUP:
+                    stack.append(stack[-1])
+                elif code == STOP:
+                    return self._stop(stack, pos)
                 else:
-                    literal, pos = self._literal(pos, length, "str")
-                    buf, soft = self.buf, self.soft
-                stack.append(self._text(literal))
-            elif code == MARK:
-                marks.append(stack)
-                stack = []
-                if len(marks) > self.limits.depth:
-                    self.fail("pickle.limit", f"more than {self.limits.depth} nested marks", self.base + pos - 1)
-            elif code == TUPLE:
-                made = tuple(stack)
-                stack = marks.pop()
-                stack.append(made)
-                self.made += 1
-            elif code == BININT2:
-                stack.append(buf[pos] | buf[pos + 1] << 8)
-                pos += 2
-            elif code == REDUCE:
-                args = stack.pop()
-                stack[-1] = self._call(stack[-1], args, None, self.base + pos - 1, "REDUCE")
-            elif code == BINPERSID:
-                persistent = Persistent(stack.pop(), self.base + pos - 1, text=False)
-                self.persistent.append(persistent)
-                stack.append(persistent)
-                self.made += 1
-            elif code == NEWFALSE:
-                stack.append(False)
-            elif code == EMPTY_TUPLE:
-                stack.append(())
-            elif code == TUPLE1:
-                stack[-1] = (stack[-1],)
-                self.made += 1
+                    stack, pos, buf, soft = self._rare(code, pos, stack)
+            elif code < PROTO:
+                if code == BINUNICODE:
+                    length = buf[pos] | buf[pos + 1] << 8 | buf[pos + 2] << 16 | buf[pos + 3] << 24
+                    pos += 4
+                    if length < 4096 and pos + length <= self.size:
+                        literal: bytes | Blob = buf[pos : pos + length]
+                        pos += length
+                    else:
+                        literal, pos = self._literal(pos, length, "str")
+                        buf, soft = self.buf, self.soft
+                    stack.append(self._text(literal))
+                elif code == LONG_BINPUT:
+                    index = buf[pos] | buf[pos + 1] << 8 | buf[pos + 2] << 16 | buf[pos + 3] << 24
+                    if index > self.limits.memo:
+                        self.fail("pickle.limit", f"memo index {index} is too large", self.base + pos - 1)
+                    memo[index] = stack[-1]
+                    pos += 4
+                elif code == TUPLE:
+                    made = tuple(stack)
+                    stack = marks.pop()
+                    stack.append(made)
+                    self.made += 1
+                elif code == LONG_BINGET:
+                    index = buf[pos] | buf[pos + 1] << 8 | buf[pos + 2] << 16 | buf[pos + 3] << 24
+                    pos += 4
+                    if index not in memo:
+                        self._unset(index)
+                    stack.append(memo[index])
+                elif code == SETITEMS:
+                    items = stack
+                    stack = marks.pop()
+                    at = self.base + pos - 1
+                    self._set_items(stack[-1], self._pairs(items, at), at, "SETITEMS")
+                elif code == APPENDS:
+                    items = stack
+                    stack = marks.pop()
+                    self._add_items(stack[-1], items, self.base + pos - 1, "APPENDS")
+                elif code == APPEND:
+                    item = stack.pop()
+                    self._add_items(stack[-1], [item], self.base + pos - 1, "APPEND")
+                elif code == SETITEM:
+                    item = stack.pop()
+                    key = stack.pop()
+                    self._set_items(stack[-1], [(key, item)], self.base + pos - 1, "SETITEM")
+                elif code == EMPTY_DICT:
+                    stack.append(Dict())
+                    self.made += 1
+                elif code == EMPTY_LIST:
+                    stack.append([])
+                    self.made += 1
+                else:
+                    stack, pos, buf, soft = self._rare(code, pos, stack)
             elif code == TUPLE2:
                 last = stack.pop()
                 stack[-1] = (stack[-1], last)
+                self.made += 1
+            elif code == NEWFALSE:
+                stack.append(False)
+            elif code == TUPLE1:
+                stack[-1] = (stack[-1],)
                 self.made += 1
             elif code == TUPLE3:
                 last = stack.pop()
                 middle = stack.pop()
                 stack[-1] = (stack[-1], middle, last)
                 self.made += 1
-            elif code == LONG_BINGET:
-                index = buf[pos] | buf[pos + 1] << 8 | buf[pos + 2] << 16 | buf[pos + 3] << 24
-                pos += 4
-                if index not in memo:
-                    self._unset(index)
-                stack.append(memo[index])
             elif code == MEMOIZE:
                 memo[len(memo)] = stack[-1]
-            elif code == BININT:
-                stack.append(unpack_from("<i", buf, pos)[0])
-                pos += 4
             elif code == SHORT_BINUNICODE:
                 length = buf[pos]
                 pos += 1
@@ -437,43 +485,13 @@ class _Machine:
                     literal, pos = self._literal(pos, length, "str")
                     buf, soft = self.buf, self.soft
                 stack.append(self._text(literal))
-            elif code == SETITEMS:
-                items = stack
-                stack = marks.pop()
-                self._set_items(stack[-1], self._pairs(items, self.base + pos - 1), self.base + pos - 1, "SETITEMS")
-            elif code == APPENDS:
-                items = stack
-                stack = marks.pop()
-                self._add_items(stack[-1], items, self.base + pos - 1, "APPENDS")
-            elif code == APPEND:
-                item = stack.pop()
-                self._add_items(stack[-1], [item], self.base + pos - 1, "APPEND")
-            elif code == SETITEM:
-                item = stack.pop()
-                key = stack.pop()
-                self._set_items(stack[-1], [(key, item)], self.base + pos - 1, "SETITEM")
-            elif code == NONE:
-                stack.append(None)
             elif code == NEWTRUE:
                 stack.append(True)
-            elif code == BINFLOAT:
-                stack.append(unpack_from(">d", buf, pos)[0])
-                pos += 8
-            elif code == EMPTY_DICT:
-                stack.append(Dict())
-                self.made += 1
-            elif code == EMPTY_LIST:
-                stack.append([])
-                self.made += 1
             elif code == STACK_GLOBAL:
                 name = stack.pop()
                 stack[-1] = self._import(stack[-1], name, self.base + pos - 1, "STACK_GLOBAL")
-            elif code == STOP:
-                return self._stop(stack, pos)
             else:
-                self.stack = stack
-                pos = self._rare(code, pos)
-                stack, buf, soft = self.stack, self.buf, self.soft
+                stack, pos, buf, soft = self._rare(code, pos, stack)
 
     def _stop(self, stack: list[Value], pos: int) -> Value:
         result = stack.pop()
@@ -502,9 +520,10 @@ class _Machine:
         except UnicodeDecodeError:
             self.fail("pickle.bad-text", "a string is not valid UTF-8", self.base + self.pos)
 
-    def _rare(self, code: int, pos: int) -> int:
-        """Carry out an opcode that torch's state dicts seldom use; returns the position after it."""
-        stack = self.stack
+    def _rare(self, code: int, pos: int, stack: list[Value]) -> tuple[list[Value], int, bytes, int]:
+        """Carry out an opcode that torch's state dicts seldom use; returns stack, position, window and ``soft``."""
+        self.stack = stack
+        self.made += 1
         at = self.base + pos - 1
         if code in _LENGTH:
             kind, width, signed = _LENGTH[code]
@@ -589,15 +608,8 @@ class _Machine:
             items = stack
             self.stack = stack = self.marks.pop()
             self._add_items(stack[-1], items, at, "ADDITEMS")
-        elif code == POP:
-            if stack:
-                stack.pop()
-            else:
-                self.stack = self.marks.pop()
         elif code == POP_MARK:
             self.stack = self.marks.pop()
-        elif code == DUP:
-            stack.append(stack[-1])
         elif code == PROTO:
             self.note("pickle.protocol", "the protocol is declared again in mid-stream", at)
             self.protocol = max(self.protocol, self.buf[pos])
@@ -618,7 +630,7 @@ class _Machine:
             stack[-1] = stack[-1]
         else:
             self.fail("pickle.opcode", f"byte 0x{code:02x} is not an opcode", at)
-        return pos
+        return self.stack, pos, self.buf, self.soft
 
     def _text_opcode(self, code: int, line: bytes, at: int) -> None:
         stack = self.stack

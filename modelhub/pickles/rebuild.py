@@ -81,7 +81,18 @@ def is_count(value: Value) -> bool:
 
 
 def declaration_of(persistent: Persistent) -> StorageDeclaration | None:
-    """The storage that *persistent* asks for, ``None`` when it is not torch's ``('storage', ...)`` tuple."""
+    """The storage that *persistent* asks for, ``None`` when it is not torch's ``('storage', ...)`` tuple.
+
+    It is read once, and kept with *persistent*: each storage is asked about by several readers.
+    """
+    if not persistent.read:
+        persistent.declaration = _read_declaration(persistent)
+        persistent.read = True
+    declared: StorageDeclaration | None = persistent.declaration
+    return declared
+
+
+def _read_declaration(persistent: Persistent) -> StorageDeclaration | None:
     pid = persistent.pid
     if persistent.text or type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
         return None

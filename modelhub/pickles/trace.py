@@ -30,13 +30,13 @@ class Mutation:
 class Limits:
     """Budgets of one pickle program; going over one is the anomaly ``pickle.limit``, never a hang.
 
-    ``program``: bytes of opcodes and short literals; ``values``: containers, calls and references made; ``memo``:
-    memo entries, and the highest index; ``depth``: nested MARKs; ``literal``: bytes of one literal that are kept (a
+    ``program``: bytes of opcodes and short literals; ``values``: containers, calls and references made, and opcodes
+    that model files seldom use; ``memo``: memo entries, and the highest index; ``depth``: nested MARKs; ``literal``: bytes of one literal that are kept (a
     longer one becomes a :class:`~modelhub.pickles.values.Blob`); ``long``: bytes of one LONG1/LONG4 integer;
     ``anomalies``: how many are told before the rest of the program is given up.
     """
 
-    program: int = 32 << 20
+    program: int = 16 << 20
     values: int = 2_000_000
     memo: int = 2_000_000
     depth: int = 10_000

@@ -81,14 +81,20 @@ class Call:
 
 
 class Persistent:
-    """An object the loader would supply for persistent id ``pid`` (torch: a tensor storage)."""
+    """An object the loader would supply for persistent id ``pid`` (torch: a tensor storage).
 
-    __slots__ = ("offset", "pid", "text")
+    ``text`` says whether the id is written as text (PERSID), ``read`` whether ``declaration`` has been read of it
+    (see :func:`modelhub.pickles.rebuild.declaration_of`).
+    """
+
+    __slots__ = ("declaration", "offset", "pid", "read", "text")
 
     def __init__(self, pid: Value, offset: int, text: bool) -> None:
         self.pid = pid
         self.offset = offset
         self.text = text
+        self.read = False
+        self.declaration: Any = None
 
 
 class Blob:
