@@ -31,9 +31,9 @@ class Limits:
     """Budgets of one pickle program; going over one is the anomaly ``pickle.limit``, never a hang.
 
     ``program``: bytes of opcodes and short literals; ``values``: containers, calls and references made, and opcodes
-    that model files seldom use; ``memo``: memo entries, and the highest index; ``depth``: nested MARKs; ``literal``: bytes of one literal that are kept (a
-    longer one becomes a :class:`~modelhub.pickles.values.Blob`); ``long``: bytes of one LONG1/LONG4 integer;
-    ``anomalies``: how many are told before the rest of the program is given up.
+    that model files seldom use; ``memo``: memo entries, and the highest index; ``depth``: nested MARKs; ``literal``:
+    bytes of one literal that are kept (a longer one becomes a :class:`~modelhub.pickles.values.Blob`); ``long``: bytes
+    of one LONG1/LONG4 integer; ``anomalies``: how many are told before the rest of the program is given up.
     """
 
     program: int = 16 << 20
