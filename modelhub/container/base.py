@@ -23,13 +23,15 @@ class PickleProgram:
     ``member`` is the archive member or the part of a stream it lies in (``None``: the file itself). ``role`` says
     what the loader expects of it: ``object`` is the program that makes the tensors' dict, ``magic``, ``protocol``,
     ``system`` and ``storage-keys`` are the framing of the legacy format, ``other`` anything else. The trace's offsets
-    are those of its source; *origin* is where in it the member begins, so that ``offset - origin`` lies in the member.
+    are those of *source*, what was traced (``None``: the container's own; unpacked bytes have one of their own);
+    *origin* is where in it the member begins, so that ``offset - origin`` lies in the member.
     """
 
     trace: Trace
     member: str | None = None
     role: str = "object"
     origin: int = 0
+    source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)

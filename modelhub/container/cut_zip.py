@@ -7,18 +7,24 @@ sizes in local headers at 0).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
+from modelhub.container.programs import hand_over
 from modelhub.container.torch_zip import SMALL, below_top
 from modelhub.container.zip_walk import DESCRIPTOR_MAGIC, LOCAL, LOCAL_MAGIC
 from modelhub.pickles import read_state_dict, storage_declarations, trace_pickle
 from modelhub.source import Source
 from modelhub.tensors import StorageRef
 
+if TYPE_CHECKING:
+    from modelhub.container.nesting import Nesting
 
-def read_cut_zip(source: Source) -> Container:
+
+def read_cut_zip(source: Source, nesting: Nesting | None = None) -> Container:
     """Open a zip without its end record: ``torch-zip`` with what can be told when it is one, else ``zip``."""
-    skipped = (Skipped("the archive is cut off, so its members cannot be listed"),)
+    skipped: tuple[Skipped, ...] = (Skipped("the archive is cut off, so its members cannot be listed"),)
     first = _local(source, 0)
     if first is None or below_top(first[0]) != "data.pkl":
         message = "the archive is cut off: it has no end record"
@@ -27,10 +33,12 @@ def read_cut_zip(source: Source) -> Container:
 
     name, start = first
     trace = trace_pickle(source, start)
-    programs = (PickleProgram(trace, name, origin=start),)
+    programs: tuple[PickleProgram, ...] = (PickleProgram(trace, name, origin=start, source=source),)
+    inner = hand_over(source, programs, nesting)
+    programs, skipped = (*programs, *inner.programs), (*skipped, *inner.skipped)
     if not trace.stopped:
         odd = Anomaly("zip.truncated", "the archive is cut off inside data.pkl", offset=source.size)
-        return Container("torch-zip", source.name, source, None, programs, (odd,), skipped)
+        return Container("torch-zip", source.name, source, None, programs, (odd, *inner.anomalies), skipped)
 
     declared = {each.key: each.nbytes for each in storage_declarations(trace)}
     storages = _follow(source, name.removesuffix("data.pkl"), trace.end, declared)
@@ -40,7 +48,8 @@ def read_cut_zip(source: Source) -> Container:
     evidence = f"{whole} of {len(storages)} storages are complete"
     odd = Anomaly("zip.truncated", message, offset=source.size, evidence=evidence)
     reading = read_state_dict(trace, storages)
-    return Container("torch-zip", source.name, source, reading.state_dict, programs, (odd, *reading.anomalies), skipped)
+    anomalies = (odd, *reading.anomalies, *inner.anomalies)
+    return Container("torch-zip", source.name, source, reading.state_dict, programs, anomalies, skipped)
 
 
 def _follow(source: Source, top: str, position: int, declared: dict[str, int]) -> dict[str, StorageRef]:

@@ -21,6 +21,9 @@ LOADABLE = frozenset(
 )
 """Extensions, in lower case, of files that some loader of pipelines takes up."""
 
+_INERT = frozenset({"empty", "git-lfs-pointer", "html", "image", "json", "text", "unknown"})
+"""Kinds of file that are of no concern in a folder unless their name says that they are loaded."""
+
 _MAX_ENTRIES = 10_000
 _MAX_DEPTH = 8
 _MAX_JSON = 4 << 20
@@ -52,8 +55,9 @@ def read_folder(path: str, stack: ExitStack) -> Container:
     for relative in _walk(path, "", 0, anomalies, skipped):
         full = os.path.join(path, relative)
         extension = os.path.splitext(relative)[1].lower()
-        if extension in LOADABLE:
-            parts[relative] = open_container(stack.enter_context(open_local(full)))
+        part = _part(full, stack, always=extension in LOADABLE)
+        if part is not None:
+            parts[relative] = part
         elif extension == ".py":
             message = "a Python file, which a loader runs when it is told to trust the folder's code"
             anomalies.append(Anomaly("folder.custom-code", message, relative))
@@ -72,6 +76,16 @@ def read_folder(path: str, stack: ExitStack) -> Container:
         parts=parts,
         configs=configs,
     )
+
+
+def _part(full: str, stack: ExitStack, *, always: bool) -> Container | None:
+    """The file *full*, opened, if it is one that can be loaded: *always* by its name, else by its content."""
+    with ExitStack() as only:
+        container = open_container(only.enter_context(open_local(full)))
+        if not always and container.kind in _INERT and not container.pickles:
+            return None
+        stack.enter_context(only.pop_all())
+        return container
 
 
 def _walk(path: str, below: str, depth: int, anomalies: list[Anomaly], skipped: list[Skipped]) -> Iterator[str]:

@@ -7,17 +7,21 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
-from modelhub.container.programs import acts
+from modelhub.container.programs import acts, hand_over
 from modelhub.container.safetensors import read_safetensors
 from modelhub.container.sniff import HEAD, KINDS, PICKLE_FIRST, expected_kinds, sniff
 from modelhub.container.torch_legacy import read_pickle, read_torch_legacy
 from modelhub.container.torch_zip import read_zip
 from modelhub.container.zip_walk import walk_zip
-from modelhub.pickles import Limits, trace_pickle
+from modelhub.pickles import Limits, Trace, trace_pickle
 from modelhub.source import Source, open_local
+
+if TYPE_CHECKING:
+    from modelhub.container.nesting import Nesting
 
 _MAX_ALIKE = 20
 _GLANCE = Limits(program=1 << 20)
@@ -29,16 +33,25 @@ def open_container(source: Source) -> Container:
     Never raises for what the bytes say, only :class:`~modelhub.errors.SourceError` when they cannot be had. A kind of
     file that is not examined gives a container with an anomaly that says so, and a skipped part.
     """
+    return open_nested(source, None)
+
+
+def open_nested(source: Source, nesting: Nesting | None) -> Container:
+    """:func:`open_container` of a file that lies in others, as *nesting* says."""
     head = source.read_at(0, HEAD)
     kind = sniff(head, source.size)
     if kind in _READERS:
-        container = _READERS[kind](source)
-    elif kind in ("text", "unknown") and _is_bare_pickle(source, head):
-        container = read_pickle(source)
+        container = _READERS[kind](source, nesting)
+    elif kind in _COMPRESSED:
+        from modelhub.container.compressed import read_compressed
+
+        container = read_compressed(source, kind, nesting)
+    elif kind in ("text", "unknown") and _is_bare_pickle(source, head, nesting):
+        container = read_pickle(source, nesting)
     else:
         container = _not_examined(source, kind, head)
-    if container.kind not in _RUN_AS_PICKLES:
-        container = _with_hidden_pickle(container, source, head)
+    if container.kind not in _RUN_AS_PICKLES and kind not in ("text", "unknown"):
+        container = _with_hidden_pickle(container, source, head, nesting)
     odd = _wrong_extension(container)
     anomalies = container.anomalies if odd is None else (odd, *container.anomalies)
     return replace(container, anomalies=_at_most(_MAX_ALIKE, anomalies), skipped=_first(container.skipped))
@@ -60,52 +73,89 @@ def open_path(path: str | os.PathLike[str]) -> Iterator[Container]:
             yield open_container(stack.enter_context(open_local(name)))
 
 
-def _read_any_zip(source: Source) -> Container:
+def _read_any_zip(source: Source, nesting: Nesting | None) -> Container:
     archive = walk_zip(source)
     if archive is not None:
-        return read_zip(source, archive)
+        return read_zip(source, archive, nesting)
     from modelhub.container.cut_zip import read_cut_zip
 
-    return read_cut_zip(source)
+    return read_cut_zip(source, nesting)
 
 
-def _read_any_tar(source: Source) -> Container:
+def _read_any_tar(source: Source, nesting: Nesting | None) -> Container:
     from modelhub.container.torch_tar import read_tar
 
-    return read_tar(source)
+    return read_tar(source, nesting)
 
 
-_READERS: Mapping[str, Callable[[Source], Container]] = {
-    "safetensors": read_safetensors,
+def _read_any_numpy(source: Source, nesting: Nesting | None) -> Container:
+    from modelhub.container.numpy import read_numpy
+
+    return read_numpy(source, nesting)
+
+
+def _read_any_gguf(source: Source, _: Nesting | None) -> Container:
+    from modelhub.container.gguf import read_gguf
+
+    return read_gguf(source)
+
+
+def _read_any_onnx(source: Source, _: Nesting | None) -> Container:
+    from modelhub.container.onnx import read_onnx
+
+    return read_onnx(source)
+
+
+_READERS: Mapping[str, Callable[[Source, Nesting | None], Container]] = {
+    "safetensors": lambda source, _: read_safetensors(source),
     "zip": _read_any_zip,
     "tar": _read_any_tar,
     "torch-legacy": read_torch_legacy,
     "pickle": read_pickle,
+    "numpy": _read_any_numpy,
+    "gguf": _read_any_gguf,
+    "onnx": _read_any_onnx,
 }
+_COMPRESSED = frozenset({"gzip", "bz2", "xz", "lzma", "zlib"})
 _OWN_RULES = {
     "html": "container.html-page",
     "git-lfs-pointer": "container.lfs-pointer",
     "empty": "container.empty",
     "unknown": "container.unknown",
 }
-_RUN_AS_PICKLES = frozenset({"pickle", "torch-legacy", "torch-zip", "torchscript", "torch-tar", "zip", "tar"})
+_RUN_AS_PICKLES = frozenset({"pickle", "torch-legacy", "torch-zip", "torchscript", "zip"})
+"""Kinds whose bytes are traced from the start already, or begin with an opcode that no plain unpickler passes."""
 
 
-def _is_bare_pickle(source: Source, head: bytes) -> bool:
+def _glance(source: Source, nesting: Nesting | None) -> Trace:
+    """What *source* would do as a pickle, not followed far."""
+    trace = trace_pickle(source, limits=_GLANCE)
+    if nesting is not None:
+        nesting.charge(trace)
+    return trace
+
+
+def _is_bare_pickle(source: Source, head: bytes, nesting: Nesting | None) -> bool:
     """Whether bytes of no other kind run as a pickle: those of protocols 0 and 1 begin like a text."""
-    return head[0] in PICKLE_FIRST and acts(trace_pickle(source, limits=_GLANCE))
+    return head[0] in PICKLE_FIRST and acts(_glance(source, nesting))
 
 
-def _with_hidden_pickle(container: Container, source: Source, head: bytes) -> Container:
+def _with_hidden_pickle(container: Container, source: Source, head: bytes, nesting: Nesting | None) -> Container:
     """*container* and the pickle that its bytes are at the same time, should they be one that does anything."""
     if not head or head[0] not in PICKLE_FIRST:
         return container
-    trace = trace_pickle(source, limits=_GLANCE)
+    trace = _glance(source, nesting)
     if not acts(trace) or not (trace.imports or trace.calls):
         return container
     odd = Anomaly("container.polyglot", f"{KINDS[container.kind]} that would also run as a pickle", offset=0)
-    programs = (*container.pickles, PickleProgram(trace, None, "other"))
-    return replace(container, pickles=programs, anomalies=(odd, *container.anomalies))
+    hidden = PickleProgram(trace, None, "other", source=source)
+    inner = hand_over(source, [hidden], nesting)
+    return replace(
+        container,
+        pickles=(*container.pickles, hidden, *inner.programs),
+        anomalies=(odd, *container.anomalies, *inner.anomalies),
+        skipped=(*container.skipped, *inner.skipped),
+    )
 
 
 def _not_examined(source: Source, kind: str, head: bytes) -> Container:

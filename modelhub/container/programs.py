@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import PickleProgram, Skipped
 from modelhub.pickles import Global, Limits, Trace, trace_pickle
 from modelhub.source import Source
+
+if TYPE_CHECKING:
+    from modelhub.container.nesting import Nesting
 
 MAX_PROGRAMS = 64
 MAX_FOLLOWING = 8 << 20
@@ -19,7 +24,10 @@ SMALL = Limits(program=MAX_FOLLOWING)
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """The programs found, in order, what is odd about what surrounds them, and what was not followed."""
+    """The programs found, in order, what is odd about what surrounds them, and what was not followed.
+
+    Those of role ``nested`` come last: they lie in bytes that the ones before them hand to torch.
+    """
 
     programs: tuple[PickleProgram, ...]
     anomalies: tuple[Anomaly, ...] = ()
@@ -30,15 +38,23 @@ class Programs:
         return self.programs[0].trace
 
 
-def read_programs(source: Source, start: int, end: int, member: str | None = None, role: str = "object") -> Programs:
-    """Trace the pickle at *start* and any that follow it up to *end*.
+def read_programs(
+    source: Source,
+    start: int,
+    end: int,
+    member: str | None = None,
+    role: str = "object",
+    *,
+    nesting: Nesting | None = None,
+) -> Programs:
+    """Trace the pickle at *start* and any that follow it up to *end*, and those in bytes that they hand to torch.
 
     Only the first has *role*; the others are ``other``. Bytes after a STOP are ``pickle.several`` when they are
     pickles and ``pickle.trailing-bytes`` when they are not; with a *member* their offsets are relative to *start*.
     """
     first = trace_pickle(source, start, end, Limits() if role == "object" else SMALL)
     base = 0 if member is None else start
-    programs = [PickleProgram(first, member, role, base)]
+    programs = [PickleProgram(first, member, role, base, source)]
     anomalies: list[Anomaly] = []
     skipped: list[Skipped] = []
     trace = first
@@ -55,11 +71,27 @@ def read_programs(source: Source, start: int, end: int, member: str | None = Non
             anomalies.append(Anomaly("pickle.trailing-bytes", message, member, position - base))
             skipped.append(Skipped("the bytes after the pickle are of no known form", member))
             break
-        programs.append(PickleProgram(trace, member, "other", base))
+        programs.append(PickleProgram(trace, member, "other", base, source))
     if len(programs) > 1:
         message = "more pickles follow the one that is loaded"
         anomalies.append(Anomaly("pickle.several", message, member, first.end - base))
-    return Programs(tuple(programs), tuple(anomalies), tuple(skipped))
+    inner = hand_over(source, programs, nesting)
+    return Programs((*programs, *inner.programs), (*anomalies, *inner.anomalies), (*skipped, *inner.skipped))
+
+
+def hand_over(source: Source, programs: Sequence[PickleProgram], nesting: Nesting | None) -> Programs:
+    """What *programs*, traced in *source*, hand to torch as bytes to be loaded; nearly always nothing."""
+    if not any(each.name == "_load_from_bytes" for program in programs for each in program.trace.imports):
+        return Programs(())
+    from modelhub.container.nested import follow_calls
+    from modelhub.container.nesting import Nesting as Fresh
+
+    found = list(follow_calls(source, programs, nesting or Fresh()))
+    return Programs(
+        tuple(program for inner in found for program in inner.pickles),
+        tuple(odd for inner in found for odd in inner.anomalies),
+        tuple(skip for inner in found for skip in inner.skipped),
+    )
 
 
 def acts(trace: Trace) -> bool:

@@ -29,6 +29,8 @@ KINDS: Mapping[str, str] = {
     "gzip": "a gzip-compressed file",
     "bz2": "a bzip2-compressed file",
     "xz": "an xz-compressed file",
+    "lzma": "an LZMA-compressed file",
+    "zlib": "a zlib-compressed file",
     "lz4": "an LZ4-compressed file",
     "zstd": "a Zstandard-compressed file",
     "html": "an HTML or XML page",
@@ -66,6 +68,7 @@ _MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"\xfd7zXZ\x00", "xz"),
     (b"\x04\x22\x4d\x18", "lz4"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x5d\0\0", "lzma"),
     (b"version https://git-lfs.github.com/spec/", "git-lfs-pointer"),
     (b"\x89PNG\r\n\x1a\n", "image"),
     (b"\xff\xd8\xff", "image"),
@@ -85,6 +88,10 @@ _EXPECTED: Mapping[str, frozenset[str]] = {
     ".keras": frozenset({"zip", "hdf5"}),
     ".npy": frozenset({"numpy"}),
     ".npz": frozenset({"zip"}),
+    ".gz": frozenset({"gzip"}),
+    ".bz2": frozenset({"bz2"}),
+    ".xz": frozenset({"xz"}),
+    ".lzma": frozenset({"lzma"}),
     ".zip": frozenset({"zip"}),
     ".tar": frozenset({"tar", "torch-tar"}),
     ".7z": frozenset({"7z"}),
@@ -124,6 +131,8 @@ def sniff(head: bytes, size: int) -> str:
         return "image"
     if head[:3] == b"BZh" and head[4:10] == b"1AY&SY":
         return "bz2"
+    if _is_zlib(head):
+        return "zlib"
     if _is_onnx(head):
         return "onnx"
     return _text_kind(head)
@@ -158,6 +167,19 @@ def _is_safetensors(head: bytes, size: int) -> bool:
     if head[8:9] == b"{":
         return length <= size or not _is_text(head[:8])
     return begins and length <= size
+
+
+def _is_zlib(head: bytes) -> bool:
+    """A zlib header (RFC 1950), and data after it that can be unpacked: the header alone could begin a text."""
+    if head[0] & 0x8F != 0x08 or len(head) < 3 or (head[0] << 8 | head[1]) % 31 or head[1] & 0x20:
+        return False
+    import zlib
+
+    stream = zlib.decompressobj()
+    try:
+        return bool(stream.decompress(head, 64)) or stream.eof
+    except zlib.error:
+        return False
 
 
 def _is_onnx(head: bytes) -> bool:

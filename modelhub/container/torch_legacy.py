@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
-from modelhub.container.programs import SMALL, read_programs
+from modelhub.container.programs import SMALL, hand_over, read_programs
 from modelhub.container.sniff import LEGACY_MAGICS
 from modelhub.pickles import (
     Dict,
@@ -28,17 +29,24 @@ from modelhub.pickles import (
 from modelhub.source import Source
 from modelhub.tensors import StorageRef
 
+if TYPE_CHECKING:
+    from modelhub.container.nesting import Nesting
+
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
 _ROLES = ("magic", "protocol", "system", "object", "storage-keys")
 
 
-def read_pickle(source: Source) -> Container:
+def read_pickle(source: Source, nesting: Nesting | None = None) -> Container:
     """Open a file that is a pickle; one that makes torch's magic number first is read as a legacy checkpoint."""
-    found = read_programs(source, 0, source.size)
+    found = read_programs(source, 0, source.size, nesting=nesting)
     if type(found.first.result) is int and found.first.result == MAGIC:
-        return read_torch_legacy(source)
+        return read_torch_legacy(source, nesting)
+    if any(each.name == "NumpyArrayWrapper" for each in found.first.imports):
+        from modelhub.container.joblib import read_joblib
+
+        found = read_joblib(source, nesting)
     reading = read_state_dict(found.first, {})
     return Container(
         "pickle",
@@ -51,13 +59,13 @@ def read_pickle(source: Source) -> Container:
     )
 
 
-def read_torch_legacy(source: Source) -> Container:
+def read_torch_legacy(source: Source, nesting: Nesting | None = None) -> Container:
     """Open a legacy checkpoint: trace its five pickles, then find every storage by its place in the file."""
     programs: list[PickleProgram] = []
     position = 0
     for role in _ROLES:
         trace = trace_pickle(source, position, None, Limits() if role == "object" else SMALL)
-        programs.append(PickleProgram(trace, None, role))
+        programs.append(PickleProgram(trace, None, role, source=source))
         if not trace.stopped:
             break
         position = trace.end
@@ -84,7 +92,16 @@ def read_torch_legacy(source: Source) -> Container:
         anomalies += (*layout.anomalies, *reading.anomalies)
         if layout.end is None or keys is None or layout.end < source.size:
             skipped.append(Skipped("the bytes after the last storage that could be found are of no known form"))
-    return Container("torch-legacy", source.name, source, state_dict, tuple(programs), tuple(anomalies), tuple(skipped))
+    inner = hand_over(source, programs, nesting)
+    return Container(
+        "torch-legacy",
+        source.name,
+        source,
+        state_dict,
+        (*programs, *inner.programs),
+        (*anomalies, *inner.anomalies),
+        (*skipped, *inner.skipped),
+    )
 
 
 def _check_framing(source: Source, traces: Mapping[str, Trace]) -> list[Anomaly]:

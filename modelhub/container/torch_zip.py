@@ -1,4 +1,4 @@
-"""Zip archives: PyTorch checkpoints, TorchScript programs, and all others, of which only the pickles are looked at.
+"""Zip archives that are PyTorch checkpoints or TorchScript programs (all others: :mod:`modelhub.container.archive`).
 
 A checkpoint has one top folder with ``data.pkl`` (the pickle), ``data/<n>`` (the storages), ``version``, and in newer
 versions ``byteorder``, ``.format_version``, ``.storage_alignment`` and ``.data/serialization_id`` (torch 2.13,
@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
 from modelhub.container.programs import read_programs
-from modelhub.container.zip_walk import Archive, Member, peek_member, read_member
+from modelhub.container.zip_walk import Archive, Member, read_member
 from modelhub.pickles import StorageDeclaration, Trace, read_state_dict, storage_declarations
 from modelhub.source import BytesSource, Source
 from modelhub.tensors import StateDict, StorageRef
+
+if TYPE_CHECKING:
+    from modelhub.container.nesting import Nesting
 
 MAX_MEMBER = 64 << 20
 """Bytes of one member, unpacked, that are read into memory."""
@@ -30,17 +33,18 @@ SMALL = frozenset({"version", ".data/version", "byteorder", ".format_version", "
 _MAX_SMALL = 4096
 _STORAGE = re.compile(r"data/([0-9]+)")
 _VERSION = re.compile(rb"[1-9][0-9]?\n?")
-_CONSTANT = re.compile(r"constants/[0-9]+")
+_CONSTANT = re.compile(r"constants/([0-9]+)")
 _MAX_OTHERS = 256
 _MAX_OTHER_BYTES = 16 << 20  # of all pickles but the first; overlapping members could repeat one without end
 
 
-def read_zip(source: Source, archive: Archive) -> Container:
+def read_zip(source: Source, archive: Archive, nesting: Nesting | None = None) -> Container:
     """The container that the zip *source*, walked as *archive*, is: ``torch-zip``, ``torchscript`` or ``zip``."""
-    reading = _Reading(source, archive)
     if any(below_top(member.name).casefold() == "data.pkl" for member in archive.members):
-        return reading.checkpoint()
-    return reading.other()
+        return _Reading(source, archive, nesting).checkpoint()
+    from modelhub.container.archive import read_other_zip
+
+    return read_other_zip(source, archive, nesting)
 
 
 def below_top(name: str) -> str:
@@ -51,8 +55,9 @@ def below_top(name: str) -> str:
 class _Reading:
     """What has been gathered so far of one archive."""
 
-    def __init__(self, source: Source, archive: Archive) -> None:
+    def __init__(self, source: Source, archive: Archive, nesting: Nesting | None) -> None:
         self.source = source
+        self.nesting = nesting
         self.archive = archive
         self.anomalies = list(archive.anomalies)
         self.skipped = [Skipped("the member cannot be read", name) for name in archive.unreadable]
@@ -91,17 +96,11 @@ class _Reading:
             self._note("torch.version", f"the version is {version!r:.40}, with which torch refuses the file")
         byteorder = self._byteorder(smalls)
         if self.script:
-            self._note("torch.script", "a TorchScript program: loading it can run code that the file brings along")
+            code = [m.name for m in members if below_top(m.name).startswith("code/")]
+            message = "an executable model (TorchScript): loading it can run code that the file brings along"
+            self.anomalies.append(Anomaly("torch.script", message, evidence=", ".join(code)[:400] or None))
         state_dict = self._state_dict(*objects[0], storages, byteorder) if objects else None
         return self._done("torchscript" if self.script else "torch-zip", state_dict)
-
-    def other(self) -> Container:
-        """An archive that is not PyTorch's: only what begins like a pickle is looked at."""
-        for member in self.archive.members:
-            self._trace_if_pickle(member)
-        self.skipped.append(Skipped("a zip archive that is not a PyTorch checkpoint is not examined further"))
-        self._note("container.not-examined", "a zip archive that is not a PyTorch checkpoint: it was not examined")
-        return self._done("zip", None)
 
     def _note(self, rule: str, message: str, member: str | None = None) -> None:
         self.anomalies.append(Anomaly(rule, message, member))
@@ -133,35 +132,62 @@ class _Reading:
             self.skipped.append(Skipped("the pickle is too large to be unpacked", member.name))
             return None
         if member.stored:  # traced where it lies, however large it is
-            found = read_programs(self.source, member.start, member.end, member.name, role)
+            found = read_programs(self.source, member.start, member.end, member.name, role, nesting=self.nesting)
         else:
-            found = read_programs(BytesSource(member.name, data), 0, len(data), member.name, role)
+            unpacked = BytesSource(member.name, data)
+            found = read_programs(unpacked, 0, len(data), member.name, role, nesting=self.nesting)
         self.pickles += found.programs
         self.anomalies += found.anomalies
         self.skipped += found.skipped
         return found.first
 
-    def _trace_if_pickle(self, member: Member) -> bool:
-        """Trace *member* when its name or its first bytes are a pickle's."""
-        if not member.name.casefold().endswith((".pkl", "_pkl", ".pickle")):
-            head = peek_member(self.source, member, 2)
-            if len(head) < 2 or head[0] != 0x80 or head[1] > 5:
-                return False
-        self._trace(member, "other")
-        return True
+    def _open(self, member: Member) -> bool:
+        """Open *member* as a file of its own; whether it is one, and was examined to its end."""
+        from modelhub.container.archive import MAX_PROGRAMS, TOO_MANY, is_inert, open_member
+        from modelhub.container.nesting import Nesting as Fresh
+        from modelhub.container.nesting import not_opened
+
+        self.nesting = self.nesting or Fresh()
+        if len(self.pickles) < MAX_PROGRAMS:
+            inner = open_member(self.source, member, self.nesting)
+        else:
+            inner = not_opened(self.source, member.name, "zip.limit", TOO_MANY)
+        self.pickles += inner.pickles
+        if is_inert(inner):
+            return False
+        self.anomalies += inner.anomalies
+        self.skipped += inner.skipped
+        return not inner.skipped
 
     def _beside(self, member: Member, part: str) -> None:
         """A member that no checkpoint written by torch has."""
         if member.name.endswith("/") and not member.size:
             return
-        traced = self._trace_if_pickle(member)
-        if self.script and (part == "constants.pkl" or part.startswith("code/") or _CONSTANT.fullmatch(part)):
-            if not traced and part.startswith("code/"):
+        if self.script and part == "constants.pkl":
+            self._constants(member)
+            return
+        if self.script and _CONSTANT.fullmatch(part):
+            return
+        if member.name.casefold().endswith((".pkl", "_pkl", ".pickle")):
+            examined = self._trace(member, "other") is not None
+        else:
+            examined = self._open(member)
+        if self.script and part.startswith("code/"):
+            if not examined:
                 self.skipped.append(Skipped("the code of a TorchScript program is not examined", member.name))
             return
         self._note("torch.unexpected-member", "a PyTorch checkpoint has no such member", member.name)
-        if not traced:
+        if not examined:
             self.skipped.append(Skipped("not a part of a PyTorch checkpoint, so it was not examined", member.name))
+
+    def _constants(self, member: Member) -> None:
+        """TorchScript's tensors that are not parameters: a pickle over storages of its own."""
+        trace = self._trace(member, "nested")
+        if trace is None:
+            return
+        storages = {m[1]: each for each in self.archive.members if (m := _CONSTANT.fullmatch(below_top(each.name)))}
+        refs = {key: _storage_ref(key, found, "little") for key, found in storages.items()}
+        self.anomalies += (odd.inside(member.name) for odd in read_state_dict(trace, refs).anomalies)
 
     def _byteorder(self, smalls: dict[str, bytes]) -> Literal["little", "big"]:
         """The byte order of the storages; files without the member are little-endian (torch before 2.1)."""
@@ -187,6 +213,7 @@ class _Reading:
             for key in storages.keys() - {d.key for d in declared}:
                 message = "no tensor uses this storage"
                 self._note("torch.unreferenced-storage", message, storages[key].name)
+                self._open(storages[key])
         reading = read_state_dict(trace, refs)
         base = member.start if member.stored else 0
         for odd in reading.anomalies:

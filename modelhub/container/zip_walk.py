@@ -227,7 +227,7 @@ def peek_member(source: Source, member: Member, count: int) -> bytes:
         return source.read_at(member.start, min(count, member.packed))
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(
-            source.read_at(member.start, min(1024, member.packed)), count
+            source.read_at(member.start, min(max(1024, count), member.packed)), count
         )
     except zlib.error:
         return b""

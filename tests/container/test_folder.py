@@ -132,3 +132,23 @@ def test_large_configuration_is_not_read(folder):
     with open_path(folder) as container:
         assert "vae/config.json" not in container.configs
         assert {skip.member for skip in container.skipped} == {"vae/config.json"}
+
+
+@pytest.mark.parametrize("name", ["unet/notes.txt", "vae/preview.png", "extra", "tokenizer/merges.txt.bak", "a.CKPT"])
+def test_pickles_under_any_name(folder, name):
+    """A file that can be loaded is opened whatever its name is; texts and pictures are let be."""
+    for protocol in (0, 2, 4):
+        (folder / name).write_bytes(hostile(protocol))
+        with open_path(folder) as container:
+            assert container.parts[name].kind == "pickle"
+            assert [each.name for each in container.parts[name].pickles[0].trace.imports] == ["mkdir"]
+
+
+def test_other_files_are_let_be(folder):
+    """Pictures, texts and empty files beside the models are neither parts nor odd."""
+    (folder / "preview.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
+    (folder / "LICENSE").write_text("do what you want")
+    (folder / "empty").write_bytes(b"")
+    with open_path(folder) as container:
+        assert container.anomalies == () and container.skipped == ()
+        assert len(container.parts) == 2
