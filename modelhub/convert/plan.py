@@ -106,6 +106,7 @@ _REFUSALS: Mapping[str, type[ConversionError | LimitExceeded]] = {
     "tensor.dtype": UnsupportedDtype,
     "tensor.expansion": LimitExceeded,
     "tensor.limit": LimitExceeded,
+    "tensor.many": LimitExceeded,
 }
 """Errors for anomalies of tensors; for the other ones it is Malformed."""
 

@@ -150,10 +150,15 @@ def trace_pickle(source: Source, start: int = 0, end: int | None = None, limits:
 
 
 class _Broken(Exception):
-    """The program cannot be followed any further."""
+    """The program cannot be followed any further; ``cut`` is a line that the end of the file cuts off."""
 
-    def __init__(self, anomaly: Anomaly) -> None:
+    def __init__(self, anomaly: Anomaly, cut: bytes | None = None) -> None:
         self.anomaly = anomaly
+        self.cut = cut
+
+
+def _spelled(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
 
 
 class _Machine:
@@ -241,7 +246,9 @@ class _Machine:
             pos = 0
             newline = self.buf.find(b"\n", 0, self.size)
         if newline < 0 or newline - pos > _LINE:
-            self.fail("pickle.truncated", "a text argument has no end", self.base + min(pos, self.size))
+            cut = self.buf[pos : self.size] if newline < 0 and self.size - pos <= _LINE else None
+            odd = Anomaly("pickle.truncated", "a text argument has no end", None, self.base + min(pos, self.size))
+            raise _Broken(odd, cut)
         return self.buf[pos:newline], newline + 1
 
     def _literal(self, pos: int, length: int, kind: LiteralKind) -> tuple[bytes | Blob, int]:
@@ -311,7 +318,7 @@ class _Machine:
             target.extend(items)
         elif type(target) is SetOf and opcode == "ADDITEMS" and not target.frozen:
             target.items.extend(items)
-        elif type(target) is not Call:
+        elif type(target) is not Call or not items:  # Python's unpickler calls extend() for no items too
             self.made += 1
             self.mutations.append(Mutation(target, opcode, at))
         elif isinstance(target.items, list):
@@ -538,11 +545,8 @@ class _Machine:
             else:
                 stack.append(literal)
         elif code in _LINE_OPCODES:
-            line, pos = self._line(pos)
             if code in (GLOBAL, INST):
-                second, pos = self._line(pos)
-                module, name = (part.decode("utf-8", "backslashreplace") for part in (line, second))
-                made = self._import(module, name, at, "GLOBAL" if code == GLOBAL else "INST")
+                made, pos = self._written_import(pos, at, "GLOBAL" if code == GLOBAL else "INST")
                 if code == GLOBAL:
                     stack.append(made)
                 else:
@@ -550,6 +554,7 @@ class _Machine:
                     self.stack = stack = self.marks.pop()
                     stack.append(self._call(made, args, None, at, "INST"))
             else:
+                line, pos = self._line(pos)
                 self._text_opcode(code, line, at)
         elif code in (LONG1, LONG4):
             width = 1 if code == LONG1 else 4
@@ -631,6 +636,22 @@ class _Machine:
         else:
             self.fail("pickle.opcode", f"byte 0x{code:02x} is not an opcode", at)
         return self.stack, pos, self.buf, self.soft
+
+    def _written_import(self, pos: int, at: int, opcode: str) -> tuple[Global, int]:
+        """The import that the two lines at *pos* name, and the position after them."""
+        lines: list[bytes] = []
+        for _ in range(2):
+            try:
+                line, pos = self._line(pos)
+            except _Broken as broken:
+                if (
+                    broken.cut is not None
+                ):  # here Python's unpickler imports: by the line without its last byte, and no second line
+                    lines = [*lines, broken.cut[:-1], b""]
+                    self._import(_spelled(lines[0]), _spelled(lines[1]), at, opcode)
+                raise
+            lines.append(line)
+        return self._import(_spelled(lines[0]), _spelled(lines[1]), at, opcode), pos
 
     def _text_opcode(self, code: int, line: bytes, at: int) -> None:
         stack = self.stack

@@ -25,7 +25,8 @@ from modelhub.tensors import Leftover, Scalar, StateDict, StorageRef, TensorInfo
 WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
 """Keys under which trainers put the state dict, in the order in which they are tried (spandrel's order)."""
 
-_MAX_NODES = 1_000_000
+_MAX_NODES = 200_000
+_MAX_AGAIN = 20_000
 _MAX_DEPTH = 64
 _MAX_LEFTOVERS = 10_000
 _EXPANSION = 1 << 28
@@ -106,6 +107,8 @@ class _Walk:
         self.leftovers: dict[str, Leftover] = {}
         self.anomalies: list[Anomaly] = []
         self.nodes = 0
+        self.again = 0
+        self.seen: set[int] = set()
         self.above: set[int] = set()
 
     def unwrap(self, root: Value) -> tuple[Value, tuple[str, ...]]:
@@ -129,12 +132,12 @@ class _Walk:
 
     def visit(self, value: Value, path: str, depth: int) -> None:
         """Take up *value*, which stands at *path*, and everything below it."""
-        self.nodes += 1
-        if self.nodes > _MAX_NODES:
-            if self.nodes == _MAX_NODES + 1:
-                message = f"the file describes more than {_MAX_NODES} values"
-                self.anomalies.append(Anomaly("tensor.limit", message))
+        if self.nodes >= _MAX_NODES or self.again >= _MAX_AGAIN:
             return
+        self.nodes += 1
+        if self.nodes == _MAX_NODES:
+            message = f"the file describes more than {_MAX_NODES} values: the rest was not looked at for tensors"
+            self.anomalies.append(Anomaly("tensor.many", message))
         if type(value) is Call and rebuilds_tensor(value):
             self._tensor(value, path or "tensor")
             return
@@ -145,6 +148,12 @@ class _Walk:
         if not children or depth >= _MAX_DEPTH or id(value) in self.above:
             self._left(path, describe(value), unread=_is_unread(value))
             return
+        self.again += id(value) in self.seen
+        if self.again == _MAX_AGAIN:
+            message = f"the file's values hold each other over and over: more than {_MAX_AGAIN} were met again"
+            self.anomalies.append(Anomaly("tensor.limit", message))
+            return
+        self.seen.add(id(value))
         self.above.add(id(value))
         for key, child in children:
             below = key if not path else f"{path}.{key}" if key else path

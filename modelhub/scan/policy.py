@@ -1,4 +1,4 @@
-"""What is known about names, loaded from ``policy.toml``."""
+"""What is known about names, loaded from ``policy.toml``; a user's own file may add names to it, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from modelhub.errors import Malformed, NotFound
 from modelhub.scan.findings import Severity
 
 
@@ -30,15 +29,19 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Why a name is dangerous, and how bad it is to call it."""
+    """Why a name is dangerous, how bad it is to call it, and the advisories (GHSA, CVE) that have told of it."""
 
     reason: str
     severity: Severity
+    advisories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The scanner's knowledge. Look names up with :meth:`allows`, :meth:`denies`, :meth:`is_executable`."""
+    """The scanner's knowledge. Look names up with :meth:`allows`, :meth:`denies`, :meth:`is_executable`.
+
+    ``own`` are the names that a user's policy file has added to modelhub's; ``version`` then says which file.
+    """
 
     version: str
     allowed: Mapping[tuple[str, str], Allowed]
@@ -47,6 +50,12 @@ class Policy:
     denied_modules: Mapping[str, Denied]
     executable: frozenset[str]
     anomalies: Mapping[str, Severity]
+    own: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def extended(self) -> bool:
+        """Whether a user's policy file allows more than modelhub's own policy does."""
+        return bool(self.own)
 
     def allows(self, module: str, name: str) -> Allowed | None:
         """The role in which exactly this name is allowed."""
@@ -77,17 +86,23 @@ def _ancestors(module: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
 
 
-@cache
 def load_policy(path: str | None = None) -> Policy:
-    """The policy in the TOML file *path*, or modelhub's own. Raises :class:`Malformed` or :class:`NotFound`."""
-    name = path or os.path.join(os.path.dirname(__file__), "policy.toml")
-    try:
-        with open(name, "rb") as file:
-            return _policy(tomllib.load(file))
-    except FileNotFoundError as error:
-        raise NotFound(f"{name}: no such policy file") from error
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Malformed(f"{name}: not a policy: {error}") from error
+    """modelhub's own policy, extended by the names that the TOML file *path* allows.
+
+    Raises :class:`NotFound` or :class:`AccessDenied` when *path* cannot be read, :class:`Malformed` when it is not
+    such a file or tries more than to allow exact, unfamiliar names (see :mod:`modelhub.scan.own_policy`).
+    """
+    if path is None:
+        return _built_in()
+    from modelhub.scan.own_policy import extended
+
+    return extended(_built_in(), path)
+
+
+@cache
+def _built_in() -> Policy:
+    with open(os.path.join(os.path.dirname(__file__), "policy.toml"), "rb") as file:
+        return _policy(tomllib.load(file))
 
 
 def _policy(data: Mapping[str, Any]) -> Policy:
@@ -95,9 +110,10 @@ def _policy(data: Mapping[str, Any]) -> Policy:
     denied_modules = {"builtins": _BUILTINS, "__builtin__": _BUILTINS, "__main__": _BUILTINS}
     denied_modules["__main__"] = Denied("is defined by the script that loads the file", Severity.MEDIUM)
     for entry in data["deny"]:
-        denied = Denied(entry["reason"], Severity[entry.get("severity", "critical").upper()])
-        denied_modules.update(dict.fromkeys(entry.get("modules", ()), denied))
-        denied_names.update({(entry["module"], name): denied for name in entry.get("names", ())})
+        severity = Severity[entry.get("severity", "critical").upper()]
+        denied = Denied(entry["reason"], severity, tuple(entry.get("advisories", "").split()))
+        denied_modules.update(dict.fromkeys(entry.get("modules", "").split(), denied))
+        denied_names.update({(entry["module"], name): denied for name in entry.get("names", "").split()})
     allowed = {
         (entry["module"], name): Allowed(
             entry["tier"],
@@ -107,14 +123,14 @@ def _policy(data: Mapping[str, Any]) -> Policy:
             entry.get("items", False),
         )
         for entry in data["allow"]
-        for name in entry["names"]
+        for name in entry["names"].split()
     }
     return Policy(
         version=data["version"],
         allowed=allowed,
-        care=frozenset((entry["module"], name) for entry in data["care"] for name in entry["names"]),
+        care=frozenset((entry["module"], name) for entry in data["care"] for name in entry["names"].split()),
         denied_names=denied_names,
         denied_modules=denied_modules,
-        executable=frozenset(module for entry in data["executable"] for module in entry["modules"]),
+        executable=frozenset(module for entry in data["executable"] for module in entry["modules"].split()),
         anomalies={rule: Severity[level.upper()] for rule, level in data["anomalies"].items()},
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from modelhub.anomalies import Anomaly
 from modelhub.container import Container, PickleProgram, Skipped
+from modelhub.pickles import Global
 from modelhub.scan.findings import (
     Confidence,
     Coverage,
@@ -23,6 +25,7 @@ from modelhub.source import Digest
 
 _STORAGE_KINDS = frozenset({"torch-zip", "torch-legacy", "torch-tar", "torchscript"})
 _CLASS_KINDS = frozenset({"torch-legacy", "torch-tar"})
+_BYTES = re.compile(r"bytes@[0-9]+(?=!|$)")
 _SHOWN = 5
 """Findings that one rule may have in one member before the rest is counted instead of listed."""
 
@@ -43,6 +46,10 @@ def scan(container: Container, policy: Policy | None = None, digest: Digest | No
     if container.source is None:
         findings += [_from_anomaly(anomaly, policy) for anomaly in container.anomalies]
         skipped += container.skipped
+    if policy.extended:
+        names = ", ".join(f"{module}.{name}" for module, name in policy.own)
+        message = "judged by a policy that allows more names than modelhub's own"
+        findings.append(Finding("policy.extended", Severity.INFO, Confidence.HIGH, message, evidence=names[:200]))
     findings.sort(key=lambda f: -f.severity)
     for finding in findings:
         if finding.severity is Severity.LOW:
@@ -67,20 +74,45 @@ def _judge(container: Container, policy: Policy) -> Iterator[Finding]:
     for anomaly in container.anomalies:
         yield _from_anomaly(anomaly, policy)
     for program in container.pickles:
-        found = _judge_program(program, container.kind, policy)
+        found = _judge_program(program, container, policy)
         yield from _few(_located(finding, program) for finding in found)
 
 
-def _judge_program(program: PickleProgram, kind: str, policy: Policy) -> Iterator[Finding]:
+def _judge_program(program: PickleProgram, container: Container, policy: Policy) -> Iterator[Finding]:
     trace = program.trace
     for anomaly in trace.anomalies:
         yield _from_anomaly(anomaly, policy)
     yield from judge_imports(trace, policy)
-    yield from judge_calls(trace, policy)
+    yield from judge_calls(trace, policy, _followed(program, container))
     yield from judge_states(trace, policy)
     yield from judge_mutations(trace)
+    nested = program.role == "nested"
     is_object = program.role == "object"
-    yield from judge_persistent_ids(trace, is_object and kind in _STORAGE_KINDS, is_object and kind in _CLASS_KINDS)
+    storages = nested or (is_object and container.kind in _STORAGE_KINDS)
+    classes = nested or (is_object and container.kind in _CLASS_KINDS)
+    yield from judge_persistent_ids(trace, storages, classes)
+
+
+def _followed(program: PickleProgram, container: Container) -> frozenset[int]:
+    """Offsets of the calls in *program* that load bytes which *container* has as a file within the file.
+
+    The readers name such a file after the member and the call's offset in it; bytes that are loaded twice, once.
+    """
+    trace = program.trace
+    if not any(each.name == "_load_from_bytes" for each in trace.imports):
+        return frozenset()
+    members = {each.member for each in container.pickles if each.role != "object" and each.member}
+    tops = {member[: end.end()] for member in members for end in _BYTES.finditer(member)}
+    above = "" if program.member is None else f"{program.member}!"
+    offsets: set[int] = set()
+    literals: set[int] = set()
+    for call in trace.calls:
+        if type(call.callee) is not Global or type(call.args) is not tuple or not call.args:
+            continue
+        if id(call.args[0]) in literals or f"{above}bytes@{call.offset - program.origin}" in tops:
+            offsets.add(call.offset)
+            literals.add(id(call.args[0]))
+    return frozenset(offsets)
 
 
 def _from_anomaly(anomaly: Anomaly, policy: Policy) -> Finding:

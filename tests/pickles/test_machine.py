@@ -375,3 +375,24 @@ def test_rendering_is_bounded():
     assert render(wide).isprintable()
     assert len(render(wide)) <= 200
     assert render(Global("a", "b", 0, "GLOBAL")) == "a.b"
+
+
+def test_an_import_that_the_end_of_the_file_cuts_off_is_traced() -> None:
+    """Python's own unpickler imports by the line without its last byte; so the trace has that import too."""
+    for program, named in (
+        (b"cos\nsystem1", ("os", "system")),
+        (b"(ios\nsys", ("os", "sy")),
+        (b"cos\n", ("os", "")),
+        (b"cos1", ("os", "")),
+        (b"c", ("", "")),
+    ):
+        cut = trace(program)
+        assert [(each.module, each.name) for each in cut.imports] == [named]
+        assert not cut.stopped
+        assert cut.anomalies[-1].rule == "pickle.truncated"
+
+
+def test_adding_no_items_to_an_object_is_a_mutation() -> None:
+    """Python's own unpickler calls the object's ``extend`` even so; a list that gets no items is none."""
+    assert [each.opcode for each in trace(called("a", "b") + b"(e.").mutations] == ["APPENDS"]
+    assert trace(b"](e.").mutations == ()

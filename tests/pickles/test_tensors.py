@@ -283,3 +283,9 @@ def test_tensors_that_cannot_be_read_are_marked():
     assert (left.path, left.unread) == ("s", True)
     (beside,) = read(program_of({"state_dict": {"w": torch.zeros(1)}, "s": sparse})).state_dict.leftovers
     assert (beside.path, beside.unread) == ("s", False)
+
+
+def test_large_plain_data_is_not_walked_to_its_end():
+    """A long list of plain tuples is told as large, not as endless, and what is small beside it is read."""
+    program = pickle.dumps({"w": 1, "rows": [(i, i) for i in range(150_000)]}, 2)
+    assert rules(read(program)) == ["tensor.many"]

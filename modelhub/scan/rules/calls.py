@@ -6,7 +6,7 @@ Names that are not allowed are judged in ``imports``; here, an allowed one must 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from modelhub.pickles import Call, Dict, Global, Trace, Value, declaration_of
 from modelhub.pickles.render import render
@@ -16,12 +16,15 @@ from modelhub.scan.policy import Policy
 from modelhub.scan.rules.names import allowed, constructs, legacy_class
 
 
-def judge_calls(trace: Trace, policy: Policy) -> Iterator[Finding]:
-    """Every call must be of an import; one of an allowed name must fulfil its contract."""
+def judge_calls(trace: Trace, policy: Policy, followed: Container[int]) -> Iterator[Finding]:
+    """Every call must be of an import; one of an allowed name must fulfil its contract.
+
+    *followed* are the offsets of the calls that load bytes, where those bytes have been read as a file of their own.
+    """
     for call in trace.calls:
         callee = legacy_class(call.callee)
         if type(callee) is not Global:
-            message = "calls something that the pickle computes"
+            message = "calls something that the pickle computes: what it is cannot be told from the file"
             yield _finding("call.computed", Severity.HIGH, message, call.offset, call)
             continue
         role = allowed(callee, trace.protocol, policy)
@@ -31,6 +34,8 @@ def judge_calls(trace: Trace, policy: Policy) -> Iterator[Finding]:
             wrong: str | None = "it is only allowed to be referred to"
         else:
             wrong = CALLS[role.call](call)
+            if wrong is None and role.call == "nested" and call.offset not in followed:
+                wrong = "the bytes that torch would load as a file of their own were not examined"
         if wrong is not None:
             message = f"calls {callee.qualified} in an unusual way: {wrong}"
             yield _finding("call.misused", Severity.MEDIUM, message, call.offset, call)
@@ -44,7 +49,7 @@ def judge_states(trace: Trace, policy: Policy) -> Iterator[Finding]:
     for build in trace.builds:
         target = build.target
         if _sets_special(build.state):
-            message = "gives an object an attribute that Python calls by itself"
+            message = "gives an object an attribute that Python itself calls or obeys, such as __setstate__"
             yield _finding("state.special", Severity.HIGH, message, build.offset, build.state)
             continue
         if type(target) is not Call:
@@ -57,7 +62,7 @@ def judge_states(trace: Trace, policy: Policy) -> Iterator[Finding]:
         if role is None:
             continue  # the class itself is judged as an import
         contract = STATES.get(role.build or "")
-        wrong = contract(build.state) if contract else "it is not known to have a state"
+        wrong = contract(build.state, target) if contract else "it is not known to have a state"
         if wrong is not None:
             message = f"gives a {made.qualified} an unusual state: {wrong}"
             yield _finding("state.misused", Severity.MEDIUM, message, build.offset, build.state)

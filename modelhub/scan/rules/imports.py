@@ -13,62 +13,102 @@ from dataclasses import dataclass
 from modelhub.pickles import Call, Global, Trace
 from modelhub.pickles.render import render
 from modelhub.scan.findings import Confidence, Finding, Location, Severity
-from modelhub.scan.policy import Policy
-from modelhub.scan.rules.names import canonical, constructs, is_construction
+from modelhub.scan.policy import Denied, Policy
+from modelhub.scan.rules.names import canonical, constructs, is_construction, wraps_part
+from modelhub.scan.values import is_plain
 
 
 @dataclass(slots=True)
 class _Use:
-    """How one name is used: where first, how often, and the first call and construction of it."""
+    """How one name is used: where first, and the first call, construction and preparation of a part with it."""
 
     first: Global
-    count: int = 0
     call: Call | None = None
     construction: Call | None = None
+    part: Call | None = None
 
 
 def judge_imports(trace: Trace, policy: Policy) -> Iterator[Finding]:
     """A finding for every imported name that is not allowed."""
+    protocol = trace.protocol
     uses: dict[tuple[str, str], _Use] = {}
     for imported in trace.imports:
-        if imported.opcode == "EXT" or policy.allows(*canonical(imported, trace.protocol)):
-            continue
-        uses.setdefault(canonical(imported, trace.protocol), _Use(imported)).count += 1
+        if imported.opcode == "EXT":
+            continue  # an anomaly of its own
+        pair = canonical(imported, protocol)
+        if pair not in uses and (not imported.literal or policy.allows(*pair) is None):
+            uses[pair] = _Use(imported)
     if not uses:
         return
     for call in trace.calls:
         callee = constructs(call)
-        use = uses.get(canonical(callee, trace.protocol)) if type(callee) is Global else None
-        if use is not None and is_construction(call):
+        use = uses.get(canonical(callee, protocol)) if type(callee) is Global else None
+        if use is None:
+            continue
+        if is_construction(call) or _is_choice(call, use.first):
             use.construction = use.construction or call
-        elif use is not None:
+        elif wraps_part(call, protocol, policy):
+            use.part = use.part or call
+        else:
             use.call = use.call or call
     for (module, name), use in uses.items():
         yield _judge(module, name, use, trace, policy)
 
 
 def _judge(module: str, name: str, use: _Use, trace: Trace, policy: Policy) -> Finding:
-    called = use.call or use.construction
+    called = use.call or use.construction or use.part
     at = Location(None, called.offset if called else use.first.offset)
     evidence = render(called) if called else use.first.qualified
-    title = ascii(f"{module}.{name}")[1:-1][:120]
+    title = _title(module, name, use.first)
     if (module, name) in policy.care:
-        message = f"uses {title}: valid torch that is not proven harmless here"
+        message = f"uses {title}: valid, but not proven harmless here"
         return Finding("tensor.unmodelled", Severity.LOW, Confidence.HIGH, message, at, evidence)
-    denied = policy.denies(module, name)
-    if denied is not None and called:
-        message = f"calls {title}, which {denied.reason}"
-        return Finding("call.dangerous", denied.severity, Confidence.HIGH, message, at, evidence)
-    if denied is not None:
-        severity = min(denied.severity, Severity.HIGH)
-        message = f"imports {title}, which {denied.reason}"
-        return Finding("import.dangerous", severity, Confidence.MEDIUM, message, at, evidence)
-    if use.call is None and policy.is_executable(module):
+    denied = policy.denies(module, name) or policy.denies(use.first.module, name)
+    whole = use.part if use.call is None and use.construction is None else None
+    if denied is not None and whole is None:
+        return _dangerous(title, denied, called, at, evidence)
+    if whole is not None or (use.call is None and policy.is_executable(module)):
         message = f"holds a {title}: an executable object that cannot be proven"
         return Finding("object.executable", Severity.LOW, Confidence.HIGH, message, at, evidence)
     if called:
         severity = Severity.MEDIUM if trace.stopped else Severity.HIGH
         message = f"calls {title}, which no tensor file needs"
+        if not trace.stopped:
+            message += ", before it breaks off"
         return Finding("call.unfamiliar", severity, Confidence.MEDIUM, message, at, evidence)
     message = f"imports {title}, which is not known"
     return Finding("import.unfamiliar", Severity.LOW, Confidence.MEDIUM, message, at, evidence)
+
+
+def _dangerous(title: str, denied: Denied, called: Call | None, at: Location, evidence: str) -> Finding:
+    told = f" ({', '.join(denied.advisories[:2])})" if denied.advisories else ""
+    if called:
+        message = f"calls {title}, which {denied.reason}{told}"
+        return Finding("call.dangerous", denied.severity, Confidence.HIGH, message, at, evidence)
+    message = f"imports {title}, which {denied.reason}{told}"
+    severity = min(denied.severity, Severity.HIGH)
+    return Finding("import.dangerous", severity, Confidence.MEDIUM, message, at, evidence)
+
+
+def _title(module: str, name: str, imported: Global) -> str:
+    """The name as Python 3 knows it, and as the file spells it where that is another one."""
+    title = ascii(f"{module}.{name}")[1:-1][:120]
+    if (module, name) == (imported.module, imported.name):
+        return title
+    return f"{title} (written {ascii(imported.qualified)[1:-1][:80]})"
+
+
+def _is_choice(call: Call, imported: Global) -> bool:
+    """``Kind('name')``: how a member of an enumeration is written, with a class's name and one plain value."""
+    name = imported.name
+    args = call.args
+    return (
+        name[:1].isupper()
+        and not name.isupper()
+        and call.opcode == "REDUCE"
+        and call.kwargs is None
+        and type(args) is tuple
+        and len(args) == 1
+        and type(args[0]) in (str, int)
+        and is_plain(args[0])
+    )

@@ -5,17 +5,27 @@ from __future__ import annotations
 from modelhub.pickles import Blob, Call, Global, Persistent, Value
 from modelhub.scan.policy import Allowed, Policy
 
-_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+UNRENAMED = frozenset(
+    """torch collections numpy _codecs typing argparse datetime pathlib pytorch_lightning lightning omegaconf diffusers
+    os posix builtins""".split()
+)
+"""First parts of module names that Python 3 did not rename: most imports need no look into the tables."""
 
 
 def canonical(imported: Global, protocol: int) -> tuple[str, str]:
     """Module and name as Python 3 would import them.
 
-    Below protocol 3 the unpickler maps Python 2's module names (CPython's ``_compat_pickle.IMPORT_MAPPING``); only the
-    two that tensor checkpoints use are mapped here, the others stay unfamiliar under their old name.
+    Below protocol 3 the unpickler maps the names of Python 2 (CPython's ``_compat_pickle``, names before modules);
+    from protocol 3 on it does not, and ``__builtin__`` is a module that does not exist.
     """
-    module = _PYTHON_2.get(imported.module, imported.module) if protocol < 3 else imported.module
-    return module, imported.name
+    module, name = imported.module, imported.name
+    if protocol >= 3 or module.partition(".")[0] in UNRENAMED:
+        return module, name
+    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+
+    if (module, name) in NAME_MAPPING:
+        return NAME_MAPPING[module, name]
+    return IMPORT_MAPPING.get(module, module), name
 
 
 def legacy_class(value: Value) -> Value:
@@ -55,3 +65,24 @@ def constructs(call: Call) -> Value:
 def is_construction(call: Call) -> bool:
     """Whether *call* makes a new object of a class, rather than calling a function."""
     return call.opcode in ("NEWOBJ", "NEWOBJ_EX") or constructs(call) is not legacy_class(call.callee)
+
+
+def wraps_part(call: Call, protocol: int, policy: Policy) -> bool:
+    """Whether *call* only prepares a part of a whole pickled program: ``getattr(Detect, 'forward')``, which is how
+    protocol 2 writes the methods of YOLO's segmenters, or ``partial(LayerNorm, ...)``, as vision transformers have it.
+    """
+    args = call.args
+    if call.opcode != "REDUCE" or type(call.callee) is not Global or type(args) is not tuple or not args:
+        return False
+    target = args[0]
+    if type(target) is not Global or not target.literal or call.kwargs is not None:
+        return False
+    module, _ = canonical(target, protocol)
+    if not policy.is_executable(module) or policy.denies(*canonical(target, protocol)) is not None:
+        return False
+    match canonical(call.callee, protocol):
+        case ("builtins", "getattr"):
+            return len(args) == 2 and type(args[1]) is str and args[1].isidentifier() and not args[1].startswith("_")
+        case ("functools", "partial"):
+            return len(args) == 1
+    return False

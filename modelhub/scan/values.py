@@ -1,0 +1,87 @@
+"""What kind of value an argument is: the questions that contracts ask."""
+
+from __future__ import annotations
+
+from modelhub.pickles import Blob, Call, Dict, Global, Value
+from modelhub.pickles.rebuild import is_count
+
+ORDERED_DICT = (("collections", "OrderedDict"), ("typing", "OrderedDict"))
+
+
+def is_plain(value: Value) -> bool:
+    """A value without parts that could be called: a number, text, bytes (however spelled), or ``None``."""
+    return value is None or type(value) in (bool, int, float) or is_bytes(value)
+
+
+def is_plain_tree(value: Value, depth: int = 4) -> bool:
+    """Plain values in tuples and lists, nested no deeper than *depth*."""
+    if type(value) in (tuple, list):
+        return depth > 0 and all(is_plain_tree(part, depth - 1) for part in value)
+    return is_plain(value)
+
+
+def is_call_of(value: Value, *names: tuple[str, str]) -> bool:
+    """Whether *value* is what a call of one of *names* (pairs of module and name) gave."""
+    return type(value) is Call and type(value.callee) is Global and (value.callee.module, value.callee.name) in names
+
+
+def is_bytes(value: Value) -> bool:
+    """Bytes, or the way protocol 2 spells them: ``_codecs.encode(text, 'latin1')``; or Python 2's text."""
+    return type(value) in (bytes, str, Blob) or is_call_of(value, ("_codecs", "encode"))
+
+
+def length_of(value: Value) -> int | None:
+    """How many bytes *value*, one of :func:`is_bytes`, is; ``None`` when only decoding it would tell."""
+    if type(value) in (bytes, str):
+        return len(value)
+    if type(value) is Blob:
+        return None if value.kind == "str" else value.nbytes
+    text = value.args[0] if type(value) is Call and type(value.args) is tuple and value.args else None
+    return len(text) if type(text) is str else None
+
+
+def is_shape(value: Value) -> bool:
+    """A tuple (or ``torch.Size``) of counts."""
+    return counts_of(value) is not None
+
+
+def counts_of(value: Value) -> tuple[int, ...] | None:
+    """The numbers of a shape or of strides, ``None`` when it is none."""
+    if is_call_of(value, ("torch", "Size")):
+        value = tuple(value.args[0]) if type(value.args) is tuple and value.args else None
+    if type(value) is tuple and len(value) <= 64 and all(map(is_count, value)):
+        return value
+    return None
+
+
+def product(counts: tuple[int, ...]) -> int:
+    """Elements of a tensor of that shape."""
+    total = 1
+    for count in counts:
+        total *= count
+    return total
+
+
+def is_no_hooks(value: Value) -> bool:
+    """The empty ``OrderedDict()`` (or ``{}``, or ``None``) that stands for "no backward hooks"."""
+    if value is None:
+        return True
+    if type(value) is Dict:
+        return not value.pairs
+    return is_call_of(value, *ORDERED_DICT) and value.args == () and not value.pairs and not value.items
+
+
+def is_flags(value: Value) -> bool:
+    """A dict of names to truth values."""
+    return type(value) is Dict and all(type(k) is str and type(v) is bool for k, v in value.pairs)
+
+
+def has_keywords(call: Call) -> bool:
+    """Whether the call has keyword arguments."""
+    return call.kwargs is not None and not (type(call.kwargs) is Dict and not call.kwargs.pairs)
+
+
+def arguments(call: Call, least: int, most: int) -> tuple[Value, ...] | None:
+    """The positional arguments of *call* when there are *least* to *most* of them and no others."""
+    args = call.args
+    return args if type(args) is tuple and least <= len(args) <= most and not has_keywords(call) else None

@@ -1,0 +1,179 @@
+"""Allowed names keep to their roles: what a call may be given, and what state what it made may be given."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from modelhub.samples.pickling import Call, Import, dumps
+from modelhub.scan import Verdict
+from tests.corpus.containers import legacy, state, tensor
+from tests.corpus.zips import archive, checkpoint
+from tests.pickles.assemble import called, imported, text
+from tests.scan.judge import judged, rules
+
+DTYPE = Import("numpy", "dtype")
+PLAIN = (3, "<", None, None, None, -1, -1, 0)
+
+
+def dtype(letter: str, state: object = PLAIN) -> Call:
+    return Call(DTYPE, (letter, False, True), state=state)
+
+
+def array(
+    letter: str, shape: tuple[int, ...], data: object, given: object = PLAIN, start: tuple[int, ...] = (0,)
+) -> Call:
+    arguments = (Import("numpy", "ndarray"), start, b"b")
+    return Call(
+        Import("numpy.core.multiarray", "_reconstruct"), arguments, state=(1, shape, dtype(letter, given), False, data)
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        PLAIN,
+        (3, ">", None, None, None, -1, -1, 0),
+    ],
+)
+def test_element_types_as_numpy_writes_them_are_safe(given):
+    """The states that numpy gives its own element types are proven."""
+    assert judged(dumps(dtype("f4", given))).verdict is Verdict.SAFE
+
+
+@pytest.mark.parametrize(
+    ("letter", "given"),
+    [
+        ("V8", (3, "|", None, None, None, 8, 1, 63)),
+        ("f8", (3, "<", None, None, None, -1, -1, 63)),
+        ("f8", (3, "<", None, None, None, 1 << 30, 8, 0)),
+        ("S4", (3, "|", None, None, None, 400, 1, 0)),
+        ("f8", (3, "<", ("f8", (2,)), None, None, -1, -1, 0)),
+        ("f8", (9, "<", None, None, None, -1, -1, 0)),
+        ("f8", ()),
+    ],
+)
+def test_element_types_that_lie_are_not_safe(letter, given):
+    """An element type whose flags or size are not its own would have numpy read bytes as pointers."""
+    report = judged(dumps(dtype(letter, given)))
+    assert report.verdict is Verdict.SUSPICIOUS
+    assert rules(report) == {"state.misused"}
+
+
+def test_arrays_are_as_large_as_their_data():
+    """An array's shape and data agree, and it begins with no elements."""
+    objects = (3, "|", None, None, None, -1, -1, 63)
+    assert judged(dumps(array("f4", (2,), bytes(8)))).verdict is Verdict.SAFE
+    assert judged(dumps(array("O8", (2,), ["a", None], objects))).verdict is Verdict.SAFE
+    for lie in (
+        array("f4", (3,), bytes(8)),
+        array("f4", (1 << 40,), bytes(8)),
+        array("O8", (1 << 40,), ["a"], objects),
+        array("O8", (1,), bytes(8), objects),
+        array("f4", (2,), ["a", "b"]),
+        array("f4", (2,), bytes(8), start=(1 << 40,)),
+    ):
+        assert judged(dumps(lie)).verdict is Verdict.SUSPICIOUS
+
+
+def test_a_tensor_that_no_name_leads_to_is_checked_too():
+    """A tensor is held to its storage even where it is dropped at once: torch would have made room for it."""
+    hidden = b"\x80\x02" + tensor(offset=1 << 40) + b"0" + state(tensor())[2:]
+    report = judged(archive(checkpoint(hidden, [bytes(16)])))
+    assert report.verdict is Verdict.SUSPICIOUS
+    assert "reaches out of its storage" in report.findings[0].message
+
+
+@pytest.mark.parametrize("part", ["__setstate__", "__class__", "__dict__"])
+def test_attributes_that_python_obeys_are_unsafe(part):
+    """No state may give an object a method or a class of its own."""
+    body = called("collections", "OrderedDict") + b"}" + text(part) + imported("torch", "Size") + b"sb"
+    report = judged(b"\x80\x02" + body + b".")
+    assert report.verdict is Verdict.UNSAFE
+    assert rules(report) == {"state.special"}
+
+
+def storage_in_bytes(inner: bytes) -> bytes:
+    loaded = called("torch.storage", "_load_from_bytes", b"B" + struct.pack("<I", len(inner)) + inner)
+    body = loaded + b"K\x00(K\x04t(K\x01t\x89" + called("collections", "OrderedDict")
+    return b"\x80\x03" + called("torch._utils", "_rebuild_tensor_v2", body) + b"."
+
+
+def a_storage(numel: int = 4) -> bytes:
+    storage = b"(" + text("storage") + imported("torch", "FloatStorage") + text("0") + text("cpu") + b"K\x04NtQ"
+    return legacy(value=b"\x80\x02" + storage + b".", keys=dumps(["0"])) + struct.pack("<q", numel) + bytes(16)
+
+
+def test_bytes_that_torch_loads_are_judged_as_a_file():
+    """``_load_from_bytes`` is SAFE when the file in its bytes is, UNSAFE when it is not, and never taken on trust."""
+    assert judged(storage_in_bytes(a_storage()), "a.pkl").verdict is Verdict.SAFE
+    evil = legacy(value=b"\x80\x02" + called("os", "system", text("true")) + b".")
+    assert judged(storage_in_bytes(evil), "a.pkl").verdict is Verdict.UNSAFE
+    assert judged(storage_in_bytes(a_storage(numel=9)), "a.pkl").verdict is Verdict.SUSPICIOUS
+    assert judged(storage_in_bytes(b"\x89PNG\r\n\x1a\n"), "a.pkl").verdict > Verdict.SAFE
+    assert judged(storage_in_bytes(storage_in_bytes(storage_in_bytes(a_storage()))), "a.pkl").verdict > Verdict.SAFE
+
+
+def test_bytes_that_torch_loads_must_be_written_out():
+    """Bytes that are computed, or handed over in another way than by a plain call, are not proven."""
+    computed = called("torch.storage", "_load_from_bytes", called("builtins", "bytearray", b"C\x01a"))
+    other = imported("torch.storage", "_load_from_bytes") + b"C\x01a\x85\x81"
+    nothing = called("torch.storage", "_load_from_bytes")
+    for body in (computed, other, nothing):
+        assert judged(b"\x80\x03" + body + b".", "a.pkl").verdict > Verdict.SAFE
+
+
+def test_names_of_python_2_are_mapped_below_protocol_3_only():
+    """``__builtin__.set`` is the builtin where an unpickler maps it, and a module that does not exist elsewhere."""
+    body = called("__builtin__", "set", b"](K\x01e")
+    assert judged(b"\x80\x02" + body + b".", "a.pkl").verdict is Verdict.SAFE
+    assert judged(body + b".", "a.pkl").verdict is Verdict.SAFE
+    assert judged(b"\x80\x03" + body + b".", "a.pkl").verdict is Verdict.UNSAFE
+    report = judged(b"\x80\x02" + called("commands", "getoutput", text("true")) + b".", "a.pkl")
+    assert "subprocess.getoutput (written commands.getoutput)" in report.findings[0].message
+
+
+def test_unrenamed_modules_are_in_no_table():
+    """The names that are not looked up are none that Python 3 renamed."""
+    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+
+    from modelhub.scan.rules.names import UNRENAMED
+
+    renamed = {name.partition(".")[0] for name in IMPORT_MAPPING} | {name.partition(".")[0] for name, _ in NAME_MAPPING}
+    assert not renamed & UNRENAMED
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        called("__builtin__", "getattr", imported("ultralytics.nn.modules.head", "Detect") + text("forward")),
+        called("functools", "partial", imported("torch.nn.modules.normalization", "LayerNorm")),
+        called("torchvision.transforms.functional", "InterpolationMode", text("bilinear")),
+    ],
+    ids=["method", "partial", "enumeration"],
+)
+def test_parts_of_a_network_are_not_malware(part):
+    """How protocol 2 writes a method, a prepared layer or a choice leaves a network an executable object: UNKNOWN."""
+    network = imported("torch.nn.modules.container", "Sequential") + b")\x81}" + text("part") + part + b"sb"
+    report = judged(b"\x80\x02" + network + b".")
+    assert report.verdict is Verdict.UNKNOWN, report.findings
+    assert rules(report) == {"object.executable"}
+    assert all("cannot be proven" in finding.message for finding in report.findings)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        called("__builtin__", "getattr", imported("os", "path") + text("sep")),
+        called("__builtin__", "getattr", imported("torch.nn", "Module") + text("__globals__")),
+        called("__builtin__", "getattr", imported("torch.utils.collect_env", "run") + text("x")),
+        called("__builtin__", "getattr", imported("torch.nn", "Module") + text("x")) + b")R",
+        called("functools", "partial", imported("os", "system")),
+        called("functools", "partial", imported("torch.nn", "Module") + text("x")),
+        called("__builtin__", "getattr", imported("torch.nn", "Module") + text("x")) + b"0" + imported("os", "system"),
+    ],
+)
+def test_what_only_looks_like_part_of_a_network_is_unsafe(part):
+    """A method of something else, a hidden attribute, and any call of the result are what they are."""
+    assert judged(b"\x80\x02" + part + b".").verdict is Verdict.UNSAFE
