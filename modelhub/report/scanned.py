@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SHOWN_FINDINGS = 8
 """Findings printed for one file without ``-v``."""
 
-_SEVERITY_STYLE: dict[str, Style] = {
+SEVERITY_STYLE: dict[str, Style] = {
     "info": "dim",
     "low": "unknown",
     "medium": "suspicious",
@@ -82,7 +82,7 @@ def _finding_lines(finding: Finding) -> Iterator[Line]:
     severity = finding.severity.label
     yield line(
         "    ",
-        Span(f"{severity:<8}", _SEVERITY_STYLE[severity]),
+        Span(f"{severity:<8}", SEVERITY_STYLE[severity]),
         "  ",
         finding.message,
         Span(f"  [{finding.rule}]", "dim"),

@@ -19,7 +19,7 @@ from modelhub.report.plain import Line, Span, Table, line, render_line, render_t
 if TYPE_CHECKING:
     from modelhub.report.human import ByteProgress, Terminal
 
-Format = Literal["human", "json", "jsonl"]
+Format = Literal["human", "json", "jsonl", "sarif"]
 
 
 class Sink:
@@ -67,11 +67,20 @@ class Sink:
             self._objects.append(value)
 
     def document(self, schema: str, key: str, **fields: object) -> None:
-        """The whole answer: with ``json`` an object with *schema*, *fields* and, as *key*, all that was added."""
+        """The whole answer: with ``json`` an object with *schema*, *fields* and, as *key*, all that was added.
+
+        With ``sarif`` it is a SARIF log of the scan reports that were added; no other answer has that format.
+        """
         if self.format == "json":
             from modelhub.report.json import dumps
 
             self._write(dumps({"schema": schema, **fields, key: self._objects}, indent=True) + "\n")
+        elif self.format == "sarif":
+            from modelhub.report.json import SCAN_SCHEMA, dumps
+            from modelhub.report.sarif import sarif_log
+
+            assert schema == SCAN_SCHEMA, "only scan reports can be told as SARIF"
+            self._write(dumps(sarif_log(self._objects), indent=True) + "\n")
 
     def lines(self, lines: Iterable[Line]) -> None:
         """Print lines of the answer for people."""
