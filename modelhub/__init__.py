@@ -5,6 +5,8 @@
 >>> report.verdict is modelhub.Verdict.SAFE  # doctest: +SKIP
 True
 
+>>> weights = modelhub.load_state_dict("model.ckpt")  # doctest: +SKIP
+
 ``scan``, ``identify`` and ``convert`` are both the verb and the package with everything about it:
 ``modelhub.scan("model.ckpt")`` and ``modelhub.scan.Verdict``. Nothing is imported before it is asked for.
 """
@@ -20,21 +22,46 @@ if TYPE_CHECKING:
     from modelhub import errors as errors
     from modelhub.convert import convert as convert
     from modelhub.db import Catalog as Catalog
+    from modelhub.errors import UnsafeModelError as UnsafeModelError
+    from modelhub.scan.findings import Finding as Finding
+    from modelhub.scan.findings import ScanReport as ScanReport
+    from modelhub.scan.findings import Severity as Severity
     from modelhub.scan.findings import Verdict as Verdict
     from modelhub.verbs import Inspection as Inspection
     from modelhub.verbs import identify as identify
     from modelhub.verbs import inspect as inspect
     from modelhub.verbs import scan as scan
+    from modelhub.weights import load_state_dict as load_state_dict
 
 __version__ = "0.1.0"
 
-__all__ = ["Catalog", "Inspection", "Verdict", "__version__", "convert", "errors", "identify", "inspect", "scan"]
+__all__ = [
+    "Catalog",
+    "Finding",
+    "Inspection",
+    "ScanReport",
+    "Severity",
+    "UnsafeModelError",
+    "Verdict",
+    "__version__",
+    "convert",
+    "errors",
+    "identify",
+    "inspect",
+    "load_state_dict",
+    "scan",
+]
 
 _HOME = {
     "Catalog": "modelhub.db",
+    "Finding": "modelhub.scan",
     "Inspection": "modelhub.verbs",
+    "ScanReport": "modelhub.scan",
+    "Severity": "modelhub.scan",
+    "UnsafeModelError": "modelhub.errors",
     "Verdict": "modelhub.scan",
     "inspect": "modelhub.verbs",
+    "load_state_dict": "modelhub.weights",
 }
 _VERBS = {"scan": "modelhub.verbs", "identify": "modelhub.verbs", "convert": "modelhub.convert"}
 

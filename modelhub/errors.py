@@ -148,7 +148,7 @@ class SettingsError(ModelHubError):
 
 
 class MissingExtra(ModelHubError):
-    """An optional dependency is not installed; the hint is the pip command that installs it."""
+    """An optional dependency is not installed; the hint says which extra of modelhub brings it."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} is not installed", hint=f"pip install 'modelhub[{extra}]'")
+        super().__init__(f"{what} is not installed", hint=f"in modelhub's checkout: pip install '.[{extra}]'")
