@@ -1,18 +1,19 @@
 """The verbs over paths: each opens what it is given, asks one room, and closes it again.
 
-A *target* is the path of a file or of a diffusers folder, or a :class:`~modelhub.container.Container` that is open
-already. A path that cannot be had raises a :class:`~modelhub.errors.SourceError`; hostile content never raises.
+A *target* is the path of a file or of a diffusers folder, a binary file object (judged from its present position on,
+as a loader would read it), or a :class:`~modelhub.container.Container` that is open already. What cannot be had raises
+a :class:`~modelhub.errors.SourceError`; hostile content never raises.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO
 
-from modelhub.container import Container, open_path
+from modelhub.container import Container, open_container, open_path
 from modelhub.source import Digest, LocalSource, digest_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 DIGEST_LIMIT = 4 << 20
 """Largest file in bytes whose digest :func:`scan` computes unasked: it costs less than starting Python."""
 
-Target = str | os.PathLike[str] | Container
+Target = str | os.PathLike[str] | BinaryIO | Container
+Progress = Callable[[int], None]
 
 
 def scan(
@@ -32,29 +34,59 @@ def scan(
     *,
     policy: Policy | None = None,
     digest: bool | None = None,
-    progress: Callable[[int], None] | None = None,
+    deep: bool = False,
+    second_opinion: bool | None = None,
+    progress: Progress | None = None,
 ) -> ScanReport:
     """Judge what loading *target* would do, executing nothing of it.
 
-    *digest* says whether to read all bytes for their SHA-256 (``None``: only of a file up to 4 MiB); *progress* is
-    told the bytes as they are read for it. Raises :class:`ChangedDuringRead` for a file that changed meanwhile.
+    *digest* says whether to read all bytes for their SHA-256 (``None``: only of a file up to 4 MiB), *deep* to read
+    every member and storage to its end and check their checksums. *second_opinion* says whether fickling, in a child
+    process, is asked about the pickles as well (``None``: where it could still make the verdict worse). *progress* is
+    told bytes as they are read for the digest and for *deep*. Raises :class:`ChangedDuringRead` for a file that
+    changed meanwhile.
     """
     from modelhub.scan import scan as scan_container
 
     with _opened(target) as container:
-        report = scan_container(container, policy=policy, digest=_digest(container, digest, progress))
+        known = _digest(container, digest, progress)
+        examined = _read_through(container, progress) if deep else container
+        report = scan_container(examined, policy=policy, digest=known)
+        if _wants_opinion(report, examined, second_opinion):
+            from modelhub.scan.second_opinion import second_opinion as ask
+
+            report = ask(examined, report, policy=policy)
         for _, part in container.files():
-            if isinstance(part.source, LocalSource):
-                part.source.check_unchanged()
+            check = getattr(part.source, "check_unchanged", None)
+            if check is not None:
+                check()
         return report
 
 
-def _digest(container: Container, wanted: bool | None, progress: Callable[[int], None] | None) -> Digest | None:
+def _digest(container: Container, wanted: bool | None, progress: Progress | None) -> Digest | None:
     if container.source is None or wanted is False:
         return None
     if wanted is None and container.source.size > DIGEST_LIMIT:
         return None
     return digest_of(container.source, progress)
+
+
+def _read_through(container: Container, progress: Progress | None) -> Container:
+    """*container* with what reading all of its bytes has brought to light."""
+    from modelhub.container.deep import deep_check
+
+    known = {(odd.rule, odd.member) for odd in container.anomalies}
+    for path, part in container.parts.items():
+        known |= {(odd.rule, f"{path}!{odd.member}" if odd.member else path) for odd in part.anomalies}
+    found = [odd for odd in deep_check(container, progress) if (odd.rule, odd.member) not in known]
+    return replace(container, anomalies=(*container.anomalies, *found))
+
+
+def _wants_opinion(report: ScanReport, container: Container, wanted: bool | None) -> bool:
+    """Whether to ask fickling: never where there is no pickle, and unasked only where its answer could matter."""
+    if wanted is False or not any(part.pickles for _, part in container.files()):
+        return False
+    return wanted is True or report.verdict.label in ("unknown", "suspicious")
 
 
 def identify(target: Target) -> Identity:
@@ -116,5 +148,19 @@ def inspect(target: Target) -> Inspection:
         return Inspection(container, identify_container(container))
 
 
-def _opened(target: Target) -> AbstractContextManager[Container]:
-    return nullcontext(target) if isinstance(target, Container) else open_path(os.fspath(target))
+@contextmanager
+def _opened(target: Target) -> Iterator[Container]:
+    if isinstance(target, Container):
+        yield target
+    elif isinstance(target, (str, os.PathLike)):
+        with open_path(os.fspath(target)) as container:
+            yield container
+    else:
+        from modelhub.source.file_object import open_file_object
+
+        source = open_file_object(target)
+        try:
+            yield open_container(source)
+        finally:
+            if isinstance(source, LocalSource):
+                source.close()

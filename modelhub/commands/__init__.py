@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelhub.errors import ModelHubError, NotFound, SourceError
+from modelhub.errors import NotFound, SourceError
+from modelhub.failures import reason_of as reason_of
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
@@ -36,51 +37,77 @@ VERBOSITY = "modelhub.verbosity"
 """Key of click's shared ``meta`` under which the number of ``-v`` is kept (-1: ``-q``)."""
 
 
-def reporting(command: Callable[..., int]) -> Callable[..., int]:
-    """Give *command* the options ``--format``, ``-o``, ``-q`` and ``-v``, and an open :class:`Sink` as ``sink``."""
-
-    @click.option(
-        "--format",
-        type=click.Choice(("human", "json", "jsonl")),
-        default="human",
-        show_default=True,
-        help="Text for people, one JSON document, or one JSON object per line.",
-    )
-    @click.option("-o", "--output", metavar="FILE", help="Write the answer to FILE when it is complete.")
-    @click.option("-q", "--quiet", is_flag=True, help="Say nothing beside the answer.")
-    @click.option("-v", "--verbose", count=True, help="Say more; -vv shows tracebacks of internal errors.")
-    @functools.wraps(command)
-    def run(*args: Any, format: Any, output: str | None, quiet: bool, verbose: int, **kwargs: Any) -> int:
-        verbosity = -1 if quiet else verbose
-        click.get_current_context().meta[VERBOSITY] = verbosity
-        with Sink(format, output, verbosity) as sink:
-            return command(*args, sink=sink, **kwargs)
-
-    return run
+Command = Callable[..., int]
 
 
-def paths_argument(command: Callable[..., int]) -> Callable[..., int]:
-    """Give *command* ``PATH...`` and ``--files-from``, joined as ``paths``; at least one of them is needed."""
+def reporting_in(*formats: str) -> Callable[[Command], Command]:
+    """Give a command the options ``--format``, ``-o``, ``-q`` and ``-v``, and an open :class:`Sink` as ``sink``.
 
-    @click.argument("paths", metavar="PATH...", nargs=-1)
-    @click.option(
-        "--files-from",
-        metavar="FILE",
-        help="Take more paths from FILE (- for standard input), one per line or separated by NUL.",
-    )
-    @functools.wraps(command)
-    def run(*args: Any, paths: tuple[str, ...], files_from: str | None, **kwargs: Any) -> int:
-        if not paths and files_from is None:
-            raise click.UsageError("Missing argument 'PATH...'.", ctx=click.get_current_context())
-        if files_from == STDIN and STDIN in paths:
-            raise click.UsageError("Standard input cannot be both a model and a list of paths.")
-        listed = _listed_paths(files_from) if files_from is not None else []
-        return command(*args, paths=[*paths, *listed], **kwargs)
+    *formats* are those it knows beside text for people, ``json`` and ``jsonl``.
+    """
+    known = ("human", "json", "jsonl", *formats)
+    named = {"sarif": "SARIF 2.1.0"}
+    more = "".join(f", or {named.get(name, name)}" for name in formats)
 
-    return run
+    def decorate(command: Command) -> Command:
+        @click.option(
+            "--format",
+            type=click.Choice(known),
+            default="human",
+            show_default=True,
+            help=f"Text for people, one JSON document, {'' if more else 'or '}one JSON object per line{more}.",
+        )
+        @click.option("-o", "--output", metavar="FILE", help="Write the answer to FILE when it is complete.")
+        @click.option("-q", "--quiet", is_flag=True, help="Say nothing beside the answer.")
+        @click.option("-v", "--verbose", count=True, help="Say more; -vv shows tracebacks of internal errors.")
+        @functools.wraps(command)
+        def run(*args: Any, format: Any, output: str | None, quiet: bool, verbose: int, **kwargs: Any) -> int:
+            verbosity = -1 if quiet else verbose
+            click.get_current_context().meta[VERBOSITY] = verbosity
+            with Sink(format, output, verbosity) as sink:
+                return command(*args, sink=sink, **kwargs)
+
+        return run
+
+    return decorate
 
 
-def judging(command: Callable[..., int]) -> Callable[..., int]:
+reporting = reporting_in()
+"""The options of :func:`reporting_in` for a command that knows no other formats."""
+
+
+def paths_unless(flag: str | None) -> Callable[[Command], Command]:
+    """Give a command ``PATH...`` and ``--files-from``, joined as ``paths``.
+
+    At least one of them is needed, unless the option *flag* is given.
+    """
+
+    def decorate(command: Command) -> Command:
+        @click.argument("paths", metavar="PATH...", nargs=-1)
+        @click.option(
+            "--files-from",
+            metavar="FILE",
+            help="Take more paths from FILE (- for standard input), one per line or separated by NUL.",
+        )
+        @functools.wraps(command)
+        def run(*args: Any, paths: tuple[str, ...], files_from: str | None, **kwargs: Any) -> int:
+            if not paths and files_from is None and not (flag and kwargs[flag]):
+                raise click.UsageError("Missing argument 'PATH...'.", ctx=click.get_current_context())
+            if files_from == STDIN and STDIN in paths:
+                raise click.UsageError("Standard input cannot be both a model and a list of paths.")
+            listed = _listed_paths(files_from) if files_from is not None else []
+            return command(*args, paths=[*paths, *listed], **kwargs)
+
+        return run
+
+    return decorate
+
+
+paths_argument = paths_unless(None)
+"""The arguments of :func:`paths_unless` for a command that cannot do without a path."""
+
+
+def judging(command: Command) -> Command:
     """Give *command* ``--fail-on`` and ``--exit-zero``, joined as ``outcome``, an :class:`Outcome` to add to."""
 
     @click.option(
@@ -179,10 +206,3 @@ def target_of(path: str) -> str | Container:
     from modelhub.source.stream import spool
 
     return open_container(spool(STDIN, sys.stdin.buffer, _LONGEST_STDIN))
-
-
-def reason_of(error: Exception, path: str) -> str:
-    """Why *path* could not be examined, in a sentence that need not name it again."""
-    if isinstance(error, (ModelHubError, OSError)):
-        return str(error).removeprefix(f"{path}: ")
-    return f"modelhub failed on this file, please report it: {type(error).__name__}: {error}"

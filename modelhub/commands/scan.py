@@ -2,99 +2,179 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
 
-from modelhub.commands import Outcome, each_source, judging, paths_argument, reason_of, reporting, target_of
-from modelhub.errors import AccessDenied, NotFound, SourceError
-from modelhub.report.sink import Sink
+from modelhub.commands import STDIN, ExitCode, Outcome, judging, paths_unless, reporting_in, target_of
+from modelhub.errors import ModelHubError
+from modelhub.report.sink import Sink, wants_traceback
 
 if TYPE_CHECKING:
+    from modelhub.container import Container
     from modelhub.report.human import ByteProgress
-    from modelhub.scan import Policy, ScanReport
+    from modelhub.scan.explain import Decompiled
+    from modelhub.sweep import Answer, OnFile, Progress, ScanOptions
 
 
 @click.command("scan")
-@paths_argument
+@paths_unless("list_rules")
+@click.option("--deep", is_flag=True, help="Read every byte of every member and check all checksums.")
 @click.option(
     "--digest/--no-digest",
     default=None,
     help="Read all bytes for the SHA-256, or do not. [default: only of files up to 4 MiB]",
 )
+@click.option(
+    "--second-opinion/--no-second-opinion",
+    default=None,
+    help="Have fickling look at the pickles too, or do not. [default: of what is unknown or suspicious]",
+)
+@click.option("--explain", is_flag=True, help="Show the pickles of what is not SAFE as Python, with byte offsets.")
+@click.option("--policy", metavar="FILE", help="Allow what the TOML FILE lists as well; the reports say so.")
+@click.option("--by-name", is_flag=True, help="In folders, look only at files with a model's extension.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), help="Processes to scan with. [default: as many as are worth it]"
+)
+@click.option(
+    "--cache/--no-cache",
+    default=None,
+    help="Keep verdicts and trust those of unchanged files, or do not. [default: with many files, or --digest]",
+)
+@click.option("--list-rules", is_flag=True, help="List every rule that a finding can name, and do nothing else.")
 @judging
-@reporting
-def command(*, paths: Sequence[str], digest: bool | None, outcome: Outcome, sink: Sink) -> int:
+@reporting_in("sarif")
+def command(
+    *,
+    paths: Sequence[str],
+    deep: bool,
+    digest: bool | None,
+    second_opinion: bool | None,
+    explain: bool,
+    policy: str | None,
+    by_name: bool,
+    jobs: int | None,
+    cache: bool | None,
+    list_rules: bool,
+    outcome: Outcome,
+    sink: Sink,
+) -> int:
     """Say what loading each PATH would do. Nothing is executed and nothing is changed.
 
-    A file named here is examined by its content, whatever its name; a folder is walked for model files; - is standard
-    input. SAFE means that every byte a loader could interpret was read and understood.
+    A file named here is examined by its content, whatever its name, and so is each file of a folder; of those, what is
+    no model and does no harm is not mentioned. - is standard input. SAFE means that every byte a loader could interpret
+    was read and understood.
     """
+    if list_rules:
+        from modelhub.commands.explain import list_rules as list_all
+
+        list_all(sink)
+        return ExitCode.OK
     from modelhub.scan import load_policy
+    from modelhub.source import find_sources
+    from modelhub.sweep import ScanOptions, sweep
 
-    policy = load_policy()
-    verdicts = []
-    with sink.progress() if digest else nullcontext() as bar:
-        for path, barred in each_source(paths):
-            report = failed(path, barred, policy) if barred else _scan(path, policy, digest, bar, sink)
-            outcome.add_report(report)
-            verdicts.append(report.verdict.label)
-            _add(report, sink)
-    if sink.machine:
-        from modelhub.report.json import SCAN_SCHEMA
-
-        sink.document(SCAN_SCHEMA, "reports", complete=outcome.complete)
-    from modelhub.report.scanned import tally
-
-    sink.note(tally(verdicts) if verdicts else "nothing to scan: no model file was found there")
-    return outcome.exit_code
+    options = ScanOptions(load_policy(policy), digest, deep, second_opinion)
+    run = _Run(options, outcome, sink, explain)
+    with sink.progress() if options.reads_all else nullcontext() as bar:
+        progress, on_file = (bar.advance, _beginner(bar, options)) if bar else (None, None)
+        if STDIN in paths:
+            run.add(run.judge_stdin(progress, on_file))
+        sources = find_sources((path for path in paths if path != STDIN), every_file=not by_name)
+        for answer in sweep(
+            sources, options, jobs=jobs, cache=cache, progress=progress, on_file=on_file, on_note=sink.note
+        ):
+            run.add(answer)
+    return run.finish()
 
 
-def _scan(path: str, policy: Policy, digest: bool | None, bar: ByteProgress | None, sink: Sink) -> ScanReport:
-    from modelhub import verbs
+class _Run:
+    """What the answers to one command come to."""
 
-    if bar is not None:
-        bar.begin_file(path)
-    try:
-        return verbs.scan(target_of(path), policy=policy, digest=digest, progress=bar.advance if bar else None)
-    except Exception as error:
-        sink.trace(error)
-        return failed(path, error, policy)
+    def __init__(self, options: ScanOptions, outcome: Outcome, sink: Sink, explain: bool) -> None:
+        self._options = options
+        self._outcome = outcome
+        self._sink = sink
+        self._explain = explain
+        self._verdicts: Counter[str] = Counter()
+        self._stdin: Container | None = None
+
+    def judge_stdin(self, progress: Progress | None, on_file: OnFile | None) -> Answer:
+        """Scan what standard input holds."""
+        from modelhub.sweep import failure, judge
+
+        if on_file is not None:
+            on_file(STDIN)
+        try:
+            target = target_of(STDIN)
+        except Exception as error:
+            return failure(STDIN, error, self._options.policy)
+        assert not isinstance(target, str)
+        self._stdin = target
+        return judge(target, STDIN, self._options, progress)
+
+    def add(self, answer: Answer) -> None:
+        """Count the answer, and show it."""
+        report, sink = answer.report, self._sink
+        self._outcome.add_report(report)
+        self._verdicts[report.verdict.label] += 1
+        if answer.traceback is not None and wants_traceback(sink.verbosity):
+            for text in answer.traceback.splitlines():
+                sink.note(text)
+        explained = self._explain and report.verdict.label != "safe" and report.container is not None
+        pickles = self._decompiled(report.path) if explained else ()
+        if sink.machine:
+            from modelhub.report.explained import explained_dicts
+            from modelhub.report.json import scan_dict
+
+            sink.add({**scan_dict(report), **({"pickles": explained_dicts(pickles)} if explained else {})})
+        else:
+            from modelhub.report.scanned import scan_lines
+
+            sink.lines(scan_lines(report, sink.verbosity))
+            if pickles:
+                from modelhub.report.explained import explained_lines
+
+                sink.lines(explained_lines(pickles))
+
+    def _decompiled(self, path: str) -> tuple[Decompiled, ...]:
+        """The pickles of *path*; none where it cannot be opened any more."""
+        from modelhub.container import open_path
+        from modelhub.scan.explain import decompile
+
+        try:
+            with nullcontext(self._stdin) if path == STDIN and self._stdin else open_path(path) as container:
+                return decompile(container, policy=self._options.policy)
+        except ModelHubError as error:
+            self._sink.warn(str(error))
+            return ()
+
+    def finish(self) -> int:
+        """Say what all of it comes to; returns the exit code."""
+        if self._sink.machine:
+            from modelhub.report.json import SCAN_SCHEMA
+
+            self._sink.document(SCAN_SCHEMA, "reports", complete=self._outcome.complete)
+        from modelhub.report.scanned import tally
+
+        nothing = "nothing to scan: no model file was found there"
+        self._sink.note(tally(self._verdicts.elements()) if self._verdicts else nothing)
+        return self._outcome.exit_code
 
 
-def failed(path: str, error: Exception, policy: Policy) -> ScanReport:
-    """The report on a file that could not be examined: not known, and not complete, because of *error*."""
-    from modelhub.container import Skipped
-    from modelhub.scan.findings import Confidence, Coverage, Finding, ScanReport, Severity, Verdict
+def _beginner(bar: ByteProgress, options: ScanOptions) -> OnFile:
+    """What starts *bar* over for a file: as long as the file, times the times that it is read."""
+    times = (options.digest is True) + options.deep
 
-    match error:
-        case NotFound():
-            rule = "source.not-found"
-        case AccessDenied():
-            rule = "source.access-denied"
-        case SourceError() | OSError():
-            rule = "source.unreadable"
-        case _:
-            rule = "internal.error"
-    reason = reason_of(error, path)
-    return ScanReport(
-        path=path,
-        container=None,
-        verdict=Verdict.UNKNOWN,
-        coverage=Coverage(complete=False, skipped=(Skipped(reason),)),
-        findings=(Finding(rule, Severity.LOW, Confidence.HIGH, reason),),
-        policy_version=policy.version,
-    )
+    def begin(path: str | None) -> None:
+        if path is None:
+            bar.begin("several files at once", None)
+        else:
+            size = os.path.getsize(path) if os.path.isfile(path) else None
+            bar.begin(os.path.basename(path), None if size is None else size * times)
 
-
-def _add(report: ScanReport, sink: Sink) -> None:
-    if sink.machine:
-        from modelhub.report.json import scan_dict
-
-        sink.add(scan_dict(report))
-    else:
-        from modelhub.report.scanned import scan_lines
-
-        sink.lines(scan_lines(report, sink.verbosity))
+    return begin

@@ -19,63 +19,118 @@ _NOT_WALKED = frozenset({".git", "__pycache__", ".cache", "node_modules", ".venv
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One thing to examine: a file, or a diffusers folder (a directory holding ``model_index.json``)."""
+    """One thing to examine: a file, or a diffusers folder (a directory holding ``model_index.json``).
+
+    ``expected`` says whether somebody calls it a model: it was named explicitly, or it has a model's extension.
+    """
 
     path: str
     is_folder: bool = False
+    expected: bool = True
 
 
-def find_sources(arguments: Iterable[str]) -> Iterator[Found | SourceError]:
+def find_sources(arguments: Iterable[str], *, every_file: bool = False) -> Iterator[Found | SourceError]:
     """The files and diffusers folders that *arguments* name, in a stable order, each once.
 
     A file is taken whatever its extension; a directory is walked (hidden folders are not entered, links to folders
-    not followed) for files with one of :data:`MODEL_EXTENSIONS`; a pattern that names no file is expanded.
-    What cannot be had is yielded as the error, its ``path`` set, in its place, so that the rest goes on.
+    not followed) for files with one of :data:`MODEL_EXTENSIONS`, or for *every_file*; a pattern that names no file is
+    expanded. What cannot be had is yielded as the error, its ``path`` set, in its place, so that the rest goes on.
+    What is remembered grows with the number of folders, links and arguments, not with that of files.
     """
-    seen: set[str] = set()
-    for argument in arguments:
-        for found in _expand(argument):
-            if isinstance(found, SourceError):
-                yield found
-                continue
-            real = os.path.realpath(found.path)
-            if real not in seen:
-                seen.add(real)
-                yield found
+    return _Finder(every_file).find(arguments)
 
 
-def _expand(argument: str) -> Iterator[Found | SourceError]:
-    if os.path.isdir(argument):
-        yield from _walk(argument)
-    elif os.path.lexists(argument):
-        yield Found(argument)
-    elif any(char in argument for char in "*?["):
+class _Finder:
+    """One run of :func:`find_sources`: what it has yielded already, as real paths."""
+
+    def __init__(self, every_file: bool) -> None:
+        self._every_file = every_file
+        self._single: set[str] = set()
+        self._walked: set[str] = set()
+
+    def find(self, arguments: Iterable[str]) -> Iterator[Found | SourceError]:
+        for argument in arguments:
+            if os.path.isdir(argument):
+                yield from self._walk(argument)
+            elif os.path.lexists(argument):
+                yield from self._one(Found(argument))
+            elif any(char in argument for char in "*?["):
+                yield from self._matching(argument)
+            else:
+                yield NotFound(f"{argument}: no such file or folder", path=argument)
+
+    def _matching(self, pattern: str) -> Iterator[Found | SourceError]:
         import glob
 
-        matches = sorted(glob.glob(argument, recursive=True))
+        matches = sorted(glob.glob(pattern, recursive=True))
         if not matches:
-            yield NotFound(f"{argument}: nothing matches this pattern", path=argument)
+            yield NotFound(f"{pattern}: nothing matches this pattern", path=pattern)
         for match in matches:
-            yield from _walk(match) if os.path.isdir(match) else iter([Found(match)])
-    else:
-        yield NotFound(f"{argument}: no such file or folder", path=argument)
+            yield from self._walk(match) if os.path.isdir(match) else self._one(Found(match))
+
+    def _one(self, found: Found) -> Iterator[Found]:
+        """*found*, unless it has been yielded under this or another name."""
+        real = os.path.realpath(found.path)
+        walked = os.path.dirname(real) in self._walked and self._takes_up(real) and os.path.exists(real)
+        if walked or real in self._single:
+            return
+        self._single.add(real)
+        yield found
+
+    def _takes_up(self, path: str) -> bool:
+        """Whether a walk of the folder that the file *path* lies in takes it up by its name."""
+        return self._every_file or _is_model_name(path)
+
+    def _walk(self, top: str) -> Iterator[Found | SourceError]:
+        folders = [(top, os.path.realpath(top))]
+        while folders:
+            folder, real = folders.pop()
+            if os.path.isfile(os.path.join(folder, "model_index.json")):
+                yield from self._one(Found(folder, is_folder=True))
+                continue
+            try:
+                with os.scandir(folder) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name)
+            except PermissionError:
+                yield AccessDenied(f"{folder}: may not be read: permission denied", path=folder)
+                continue
+            except OSError as error:
+                yield SourceError(f"{folder}: cannot be listed: {error.strerror}", path=folder)
+                continue
+            names = {entry.name for entry in entries}
+            below = [(entry.path, os.path.join(real, entry.name)) for entry in entries if _is_entered(entry, names)]
+            folders += reversed(below)
+            yield from self._files(real, entries)
+
+    def _files(self, real: str, entries: Iterable[os.DirEntry[str]]) -> Iterator[Found]:
+        """The files among the *entries* of the folder *real*, links last: a file goes by its own name if it can."""
+        if real in self._walked:
+            return
+        links = []
+        for entry in entries:
+            if entry.is_symlink():
+                links.append(entry)
+            elif (
+                self._takes_up(entry.name)
+                and not entry.is_dir(follow_symlinks=False)
+                and os.path.join(real, entry.name) not in self._single
+            ):
+                yield Found(entry.path, expected=_is_model_name(entry.name))
+        self._walked.add(real)
+        for entry in links:
+            if self._takes_up(entry.name) and not os.path.isdir(entry.path):
+                yield from self._one(Found(entry.path, expected=_is_model_name(entry.name)))
 
 
-def _walk(directory: str) -> Iterator[Found | SourceError]:
-    if os.path.isfile(os.path.join(directory, "model_index.json")):
-        yield Found(directory, is_folder=True)
-        return
-    try:
-        entries = sorted(os.scandir(directory), key=lambda e: e.name)
-    except PermissionError:
-        yield AccessDenied(f"{directory}: may not be read: permission denied", path=directory)
-        return
-    except OSError as error:
-        yield SourceError(f"{directory}: cannot be listed: {error.strerror}", path=directory)
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            if entry.name not in _NOT_WALKED and not entry.name.startswith("."):
-                yield from _walk(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() in MODEL_EXTENSIONS:
-            yield Found(entry.path)
+def _is_model_name(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in MODEL_EXTENSIONS
+
+
+def _is_entered(entry: os.DirEntry[str], siblings: set[str]) -> bool:
+    """Whether a walk goes down into *entry*.
+
+    A Hugging Face cache keeps its files nameless in ``blobs`` and links to them by name from ``snapshots``.
+    """
+    if not entry.is_dir(follow_symlinks=False) or entry.name in _NOT_WALKED or entry.name.startswith("."):
+        return False
+    return not (entry.name == "blobs" and {"snapshots", "refs"} <= siblings)

@@ -27,13 +27,21 @@ def spool(name: str, stream: BinaryIO, limit: int) -> StreamSource:
     try:
         with tempfile.TemporaryFile() as file:
             length = 0
-            while data := stream.read(CHUNK):
+            while data := _next_block(stream):
                 length += len(data)
                 if length > limit:
                     raise LimitExceeded(f"{name}: longer than the {limit} bytes that are read of a stream")
                 file.write(data)
             file.flush()
             fd = os.dup(file.fileno())
-    except OSError as error:
-        raise SourceError(f"{name}: cannot be read: {error.strerror}", path=name) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(f"{name}: cannot be read: {reason}", path=name) from error
     return StreamSource(name, fd, os.fstat(fd))
+
+
+def _next_block(stream: BinaryIO) -> bytes:
+    data: bytes | None = stream.read(CHUNK)
+    if data is None:
+        raise OSError("it does not wait for its data")
+    return data
