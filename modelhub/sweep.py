@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelhub import verbs
 from modelhub.errors import SourceError
-from modelhub.failures import failed_report, reason_of, rule_of
+from modelhub.judging import Answer, Progress, ScanOptions, failure, is_of_interest, judge_found
+from modelhub.verbs import DIGEST_LIMIT
 
 if TYPE_CHECKING:
-    from modelhub.scan import Policy, ScanReport
     from modelhub.source import Found
     from modelhub.verdict_cache import FileIdentity, VerdictCache
     from modelhub.workers import Crew
@@ -26,81 +25,7 @@ MANY = 32
 """Files to be examined from which on starting processes, and opening the cache, pays."""
 _WINDOW = 1024
 """Files that are held at a time: found, being examined, or done and waiting for one before them."""
-_MODELS = frozenset(
-    "safetensors torch-zip torch-legacy torch-tar torchscript pickle diffusers-folder gguf onnx hdf5 numpy".split()
-)
-"""Kinds of container that are reported under any name."""
-
-Progress = Callable[[int], None]
 OnFile = Callable[[str | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ScanOptions:
-    """How each file is scanned: the options of :func:`modelhub.verbs.scan`."""
-
-    policy: Policy
-    digest: bool | None = None
-    deep: bool = False
-    second_opinion: bool | None = None
-
-    @property
-    def reads_all(self) -> bool:
-        """Whether every byte of every file is read, so that a few files are much work already."""
-        return self.deep or self.digest is True
-
-    @property
-    def may_be_cached(self) -> bool:
-        """Whether a verdict given before will do: not where the disk or another program is asked on purpose."""
-        return not self.deep and self.second_opinion is not True
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A report, and the traceback of what failed on the way to it, if something did."""
-
-    report: ScanReport
-    traceback: str | None = None
-
-
-def judge(target: verbs.Target, path: str, options: ScanOptions, progress: Progress | None = None) -> Answer:
-    """Scan *target*, known as *path*; what fails becomes a report that says so."""
-    try:
-        report = verbs.scan(
-            target,
-            policy=options.policy,
-            digest=options.digest,
-            deep=options.deep,
-            second_opinion=options.second_opinion,
-            progress=progress,
-        )
-    except Exception as error:
-        return failure(path, error, options.policy)
-    return Answer(report)
-
-
-def judge_found(found: Found, options: ScanOptions, progress: Progress | None = None) -> Answer:
-    """Scan *found*. What nobody expects to be a model is only glanced at, unless the glance shows that it is one."""
-    if not found.expected:
-        answer = judge(found.path, found.path, ScanOptions(options.policy, digest=False, second_opinion=False))
-        if not _is_of_interest(answer.report):
-            return answer
-    return judge(found.path, found.path, options, progress)
-
-
-def failure(path: str, error: Exception, policy: Policy) -> Answer:
-    """The answer for a *path* that could not be examined because of *error*."""
-    import traceback
-
-    report = failed_report(path, rule_of(error), reason_of(error, path), policy.version)
-    return Answer(report, "".join(traceback.format_exception(error)))
-
-
-def _is_of_interest(report: ScanReport) -> bool:
-    """Whether to tell people of a file whose name does not say that it is a model."""
-    if report.container is None:
-        return any(finding.rule == "internal.error" for finding in report.findings)
-    return report.container in _MODELS or report.verdict.label in ("suspicious", "unsafe")
 
 
 def sweep(
@@ -181,7 +106,7 @@ class _Sweep:
                 self._get_on()
                 continue
             self._ahead.popleft()
-            if head.found is None or head.found.expected or _is_of_interest(head.answer.report):
+            if head.found is None or head.found.expected or is_of_interest(head.answer.report):
                 yield head.answer
 
     def _take_up(self, sources: Iterator[Found | SourceError]) -> None:
@@ -259,7 +184,7 @@ class _Sweep:
         if identity is not None:
             slot.identity = identity if identity.is_settled else None
             digest = self._options.digest
-            with_digest = identity.size <= verbs.DIGEST_LIMIT if digest is None else digest
+            with_digest = identity.size <= DIGEST_LIMIT if digest is None else digest
             report = self._cache.get(found.path, identity, with_digest=with_digest)
             slot.answer = None if report is None else Answer(report)
 

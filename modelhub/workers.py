@@ -21,9 +21,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from modelhub.failures import failed_report
+from modelhub.judging import Answer, ScanOptions, judge_found
 from modelhub.scan.stored import dump_report, load_report
 from modelhub.source import Found
-from modelhub.sweep import Answer, ScanOptions, judge_found
 
 _AT_ONCE = 2
 """Files given to a worker at a time: it finds the next one waiting when it has done with the first."""

@@ -16,12 +16,13 @@ from modelhub import sweep as module
 from modelhub import verbs, verdict_cache
 from modelhub.container import Container
 from modelhub.errors import NotFound, SourceError
+from modelhub.judging import Answer, ScanOptions, judge
 from modelhub.samples.pickling import Call, Import, dumps
 from modelhub.samples.torch_files import write_torch_zip
 from modelhub.samples.weights import random_weights
 from modelhub.scan import load_policy
 from modelhub.source import Found, find_sources
-from modelhub.sweep import Answer, ScanOptions, sweep
+from modelhub.sweep import sweep
 from modelhub.tensors import DType
 
 LAYOUT = {"first.weight": (DType.F16, (4, 8)), "first.bias": (DType.F32, (4,))}
@@ -312,4 +313,4 @@ def test_an_open_container_is_judged_as_it_is(library: list[str]) -> None:
 
     with open_path(library[1]) as container:
         assert isinstance(container, Container)
-        assert module.judge(container, "known as this", OPTIONS).report.verdict.label == "safe"
+        assert judge(container, "known as this", OPTIONS).report.verdict.label == "safe"

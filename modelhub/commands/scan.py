@@ -16,9 +16,10 @@ from modelhub.report.sink import Sink, wants_traceback
 
 if TYPE_CHECKING:
     from modelhub.container import Container
+    from modelhub.judging import Answer, Progress, ScanOptions
     from modelhub.report.human import ByteProgress
     from modelhub.scan.explain import Decompiled
-    from modelhub.sweep import Answer, OnFile, Progress, ScanOptions
+    from modelhub.sweep import OnFile
 
 
 @click.command("scan")
@@ -74,9 +75,10 @@ def command(
 
         list_all(sink)
         return ExitCode.OK
+    from modelhub.judging import ScanOptions
     from modelhub.scan import load_policy
     from modelhub.source import find_sources
-    from modelhub.sweep import ScanOptions, sweep
+    from modelhub.sweep import sweep
 
     options = ScanOptions(load_policy(policy), digest, deep, second_opinion)
     run = _Run(options, outcome, sink, explain)
@@ -105,7 +107,7 @@ class _Run:
 
     def judge_stdin(self, progress: Progress | None, on_file: OnFile | None) -> Answer:
         """Scan what standard input holds."""
-        from modelhub.sweep import failure, judge
+        from modelhub.judging import failure, judge
 
         if on_file is not None:
             on_file(STDIN)
