@@ -6,6 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 WORK   ?= build/bench
+PROGRAMS ?= 120000
+FILES  ?= 40000
 
 .PHONY: demo test test-big test-gpu lint format bench fuzz clean
 
@@ -34,8 +36,9 @@ format: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks --dir $(WORK)
 
+# Programs run by CPython's unpicklers in a sandbox, and broken files: see fuzz/__init__.py. Reproducers: build/fuzz.
 fuzz: $(VENV)/dev
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 -m "" tests/pickles tests/container tests/scan
+	$(BIN)/python -m fuzz --programs $(PROGRAMS) --files $(FILES)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -50,4 +53,5 @@ $(VENV)/core: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch
 	$(PIP) -e '.[all]'
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --dest $(VENV)/wheels lpips==0.1.4 torchmetrics==1.9.0
 	touch $@ $(VENV)/core

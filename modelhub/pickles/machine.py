@@ -644,9 +644,8 @@ class _Machine:
             try:
                 line, pos = self._line(pos)
             except _Broken as broken:
-                if (
-                    broken.cut is not None
-                ):  # here Python's unpickler imports: by the line without its last byte, and no second line
+                if broken.cut is not None:
+                    # here Python's unpickler imports: by the line without its last byte, and no second line
                     lines = [*lines, broken.cut[:-1], b""]
                     self._import(_spelled(lines[0]), _spelled(lines[1]), at, opcode)
                 raise

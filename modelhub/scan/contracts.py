@@ -29,6 +29,7 @@ from modelhub.scan.values import (
     is_flags,
     is_no_hooks,
     is_plain_tree,
+    is_set_one_by_one,
     length_of,
     product,
 )
@@ -235,10 +236,9 @@ def attributes(state: Value, target: Call) -> str | None:
     for part in parts:
         if part is None:
             continue
-        pairs = part.pairs if type(part) is Dict or is_call_of(part, ORDERED_DICT[0]) else None
-        if pairs is None:
+        if not is_set_one_by_one(part):
             return "its state is not a dict of attributes"
-        if any(type(key) is not str or key.startswith("__") for key, _ in pairs):
+        if any(type(key) is not str or key.startswith("__") for key, _ in part.pairs):
             return "its state sets an attribute that is special to Python"
     return None
 

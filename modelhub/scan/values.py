@@ -71,6 +71,13 @@ def is_no_hooks(value: Value) -> bool:
     return is_call_of(value, *ORDERED_DICT) and value.args == () and not value.pairs and not value.items
 
 
+def is_set_one_by_one(value: Value) -> bool:
+    """A dict, or an ``OrderedDict()`` made empty: all its items are in ``pairs``, none in the call's arguments."""
+    if type(value) is Dict:
+        return True
+    return is_call_of(value, *ORDERED_DICT) and value.args == () and not value.states
+
+
 def is_flags(value: Value) -> bool:
     """A dict of names to truth values."""
     return type(value) is Dict and all(type(k) is str and type(v) is bool for k, v in value.pairs)

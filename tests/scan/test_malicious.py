@@ -90,6 +90,11 @@ UNSAFE = {
     "build an import": imported("collections", "OrderedDict") + b"}" + text("x") + text("y") + b"sb",
     "setstate": called("collections", "OrderedDict")
     + b"}" + text("__setstate__") + imported("collections", "OrderedDict") + b"sb",
+    "setstate through a constructor": called("collections", "OrderedDict")
+    + called("collections", "OrderedDict", b"]](" + text("__setstate__") + imported("torch", "Size") + b"ea") + b"b",
+    "class through a constructor": called("collections", "OrderedDict")
+    + b"N" + called("collections", "OrderedDict", b"]](" + text("__class__") + imported("torch", "Tensor") + b"ea")
+    + b"\x86b",
     "slot state": called("collections", "OrderedDict") + b"N}" + text("__class__") + b"Ns\x86b",
 }  # fmt: skip
 

@@ -91,11 +91,14 @@ def judge_persistent_ids(trace: Trace, storages: bool, classes: bool) -> Iterato
 def _sets_special(state: Value) -> bool:
     """Whether a BUILD state holds an attribute such as ``__setstate__`` or ``__class__``."""
     parts = state if type(state) is tuple and len(state) == 2 else (state,)
+    keys: list[Value] = []
     for part in parts:
-        pairs = part.pairs if type(part) in (Dict, Call) else ()
-        if any(type(key) is str and key.startswith("__") and key.endswith("__") for key, _ in pairs):
-            return True
-    return False
+        if type(part) is Call and type(part.args) is tuple:
+            for given in part.args:
+                listed = given.pairs if type(given) is Dict else given if type(given) in (list, tuple) else ()
+                keys += [pair[0] for pair in listed if type(pair) in (list, tuple) and pair]
+        keys += [key for key, _ in part.pairs] if type(part) in (Dict, Call) else []
+    return any(type(key) is str and key.startswith("__") and key.endswith("__") for key in keys)
 
 
 def _finding(rule: str, severity: Severity, message: str, offset: int, evidence: Value) -> Finding:
