@@ -52,7 +52,11 @@ def without_opinions(report: ScanReport) -> list[object]:
 
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-@pytest.mark.parametrize("value", [HALF, STATE_DICT, {"p": torch.nn.Parameter(torch.zeros(2))}], ids=["half", "state dict", "parameter"])
+@pytest.mark.parametrize(
+    "value",
+    [HALF, STATE_DICT, {"p": torch.nn.Parameter(torch.zeros(2))}],
+    ids=["half", "state dict", "parameter"],
+)
 def test_proven_imports_and_calls_are_discounted(value, legacy, protocol):
     """A plain state dict, to whose every import fickling objects, stays SAFE; the report shows what was discounted."""
     _, report = opinion_on(saved(value, legacy=legacy, protocol=protocol))
