@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,6 +45,29 @@ def _lora(path: str) -> None:
     write_torch_zip(path, random_weights(lora("sdxl", rank=32)), root="archive")
 
 
+def lora_ranks(count: int, largest: int = 33) -> list[int]:
+    """*count* ranks from 1 to *largest*, evenly spread on a logarithmic scale: most LoRAs are small."""
+    return [round(largest ** (i / (count - 1))) for i in range(count)]
+
+
+def _loras(folder: str, count: int = 200) -> None:
+    """Half of them torch zips and half safetensors, 1 to 40 MB each."""
+    os.makedirs(folder, exist_ok=True)
+    for number, rank in enumerate(lora_ranks(count // 2)):
+        layout = lora("sd-1", rank=rank)
+        name = os.path.join(folder, f"lora-{number:03}-rank{rank}")
+        write_torch_zip(f"{name}.pt", random_weights(layout, seed=2 * number), root="archive")
+        write_safetensors(f"{name}.safetensors", random_weights(layout, seed=2 * number + 1), {"format": "pt"})
+
+
+def _plain(path: str, records: int = 385_000) -> None:
+    """A training log as somebody's script keeps it: a list of records that ``pickle.dump`` gives 13 opcodes each."""
+    keys = ("step", "loss", "schedule", "caption")
+    rows = ((step, 1 / (step + 1), "constant", f"image {step}") for step in range(records))
+    with open(path, "wb") as file:
+        pickle.dump([dict(zip(keys, row, strict=True)) for row in rows], file, protocol=2)
+
+
 def _malicious(path: str) -> None:
     with open(path, "wb") as file:
         file.write(dumps(Call(Import("os", "system"), ("echo this would have been your machine",))))
@@ -60,11 +84,13 @@ FILES: dict[str, tuple[str, str, Callable[[str], None]]] = {
     "sd1-safetensors": ("sd1-fp16.safetensors", "SD 1 checkpoint, fp16, safetensors", _safetensors),
     "sdxl-ckpt": ("sdxl-fp16.ckpt", "SDXL checkpoint, fp16, torch zip", _zip("sdxl")),
     "sdxl-lora": ("sdxl-lora.pt", "SDXL LoRA of rank 32, fp16, torch zip", _lora),
+    "loras": ("loras", "200 SD 1 LoRAs of 1 to 40 MB, half torch zip, half safetensors", _loras),
     "malicious": ("malicious.pkl", "tiny pickle that runs a command", _malicious),
+    "plain": ("plain.pkl", "pickle of 5 million opcodes, plain data", _plain),
 }
 """What can be built: key to file name, description and writer."""
 
-NEEDED = ("sd1-ckpt", "sd1-legacy", "sdxl-ckpt", "sdxl-lora", "malicious")
+NEEDED = ("sd1-ckpt", "sd1-legacy", "sdxl-ckpt", "sdxl-lora", "loras", "malicious", "plain")
 """What the benchmarks use unless told otherwise."""
 
 
@@ -74,9 +100,9 @@ def path_of(key: str, directory: str) -> str:
 
 
 def build(key: str, directory: str) -> str:
-    """Write the file *key* into *directory* unless it is there, and return its path.
+    """Write the file or folder *key* into *directory* unless it is there, and return its path.
 
-    It is written under another name first: a file that is there is whole.
+    It is written under another name first: what is there is whole.
     """
     path = path_of(key, directory)
     if not os.path.exists(path):
@@ -84,6 +110,13 @@ def build(key: str, directory: str) -> str:
         FILES[key][2](path + ".part")
         os.replace(path + ".part", path)
     return path
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if os.path.isdir(path):
+        return sum(os.path.getsize(os.path.join(path, name)) for name in os.listdir(path))
+    return os.path.getsize(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -94,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for key in options.what:
         start = time.perf_counter()
         path = build(key, options.dir)
-        print(f"{path}: {os.path.getsize(path):,} bytes, {time.perf_counter() - start:.1f} s", flush=True)
+        print(f"{path}: {size_of(path):,} bytes, {time.perf_counter() - start:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ def gigabytes(value: float) -> str:
     return f"{value / 1e9:.2f} GB"
 
 
+def percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}%" if whole else "-"
+
+
 def judged(met: bool) -> str:
     """Whether a target was reached, in a word."""
     return "met" if met else "NOT met"
@@ -40,3 +44,22 @@ def write(name: str, lines: Sequence[str]) -> str:
         file.write(text)
     print(text)
     return path
+
+
+COMPARISON = os.path.join(os.path.dirname(RESULTS), os.pardir, "docs", "comparison.md")
+
+
+def embed(name: str, lines: Sequence[str], path: str = COMPARISON) -> None:
+    """Put *lines* into the page at *path* between its marks ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+
+    Raises ``ValueError`` when the page lacks them.
+    """
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"{path} has no place for {name}")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join([before + begin, "", *lines, "", end + after]))

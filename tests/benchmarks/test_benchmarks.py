@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickletools
 import socket
 import subprocess
 import sys
@@ -39,6 +40,12 @@ print(full.peak_memory - idle.peak_memory)
 """
     done = subprocess.run(python(code), check=True, capture_output=True, text=True, cwd=ROOT)
     assert 80e6 < int(done.stdout) < 120e6
+
+
+def test_bytecode_is_kept_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting of this shell that makes Python compile its modules at every start does not reach what is measured."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert measure.run(python("import sys; raise SystemExit(sys.dont_write_bytecode)")).exit_code == 0
 
 
 def test_runs_are_interleaved_and_checked(tmp_path: Path) -> None:
@@ -108,3 +115,51 @@ def test_modules_are_counted() -> None:
     assert "modelhub.cli" in modules
     assert "click" in modules
     assert "torch" not in modules
+
+
+def test_one_that_hangs_is_killed(tmp_path: Path) -> None:
+    """A process that outlives its time ends with what it started, and its exit code says so."""
+    done = measure.run(python("import time; time.sleep(60)"), folder=str(tmp_path), timeout=0.3, quiet=True)
+    assert done.exit_code == -9
+    assert done.wall < 20
+
+
+def test_the_slow_sit_out_and_any_ending_counts() -> None:
+    """Who has used up the budget runs no more, and every exit code is recorded where any will do."""
+    commands = {"slow": python("import time; time.sleep(0.3)"), "found": python("raise SystemExit(1)")}
+    results = measure.interleaved(commands, 3, expected={"found": measure.ANY}, budget=0.2)
+    assert results["slow"].runs == 1
+    assert results["found"].runs >= 2
+    assert results["found"].exit_codes == (1,)
+
+
+def test_ranks_spread_the_sizes() -> None:
+    """Ranks of the folder of LoRAs go from the smallest to the largest, the small ones more often."""
+    ranks = build.lora_ranks(100)
+    assert (ranks[0], ranks[-1], len(ranks)) == (1, 33, 100)
+    assert ranks == sorted(ranks)
+    assert ranks[50] < 10
+
+
+def test_the_plain_pickle_has_the_opcodes_it_claims(tmp_path: Path) -> None:
+    """Thirteen opcodes per record and a few around them: 385,000 records are five million."""
+    path = tmp_path / "plain.pkl"
+    build._plain(str(path), records=5_000)
+    assert 13 * 5_000 <= sum(1 for _ in pickletools.genops(path.read_bytes())) < 13 * 5_000 + 100
+
+
+def test_a_page_gets_its_tables(tmp_path: Path) -> None:
+    """What stands between a page's marks is replaced, the rest is kept; a page without them is an error."""
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n")
+    report.embed("speed", ["new"], str(page))
+    assert page.read_text() == "before\n<!-- speed -->\n\nnew\n\n<!-- /speed -->\nafter\n"
+    with pytest.raises(ValueError, match="no place"):
+        report.embed("corpus", ["new"], str(page))
+
+
+def test_the_comparison_page_has_room_for_its_tables() -> None:
+    """Both tables that the benchmarks write have their marks in the documentation."""
+    text = Path(report.COMPARISON).read_text(encoding="utf-8")
+    for name in ("corpus", "speed"):
+        assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1

@@ -1,0 +1,1 @@
+"""modelhub beside picklescan, fickling and torch: every disagreement over the corpus has its reason."""
