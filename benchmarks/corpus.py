@@ -1,6 +1,6 @@
 """What each scanner makes of the corpus: ``python -m benchmarks.corpus``.
 
-The corpus (``tests/corpus``) is written by modelhub's own tests: malicious files after every published trick we know,
+The corpus (`tests/corpus`) is written by modelhub's own tests: malicious files after every published trick we know,
 the ordinary files that people have, and broken ones. Each scanner examines each file on its own, as its command line
 does, in a process of its own that is forked from one with the scanner loaded. Its exit code is its answer: 0 nothing
 found, 1 something found; any other code, an uncaught exception and a time-out are no answer.
