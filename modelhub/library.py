@@ -21,7 +21,7 @@ from modelhub.identify import Identity
 from modelhub.intake import Examination, Progress, examine, stat_of
 from modelhub.placing import place
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
-from modelhub.source import Digest, Found, Source, find_sources
+from modelhub.source import Digest, Found, find_sources
 
 OnFile = Callable[[str, int], None]
 
@@ -150,7 +150,7 @@ class _Intake:
         if not safe and not self.options.salvage:
             return result(self._would("refused"))
         try:
-            target = self._convert(container, container.source, examined)
+            target = self._convert(container, examined)
         except ConversionError as error:
             return result("failed", error=error)
         return result(self._would("converted" if safe else "salvaged"), target=target)
@@ -191,20 +191,20 @@ class _Intake:
         self._record(examined)
         return result(action, target=target)
 
-    def _convert(self, container: Container, source: Source, examined: Examination) -> str:
+    def _convert(self, container: Container, examined: Examination) -> str:
         """Convert, verify and record a pickle; returns the target's path."""
         safe = examined.report.verdict is Verdict.SAFE
         plan = plan_conversion(container, examined.identity, metadata=None if safe else {SALVAGED_KEY: "true"})
         target = default_target(container.name)
         if self.options.library is not None:
             target = self._library_path(examined.identity.kind, examined.identity.architecture, container.name)
-        target = self._free_or_same(plan, source, target, examined.digest)
+        target = self._free_or_same(plan, target, examined.digest)
         if self.options.dry_run:
             return target
         if not os.path.lexists(target):
             if self.on_file is not None:
                 self.on_file(target, plan.size)
-            execute(plan, source, target, make_parents=self.options.library is not None, progress=self.progress)
+            execute(plan, target, make_parents=self.options.library is not None, progress=self.progress)
         with open_path(target) as written:
             made = examine(written, policy=self.policy)
         self._record(made)
@@ -217,14 +217,14 @@ class _Intake:
         )
         return target
 
-    def _free_or_same(self, plan: ConversionPlan, source: Source, target: str, digest: Digest) -> str:
+    def _free_or_same(self, plan: ConversionPlan, target: str, digest: Digest) -> str:
         """*target*, or the same with a piece of the source's digest where another file has that name.
 
         A file that already holds exactly what the plan would write is not another file: it is kept.
         """
         stem, extension = os.path.splitext(target)
         for candidate in (target, f"{stem}-{digest.sha256[:8]}{extension}"):
-            if not os.path.lexists(candidate) or _holds(candidate, plan, source):
+            if not os.path.lexists(candidate) or _holds(candidate, plan):
                 return candidate
         raise WouldOverwrite(f"{target}: exists already, and so does the other name for it", hint="move one away")
 
@@ -240,15 +240,15 @@ _AS_THEY_ARE = frozenset({"safetensors", "diffusers-folder"})
 """Kinds of container that need no conversion."""
 
 
-def _holds(path: str, plan: ConversionPlan, source: Source) -> bool:
+def _holds(path: str, plan: ConversionPlan) -> bool:
     """Whether the file *path* is byte for byte what *plan* would write."""
     try:
         if os.path.getsize(path) != plan.size:
             return False
         with open(path, "rb") as file:
-            if file.read(len(plan.header)) != plan.header:
+            if file.read(len(plan.outputs[0].header)) != plan.outputs[0].header:
                 return False
-        verify(plan, source, path)
+        verify(plan, path)
     except (OSError, ModelHubError):
         return False
     return True

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from modelhub.container import open_path
-from modelhub.convert.base import Conversion, ConversionPlan, PlannedTensor
+from modelhub.convert.base import Assembly, Conversion, ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor
 from modelhub.convert.execute import check_target, execute
 from modelhub.convert.names import SALVAGED_KEY, SHARED_KEY
 from modelhub.convert.plan import plan_conversion
@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 __all__ = [
     "SALVAGED_KEY",
     "SHARED_KEY",
+    "Assembly",
     "Conversion",
     "ConversionPlan",
+    "OutputFile",
+    "Piece",
+    "PlainFile",
     "PlannedTensor",
     "convert",
     "default_target",
@@ -66,11 +70,10 @@ def convert(
         plan = plan_conversion(container, metadata=None if safe else {SALVAGED_KEY: "true"})
         if not safe and not salvage:
             raise _refusal(report)
-        assert container.source is not None  # a plan is never made for a folder
         if dry_run:
-            check_target(target, container.source, force=force)
+            check_target(plan, target, force=force)
             return plan
-        return execute(plan, container.source, target, force=force, progress=progress)
+        return execute(plan, target, force=force, progress=progress)
 
 
 def default_target(source_path: str, target_path: str | None = None) -> str:

@@ -1,47 +1,132 @@
-"""The words conversion answers in."""
+"""The words conversion answers in.
+
+A planned tensor is a row of *pieces*, each a view of a tensor that lies in some file; its own bytes are theirs, one
+after the other, and in another element type where a cast was asked for. Renaming, cutting out of rows, turning, putting
+together, taking one model's part from another file: all of it is a choice of pieces, so that one way of writing them
+writes everything.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
-from modelhub.tensors import Leftover, TensorInfo
+from modelhub.source import Source
+from modelhub.tensors import DType, Leftover, TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A view of a tensor, and the open file whose bytes it looks at."""
+
+    source: Source
+    tensor: TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """How a tensor of the output is put together: *pieces* follow each other in it, along its first axis.
+
+    ``dtype`` is the output's element type, that of the pieces unless they are cast; ``shape`` is in elements.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the output."""
+        return sum(self.dtype.bits * piece.tensor.numel for piece in self.pieces) // 8
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor of the output: its name there, where its bytes come from, and where they will lie.
+    """One tensor of an output file: its name there, what it is put together from, and where its bytes will lie.
 
-    ``begin`` and ``end`` are offsets into the output's data section.
+    ``begin`` and ``end`` are offsets into the file's data section; the other fields are those of :class:`Assembly`.
     """
 
     name: str
-    source: TensorInfo
+    dtype: DType
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
     begin: int
     end: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One safetensors file to write.
+
+    ``path`` is relative to the target, with ``/``; empty where the target is this file. ``header`` is its first bytes
+    (length and JSON), ``tensors`` are in the order in which they will lie.
+    """
+
+    path: str
+    header: bytes
+    tensors: tuple[PlannedTensor, ...]
+    metadata: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.header) + (self.tensors[-1].end if self.tensors else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainFile:
+    """A file to write as it is, a configuration or a vocabulary: all bytes of *source* at *path* below the target."""
+
+    path: str
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionPlan:
     """Everything that a conversion will do, decided before a byte is written.
 
-    ``source`` is the source's name; ``header`` the output's first bytes (length and JSON); ``tensors`` are in output
-    order; ``duplicated`` the groups of names that share bytes in the source and get their own in the output, and
-    ``duplicated_bytes`` what that costs; ``leftovers`` is what is not a tensor and is not kept.
+    ``source`` is the source's name. ``outputs`` is one file, the target, or several files of a new folder; ``plain``
+    are files beside them. ``duplicated`` are the groups of names that share bytes in the source and get their own in
+    the output, and ``duplicated_bytes`` what that costs; ``leftovers`` is what is not kept; ``notes`` say, one sentence
+    each, what was done beyond copying. The plan holds its sources open: it can be executed until they are closed.
     """
 
     source: str
-    header: bytes
-    tensors: tuple[PlannedTensor, ...]
-    metadata: Mapping[str, str]
-    leftovers: tuple[Leftover, ...]
-    duplicated: tuple[tuple[str, ...], ...]
-    duplicated_bytes: int
+    outputs: tuple[OutputFile, ...]
+    plain: tuple[PlainFile, ...] = ()
+    leftovers: tuple[Leftover, ...] = ()
+    duplicated: tuple[tuple[str, ...], ...] = ()
+    duplicated_bytes: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the target is a folder."""
+        return bool(self.plain) or any(output.path for output in self.outputs)
+
+    @property
+    def tensors(self) -> tuple[PlannedTensor, ...]:
+        """The tensors of all outputs."""
+        return tuple(tensor for output in self.outputs for tensor in output.tensors)
 
     @property
     def size(self) -> int:
-        """Bytes of the output file."""
-        return len(self.header) + (self.tensors[-1].end if self.tensors else 0)
+        """Bytes of all files together."""
+        return sum(output.size for output in self.outputs) + sum(plain.source.size for plain in self.plain)
+
+    def sources(self) -> Iterator[Source]:
+        """Every file that is read, once."""
+        seen: set[int] = set()
+        pieces = (piece.source for tensor in self.tensors for piece in tensor.pieces)
+        for source in (*pieces, *(plain.source for plain in self.plain)):
+            if id(source) not in seen:
+                seen.add(id(source))
+                yield source
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Literal
 
+from modelhub.errors import ChangedDuringRead
 from modelhub.source import Source
 from modelhub.tensors import TensorInfo
 
@@ -44,8 +45,8 @@ def extent(tensor: TensorInfo) -> int:
 def gather(tensor: TensorInfo, source: Source) -> Iterator[tuple[int, memoryview]]:
     """The bytes of *tensor*, C-ordered and little-endian, as ``(offset within the tensor, bytes)`` in any order.
 
-    A piece is valid until the next one is asked for. The element type must be of whole bytes. A source that ends
-    early yields short pieces' worth of zeros: the caller compares sizes beforehand.
+    A piece is valid until the next one is asked for, and its bytes are the caller's. The element type must be of whole
+    bytes. Raises :class:`~modelhub.errors.ChangedDuringRead` for a source that ends early.
     """
     item = tensor.dtype.itemsize
     code = _CODES[item]
@@ -56,26 +57,12 @@ def gather(tensor: TensorInfo, source: Source) -> Iterator[tuple[int, memoryview
         moved = memoryview(bytearray(item * _count(tile)))
         for within, part in _parts(tile, strides, item):
             window = memoryview(bytearray(item * _reach(part, strides)))
-            source.readinto_at(tensor.start + item * (begin + _dot(within, strides)), window)
+            if source.readinto_at(tensor.start + item * (begin + _dot(within, strides)), window) != len(window):
+                raise ChangedDuringRead(f"{source.name}: it became shorter while it was read")
             _move(window.cast(code), moved.cast(code)[_dot(within, places) :], part, strides, places)
         if tensor.storage.byteorder == "big":
             moved = _swapped(moved, item // 2 if tensor.dtype.is_complex else item)
         yield from _runs(moved, item, first, tile, shape)
-
-
-def element_offsets(tensor: TensorInfo, limit: int) -> Iterator[tuple[int, int]]:
-    """Up to *limit* elements of *tensor*, evenly spread, as (C-order index, absolute offset in the source).
-
-    This is the definition of a strided tensor, one element at a time: what :func:`gather` is checked against.
-    """
-    step = max(1, tensor.numel // limit)
-    strides = tensor.strides if tensor.strides is not None else c_strides(tensor.shape)
-    for index in range(0, tensor.numel, step):
-        rest, position = index, 0
-        for size, stride in zip(reversed(tensor.shape), reversed(strides), strict=True):
-            rest, i = divmod(rest, size)
-            position += i * stride
-        yield index, tensor.start + position * tensor.dtype.itemsize
 
 
 def c_strides(shape: Shape) -> Shape:

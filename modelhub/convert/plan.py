@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from modelhub.container.base import Container
-from modelhub.container.safetensors import canonical_order, encode_header
 from modelhub.container.sniff import KINDS
-from modelhub.convert.base import ConversionPlan, PlannedTensor
+from modelhub.convert.arrange import output_file
+from modelhub.convert.base import Assembly, ConversionPlan, Piece
 from modelhub.convert.gather import extent, needs_gathering
 from modelhub.convert.names import SHARED_KEY, output_metadata, output_tensors
+from modelhub.convert.stream import can_negate
 from modelhub.errors import (
     ConversionError,
     LimitExceeded,
@@ -58,18 +59,12 @@ def plan_conversion(
         kept[SHARED_KEY] = json.dumps(groups, ensure_ascii=False, separators=(",", ":"))
     kept |= metadata or {}
 
-    planned: list[PlannedTensor] = []
-    begin = 0
-    for name in canonical_order({name: tensor.dtype for name, tensor in tensors.items()}):
-        end = begin + tensors[name].nbytes
-        planned.append(PlannedTensor(name, tensors[name], begin, end))
-        begin = end
-    header = encode_header(((p.name, p.source.dtype, p.source.shape, p.source.nbytes) for p in planned), kept)
+    source = container.source
+    assert source is not None
+    made = {key: Assembly(tensor.dtype, tensor.shape, (Piece(source, tensor),)) for key, tensor in tensors.items()}
     return ConversionPlan(
         source=container.name,
-        header=header,
-        tensors=tuple(planned),
-        metadata=dict(sorted(kept.items())),
+        outputs=(output_file("", made, kept),),
         leftovers=(*state_dict.leftovers, *left_tensors, *left_values),
         duplicated=groups,
         duplicated_bytes=sum(_duplicated_bytes([tensors[name] for name in group]) for group in groups),
@@ -131,9 +126,8 @@ def _check(tensors: Mapping[str, TensorInfo], container: Container) -> None:
             raise UnsupportedDtype(f"{which} is of type {tensor.dtype.torch_name}, which safetensors does not have")
         if storage.compressed:
             raise UnsupportedLayout(f"{which} is compressed in its archive", hint=_SAVE_AGAIN)
-        if tensor.conj or tensor.neg:
-            bit = "conjugated" if tensor.conj else "negated"
-            raise UnsupportedLayout(f"{which} is stored to be {bit} on loading", hint=_SAVE_AGAIN)
+        if (tensor.neg and not can_negate(tensor.dtype)) or (tensor.conj and not tensor.dtype.is_complex):
+            raise UnsupportedLayout(f"{which} of type {tensor.dtype.torch_name} is stored to be negated or conjugated")
         if tensor.numel * tensor.dtype.bits % 8 or (tensor.dtype.bits % 8 and needs_gathering(tensor)):
             raise UnsupportedLayout(f"{which} has elements of {tensor.dtype.bits} bits that fill no whole bytes")
         if tensor.offset < 0 or tensor.offset + extent(tensor) > storage.nbytes:

@@ -41,7 +41,7 @@ class PartFile:
         self.target = target
         self.folder, name = os.path.split(os.path.abspath(target))
         self._committed = False
-        stem = _stem(name)
+        stem = stem_of(name)
         remove_abandoned(self.folder, stem)
         try:
             self.path, self.fd = _create(self.folder, stem)
@@ -80,7 +80,7 @@ class PartFile:
             else:
                 _rename_to_free_name(self.path, self.target)
             self._committed = True
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except OSError as error:
             raise write_error(error, self.target) from error
 
@@ -133,7 +133,7 @@ def write_error(error: OSError, target: str, size: int | None = None) -> ModelHu
     return ConversionError(f"{target}: cannot be written: {error.strerror or error}")
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     """*name*, cut so that its part file's name is not too long for a file system."""
     room = _LONGEST_NAME - len(f"..modelhub-{2**32}-00000000.part")
     while len(os.fsencode(name)) > room:
@@ -194,7 +194,7 @@ def _rename_to_free_name(path: str, target: str) -> None:
         os.unlink(path)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Flush the new name to disk, where folders can be flushed (not on Windows, nor without reading permission)."""
     try:
         fd = os.open(folder, os.O_RDONLY)

@@ -8,20 +8,21 @@ which bytes of the source.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 
 from modelhub.container.safetensors import read_safetensors
-from modelhub.convert.base import ConversionPlan
-from modelhub.convert.gather import element_offsets, gather, needs_gathering
+from modelhub.convert.base import ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor
+from modelhub.convert.element import element_offsets, is_element
+from modelhub.convert.stream import BLOCK, lies_ready, runs, stream
 from modelhub.errors import VerificationFailed
 from modelhub.source import Source, open_local
 from modelhub.tensors import TensorInfo
 
-BLOCK = 1 << 20
-"""Bytes read at a time: from 256 KiB to 1 MiB is the plateau, 4 MiB and more are slower."""
+Progress = Callable[[int], None]
 
-_SPOT_CHECKS = 256
+_SPOT_CHECKS = 64
 
 _LIBRARY = """
 import json, sys, types
@@ -36,71 +37,96 @@ with safetensors.safe_open(sys.argv[1], framework="np") as file:
 """
 
 
-def verify(plan: ConversionPlan, source: Source, path: str, *, progress: Callable[[int], None] | None = None) -> None:
-    """Compare the file *path* with *plan* and, byte for byte, with *source*.
+def verify(plan: ConversionPlan, path: str, *, progress: Progress | None = None) -> None:
+    """Compare the file or folder *path* with *plan* and, byte for byte, with its sources.
 
-    *progress* is told bytes of the file as they are compared. Raises :class:`VerificationFailed` naming what differs.
+    *progress* is told bytes of tensors as they are compared. Raises :class:`VerificationFailed` naming what differs.
     """
-    _open_with_library(plan, path)
+    for output in plan.outputs:
+        _verify_output(plan.source, output, _inside(path, output.path), progress)
+    for plain in plan.plain:
+        _verify_plain(plan.source, plain, _inside(path, plain.path))
+
+
+def _inside(folder: str, relative: str) -> str:
+    return os.path.join(folder, *relative.split("/")) if relative else folder
+
+
+def _verify_output(name: str, output: OutputFile, path: str, progress: Progress | None) -> None:
+    _open_with_library(name, output, path)
     with open_local(path) as written:
         container = read_safetensors(written)
         if container.anomalies or container.state_dict is None:
             reason = container.anomalies[0].message if container.anomalies else "it has no tensors"
-            raise VerificationFailed(f"{plan.source}: the written file cannot be read back: {reason}")
+            raise VerificationFailed(f"{name}: the written file cannot be read back: {reason}")
         found = container.state_dict
-        _compare_headers(plan, {k: (t.dtype.label, t.shape) for k, t in found.items()}, found.metadata, "modelhub")
-        compare = _Comparison(source, written, progress)
-        for planned in plan.tensors:
-            if not compare.equal(planned.source, found[planned.name]):
-                raise VerificationFailed(f"{plan.source}: the bytes of tensor {planned.name!r:.100} differ in the copy")
+        headers = {key: (tensor.dtype.label, tensor.shape) for key, tensor in found.items()}
+        _compare_headers(name, output, headers, found.metadata, "modelhub")
+        compare = _Comparison(written, progress)
+        for planned in output.tensors:
+            if not compare.equal(planned, found[planned.name]):
+                raise VerificationFailed(f"{name}: the bytes of tensor {planned.name!r:.100} differ in the copy")
 
 
-def _open_with_library(plan: ConversionPlan, path: str) -> None:
+def _verify_plain(name: str, plain: PlainFile, path: str) -> None:
+    with open_local(path) as written:
+        same = written.size == plain.source.size
+        for offset in range(0, written.size if same else 0, BLOCK):
+            same = same and written.read_at(offset, BLOCK) == plain.source.read_at(offset, BLOCK)
+    if not same:
+        raise VerificationFailed(f"{name}: the file {plain.path} differs in the copy")
+
+
+def _open_with_library(name: str, output: OutputFile, path: str) -> None:
     import subprocess
 
     command = [sys.executable, "-I", "-c", _LIBRARY, path, json.dumps([p for p in sys.path if p])]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
-        raise VerificationFailed(f"{plan.source}: the safetensors library does not open the copy: {lines[-1]:.300}")
+        raise VerificationFailed(f"{name}: the safetensors library does not open the copy: {lines[-1]:.300}")
     tensors, metadata = json.loads(done.stdout)
-    _compare_headers(plan, {k: (label, tuple(shape)) for k, (label, shape) in tensors.items()}, metadata, "safetensors")
+    headers = {key: (label, tuple(shape)) for key, (label, shape) in tensors.items()}
+    _compare_headers(name, output, headers, metadata, "safetensors")
 
 
 def _compare_headers(
-    plan: ConversionPlan,
+    name: str,
+    output: OutputFile,
     tensors: Mapping[str, tuple[str, tuple[int, ...]]],
     metadata: Mapping[str, str] | None,
     reader: str,
 ) -> None:
-    expected = {p.name: (p.source.dtype.label, p.source.shape) for p in plan.tensors}
-    if tensors != expected or (metadata or {}) != plan.metadata:
-        odd = [name for name in expected.keys() | tensors.keys() if expected.get(name) != tensors.get(name)]
+    expected = {planned.name: (planned.dtype.label, planned.shape) for planned in output.tensors}
+    if tensors != expected or (metadata or {}) != output.metadata:
+        odd = [key for key in expected.keys() | tensors.keys() if expected.get(key) != tensors.get(key)]
         what = f"tensor {min(odd)!r:.100}" if odd else "the metadata"
-        raise VerificationFailed(f"{plan.source}: {reader} reads {what} of the copy differently from the source")
+        raise VerificationFailed(f"{name}: {reader} reads {what} of the copy differently from the source")
 
 
 class _Comparison:
-    """Byte-wise comparison of tensors in *source* with tensors in *written*, with two blocks of memory."""
+    """Byte-wise comparison of planned tensors with the tensors in *written*, with two blocks of memory."""
 
-    def __init__(self, source: Source, written: Source, progress: Callable[[int], None] | None) -> None:
-        self._source = source
+    def __init__(self, written: Source, progress: Progress | None) -> None:
         self._written = written
         self._progress = progress
         self._ours = bytearray(BLOCK)
         self._theirs = bytearray(BLOCK)
 
-    def equal(self, original: TensorInfo, copy: TensorInfo) -> bool:
-        """Whether *copy*, contiguous in the written file, has the values of *original*."""
-        if not needs_gathering(original):
-            return self._equal_runs(original.start, copy.start, original.nbytes)
-        return self._equal_elements(original, copy) and self._equal_pieces(original, copy)
+    def equal(self, planned: PlannedTensor, copy: TensorInfo) -> bool:
+        """Whether *copy*, contiguous in the written file, has the values of *planned*."""
+        as_they_lie = runs(planned)
+        if as_they_lie is not None:
+            return all(
+                self._equal_run(run.source, run.start, copy.start + run.offset, run.nbytes) for run in as_they_lie
+            )
+        return self._equal_elements(planned, copy) and self._equal_stream(planned, copy)
 
-    def _equal_runs(self, theirs: int, ours: int, length: int) -> bool:
+    def _equal_run(self, source: Source, theirs: int, ours: int, length: int) -> bool:
         for offset in range(0, length, BLOCK):
             size = min(BLOCK, length - offset)
             left, right = memoryview(self._theirs)[:size], memoryview(self._ours)[:size]
-            if self._source.readinto_at(theirs + offset, left) != size:
+            if source.readinto_at(theirs + offset, left) != size:
                 return False
             if self._written.readinto_at(ours + offset, right) != size:
                 return False
@@ -108,26 +134,34 @@ class _Comparison:
             same = self._theirs == self._ours if size == BLOCK else bytes(left) == bytes(right)
             if not same:
                 return False
-            if self._progress is not None:
-                self._progress(size)
+            self._tell(size)
         return True
 
-    def _equal_pieces(self, original: TensorInfo, copy: TensorInfo) -> bool:
-        for offset, piece in gather(original, self._source):
-            if self._written.read_at(copy.start + offset, len(piece)) != piece:
+    def _equal_stream(self, planned: PlannedTensor, copy: TensorInfo) -> bool:
+        for offset, data in stream(planned):
+            if self._written.read_at(copy.start + offset, len(data)) != data:
                 return False
-            if self._progress is not None:
-                self._progress(len(piece))
+            self._tell(len(data))
         return True
 
-    def _equal_elements(self, original: TensorInfo, copy: TensorInfo) -> bool:
-        """Some elements one by one: should the gathering be wrong, it would be wrong alike in copy and comparison."""
-        width = original.dtype.itemsize
-        unit = width // 2 if original.dtype.is_complex else width
-        for index, start in element_offsets(original, _SPOT_CHECKS):
-            element = self._source.read_at(start, width)
-            if original.storage.byteorder == "big":
-                element = b"".join(element[i : i + unit][::-1] for i in range(0, width, unit))
-            if element != self._written.read_at(copy.start + index * width, width):
+    def _equal_elements(self, planned: PlannedTensor, copy: TensorInfo) -> bool:
+        """Some elements one by one: should the stream be wrong, it would be wrong alike in copy and comparison."""
+        begin = copy.start
+        for piece in planned.pieces:
+            if not lies_ready(piece.tensor, planned.dtype) and not self._equal_piece(piece, planned, begin):
+                return False
+            begin += piece.tensor.numel * planned.dtype.bits // 8
+        return True
+
+    def _equal_piece(self, piece: Piece, planned: PlannedTensor, begin: int) -> bool:
+        width = planned.dtype.itemsize
+        for index, start in element_offsets(piece.tensor, _SPOT_CHECKS):
+            stored = piece.source.read_at(start, piece.tensor.dtype.itemsize)
+            written = self._written.read_at(begin + index * width, width)
+            if not is_element(written, stored, piece.tensor, planned.dtype):
                 return False
         return True
+
+    def _tell(self, count: int) -> None:
+        if self._progress is not None:
+            self._progress(count)

@@ -34,8 +34,10 @@ def _losses(plan: ConversionPlan, verbosity: int) -> Iterator[Line]:
     if plan.duplicated:
         groups = counted(len(plan.duplicated), "group of names shares its bytes", "groups of names share their bytes")
         yield line(f"    {groups} in the source and got copies: {byte_size(plan.duplicated_bytes)} more")
-    if plan.metadata and verbosity > 0:
-        for key, value in plan.metadata.items():
+    for note in plan.notes:
+        yield line(f"    {shortened(note, 300)}")
+    if verbosity > 0:
+        for key, value in plan.outputs[0].metadata.items():
             yield line(Span(f"    metadata  {shortened(key, 60)} = {shortened(value, 200)}", "dim"))
     limit = len(plan.leftovers) if verbosity > 0 else SHOWN_LEFTOVERS
     for item in plan.leftovers[:limit]:

@@ -144,7 +144,11 @@ def plan_dict(plan: ConversionPlan, target: str | None) -> dict[str, Any]:
         "target": target,
         "tensor_count": len(plan.tensors),
         "size": plan.size,
-        "metadata": dict(plan.metadata),
+        "metadata": dict(plan.outputs[0].metadata),
+        "files": [
+            {"path": output.path, "tensor_count": len(output.tensors), "size": output.size} for output in plan.outputs
+        ],
+        "notes": list(plan.notes),
         "leftovers": [{"path": item.path, "description": item.description} for item in plan.leftovers],
         "duplicated": [list(names) for names in plan.duplicated],
         "duplicated_bytes": plan.duplicated_bytes,

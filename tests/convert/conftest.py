@@ -32,4 +32,4 @@ def checkpoint(tmp_path: Path, checkpoint_bytes: bytes) -> Path:
 def run(source: Path | str, target: Path | str, **options) -> Conversion:
     """Open, plan and execute, without asking a scan."""
     with open_path(source) as container:
-        return execute(plan_conversion(container), container.source, target, **options)
+        return execute(plan_conversion(container), target, **options)

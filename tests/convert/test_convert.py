@@ -267,13 +267,27 @@ def test_compressed_storages_are_refused(tmp_path):
     assert os.listdir(tmp_path) == ["m.pt"]
 
 
-def test_lazily_conjugated_and_negated_tensors_are_refused(save):
-    """Their bytes are not their values: other converters write wrong values here."""
-    value = torch.randn(4, dtype=torch.complex64)
-    with pytest.raises(UnsupportedLayout, match="'w' is stored to be conjugated"):
-        convert(save({"w": value.conj()}), salvage=True)
-    with pytest.raises(UnsupportedLayout, match="'w' is stored to be negated"):
-        convert(save({"w": torch._neg_view(torch.randn(4))}), salvage=True)
+LAZY = [torch.complex64, torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", LAZY, ids=str)
+def test_lazily_conjugated_and_negated_tensors_are_written_as_their_values(save, dtype):
+    """Their bytes in the file are not their values: other converters write wrong values here."""
+    value = torch.randn(4, 6, dtype=torch.complex64).to(dtype) if dtype.is_complex else torch.randn(4, 6).to(dtype)
+    lazy = {"n": torch._neg_view(value), "t": torch._neg_view(value.T)}
+    if dtype.is_complex:
+        lazy |= {"c": value.conj(), "i": value.clone().conj().imag, "b": torch._neg_view(value.T.conj())}
+    assert all(tensor.is_neg() or tensor.is_conj() for tensor in lazy.values())
+    done = convert(save(lazy), salvage=True)
+    assert_equal(done.target, {name: tensor.resolve_conj().resolve_neg() for name, tensor in lazy.items()})
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64], ids=str)
+def test_lazily_negated_integers_are_negated(save, dtype):
+    """Modulo their size, as torch does it."""
+    value = torch.arange(-3, 125).to(dtype)
+    done = convert(save({"w": torch._neg_view(value)}), salvage=True)
+    assert_equal(done.target, {"w": -value})
 
 
 def test_element_types_that_safetensors_lacks_are_refused(save):

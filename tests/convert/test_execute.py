@@ -64,7 +64,7 @@ def test_progress_adds_up(checkpoint, out):
     copied, verified = [], []
     done = run(checkpoint, out / "m.safetensors", progress=copied.append, on_verify=verified.append)
     assert sum(copied) == done.size
-    assert sum(verified) == done.size - len(done.plan.header)
+    assert sum(verified) == done.size - len(done.plan.outputs[0].header)
     assert len(copied) > 6
 
 
@@ -271,7 +271,7 @@ def child(code: str, *arguments: str | Path, **options) -> subprocess.CompletedP
     from modelhub.convert import execute, plan_conversion
     def run(source, target, **options):
         with open_path(source) as container:
-            return execute(plan_conversion(container), container.source, target, **options)
+            return execute(plan_conversion(container), target, **options)
     """
     command = [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(code), *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, **options)

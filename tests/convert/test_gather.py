@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhub.convert import gather as gather_module
-from modelhub.convert.gather import c_strides, element_offsets, extent, gather, needs_gathering
+from modelhub.convert.element import element_offsets
+from modelhub.convert.gather import c_strides, extent, gather, needs_gathering
 from modelhub.source import BytesSource
 from modelhub.tensors import DType, StorageRef, TensorInfo
 
