@@ -27,7 +27,7 @@ from modelhub.pickles import Blob, Call, Dict, Global, Persistent, SetOf, Trace,
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy, scan
 from modelhub.source import BytesSource
 
-DIVERGENT = frozenset({"pickle.frame", "pickle.limit", "pickle.text"})
+DIVERGENT = frozenset({"pickle.exhausting", "pickle.frame", "pickle.limit", "pickle.text"})
 """Anomalies after which the machine may have read something else than an unpickler, because unpicklers differ there."""
 
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}

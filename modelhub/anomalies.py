@@ -6,11 +6,10 @@ A reader (container or pickle machine) never decides whether an oddity is danger
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Anomaly:
+class Anomaly(NamedTuple):
     """One departure of a file from what its format asks for.
 
     ``rule`` is a stable dotted id (``"zip.duplicate-member"``); ``member`` the archive member it was seen in, or
@@ -25,4 +24,4 @@ class Anomaly:
 
     def inside(self, member: str) -> Anomaly:
         """The same anomaly, located in *member*."""
-        return replace(self, member=member)
+        return self._replace(member=member)

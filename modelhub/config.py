@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelhub.errors import AccessDenied, SettingsError, SourceError
 
@@ -22,16 +22,14 @@ FAIL_ON = ("unknown", "suspicious", "unsafe")
 _LARGEST_FILE = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """A value and, in words, where it came from."""
 
     value: str
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What holds for one run; ``None``: nobody has said anything.
 
     ``catalog`` is an SQLAlchemy URL or the path of an SQLite file, ``library`` the folder that takes converted models.

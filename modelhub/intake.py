@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from modelhub.container import Container
@@ -127,4 +127,4 @@ def stat_of(path: str) -> FileStat:
         raise AccessDenied(f"{path}: may not be read: permission denied") from error
     except (OSError, ValueError) as error:
         raise SourceError(f"{path}: cannot be examined: {getattr(error, 'strerror', None) or error}") from error
-    return replace(stat, size=size, mtime_ns=int.from_bytes(listing.digest()[:7], "little"))
+    return stat._replace(size=size, mtime_ns=int.from_bytes(listing.digest()[:7], "little"))

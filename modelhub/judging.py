@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelhub import verbs
 from modelhub.failures import failed_report, reason_of, rule_of
@@ -21,8 +20,7 @@ _MODELS = frozenset(
 """Kinds of container that are reported under any name."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScanOptions:
+class ScanOptions(NamedTuple):
     """How each file is scanned: the options of :func:`modelhub.verbs.scan`."""
 
     policy: Policy
@@ -41,8 +39,7 @@ class ScanOptions:
         return not self.deep and self.second_opinion is not True
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A report, and the traceback of what failed on the way to it, if something did."""
 
     report: ScanReport

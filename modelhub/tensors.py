@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Scalar = bool | int | float | str | None
 
@@ -147,8 +147,7 @@ class TensorInfo:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(NamedTuple):
     """Something beside the tensors: where it stood (``"callbacks.0"``) and what it was, in words.
 
     ``unread`` is true for a tensor among them that is of a sort that is not read (sparse, quantised, on no device).

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, BinaryIO
+from dataclasses import replace
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from modelhub.container import Container, open_container, open_path
 from modelhub.source import Digest, LocalSource, digest_of
@@ -97,8 +97,7 @@ def identify(target: Target) -> Identity:
         return identify_container(container)
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(NamedTuple):
     """A container and the model in it. Its tensors can be listed; their bytes can no longer be read."""
 
     container: Container

@@ -213,7 +213,7 @@ class _Reading:
         if kind not in _BLOCKS:
             self.refuse("gguf.type", f"{name!r:.100} is of the unknown ggml type {kind}")
         elements, size = _BLOCKS[kind]
-        if numel and shape[-1] % elements:
+        if numel and (shape[-1] if shape else 1) % elements:
             self.refuse("gguf.shape", f"the rows of {name!r:.100} do not fill whole blocks")
         return numel // elements * size
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import PickleProgram, Skipped
@@ -22,8 +21,10 @@ SMALL = Limits(program=MAX_FOLLOWING)
 """Budget of a pickle that does not make the tensors' dict, and so has no reason to be large."""
 
 
-@dataclass(frozen=True, slots=True)
-class Programs:
+_UNENDING = frozenset({"pickle.limit", "pickle.exhausting"})
+
+
+class Programs(NamedTuple):
     """The programs found, in order, what is odd about what surrounds them, and what was not followed.
 
     Those of role ``nested`` come last: they lie in bytes that the ones before them hand to torch.
@@ -96,7 +97,7 @@ def hand_over(source: Source, programs: Sequence[PickleProgram], nesting: Nestin
 
 def acts(trace: Trace) -> bool:
     """Whether *trace* is that of a pickle, perhaps a broken one, and not of bytes that merely begin like one."""
-    if trace.stopped or trace.calls or any(odd.rule == "pickle.limit" for odd in trace.anomalies):
+    if trace.stopped or trace.calls or any(odd.rule in _UNENDING for odd in trace.anomalies):
         return True
     return any(map(_could_be_imported, trace.imports))
 

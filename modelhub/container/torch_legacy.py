@@ -9,8 +9,7 @@ wrote them: ``THPStorage_writeFileRaw`` converts, and the ``little_endian`` of t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
@@ -157,8 +156,7 @@ def _literal_keys(value: Value) -> list[str] | None:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+class _Layout(NamedTuple):
     """Where storages lie, by key, and ``end``, where the last one does; ``None`` when that could not be told."""
 
     storages: dict[str, StorageRef]
@@ -172,10 +170,11 @@ def _lay_out(source: Source, start: int, keys: list[str], declared: Mapping[str,
     Storages that a cut-off file does not hold any more are laid out all the same: their tensors have names and shapes.
     """
     storages: dict[str, StorageRef] = {}
+    listed = set(keys)
     odd = [
         Anomaly("legacy.missing-storage", f"storage {key!r:.40} is used by a tensor but not listed")
         for key in declared
-        if key not in set(keys)
+        if key not in listed
     ]
     position = start
     for key in keys:

@@ -8,7 +8,6 @@ versions ``byteorder``, ``.format_version``, ``.storage_alignment`` and ``.data/
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from modelhub.anomalies import Anomaly
@@ -218,7 +217,7 @@ class _Reading:
         base = member.start if member.stored else 0
         for odd in reading.anomalies:
             offset = None if odd.offset is None else odd.offset - base
-            self.anomalies.append(replace(odd, member=member.name, offset=offset))
+            self.anomalies.append(odd._replace(member=member.name, offset=offset))
         return reading.state_dict
 
     def _check_storage(self, declared: StorageDeclaration, storages: dict[str, Member]) -> None:

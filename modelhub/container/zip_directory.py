@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelhub.anomalies import Anomaly
 from modelhub.source import Source
@@ -31,8 +31,7 @@ _FOLDER, _LINK = 0x10, 0xA  # in the external attributes: the DOS folder bit, an
 _ODD_NAME = re.compile(r"[\0\\]|^/|^.:|(?:^|/)\.\.(?:/|$)")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One line of the central directory; ``packed`` and ``size`` are in bytes, ``header`` is absolute."""
 
     name: str
@@ -46,8 +45,7 @@ class Entry:
     attributes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(NamedTuple):
     """The entries as they stand in the central directory, where it begins, and what is odd about it.
 
     ``whole`` is false when entries could not be read or were too many to be.
@@ -59,8 +57,7 @@ class Directory:
     whole: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
+class _End(NamedTuple):
     entries: int
     size: int
     offset: int

@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.zip_directory import (
@@ -37,8 +37,7 @@ _WINDOW = 224
 _CHUNK = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A member whose data lies in the archive from ``start`` (absolute) for ``packed`` bytes, ``size`` unpacked."""
 
     name: str
@@ -58,8 +57,7 @@ class Member:
         return self.start + self.packed
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
+class Archive(NamedTuple):
     """The members that can be read, in directory order, every departure from the strict format, and what cannot.
 
     ``whole`` is false when the directory could not be read to its end.

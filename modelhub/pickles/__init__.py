@@ -1,7 +1,7 @@
 """What a pickle would do: an abstract machine that imports, calls and constructs nothing of what a file names."""
 
-from modelhub.pickles.machine import trace_pickle
 from modelhub.pickles.rebuild import StorageDeclaration, declaration_of
+from modelhub.pickles.run import trace_pickle
 from modelhub.pickles.tensors import (
     TensorReading,
     describe,

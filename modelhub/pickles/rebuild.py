@@ -7,9 +7,9 @@ ids).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from modelhub.pickles.values import Call, Dict, Global, Persistent, Value
+from modelhub.pickles.values import PLAIN, Call, Dict, Global, Persistent, Value
 from modelhub.tensors import DTYPE_BY_TORCH, DType, StorageRef, TensorInfo
 
 MAX_RANK = 64
@@ -45,8 +45,7 @@ _FUNCTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class StorageDeclaration:
+class StorageDeclaration(NamedTuple):
     """A torch storage that a persistent id asks for.
 
     ``dtype`` is its element type, ``None`` when untyped (``numel`` is then in bytes); ``view`` is the legacy format's
@@ -207,7 +206,9 @@ def _dtype_and_metadata(
     if dtype is None:
         raise BadTensor("tensor.dtype", f"{name}: its storage has no element type")
     metadata = args[extra] if len(args) > extra else None
-    pairs = metadata.pairs if type(metadata) is Dict else []
+    pairs = metadata.pairs if type(metadata) is Dict else ()
+    if any(key is PLAIN for key, _ in pairs):
+        raise BadTensor("tensor.limit", f"{name}: it lies behind too much else for its flags to be known")
     return dtype, {key: value for key, value in pairs if type(key) is str}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelhub.pickles.values import Blob, Call, Dict, Global, Persistent, SetOf, Value
+from modelhub.pickles.values import PLAIN, Blob, Call, Dict, Global, Persistent, SetOf, Value
 
 _DEPTH = 4
 _WIDTH = 8
@@ -23,7 +23,7 @@ def _render(value: Value, depth: int) -> str:
         return repr(value)
     if type(value) is int:
         return repr(value) if value.bit_length() < 256 else "<large integer>"
-    if depth == 0:
+    if depth == 0 or value is PLAIN:
         return "..."
     if type(value) is Call:
         args = value.args if type(value.args) is tuple else (value.args,)

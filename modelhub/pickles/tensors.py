@@ -7,8 +7,9 @@ them is kept as scalars or listed as leftovers: nothing is passed over in silenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 from modelhub.anomalies import Anomaly
 from modelhub.pickles.rebuild import (
@@ -19,13 +20,14 @@ from modelhub.pickles.rebuild import (
     tensor_of,
 )
 from modelhub.pickles.trace import Trace
-from modelhub.pickles.values import Blob, Call, Dict, Global, Persistent, SetOf, Value
+from modelhub.pickles.values import PLAIN, Blob, Call, Dict, Global, Persistent, SetOf, Value
 from modelhub.tensors import Leftover, Scalar, StateDict, StorageRef, TensorInfo
 
 WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
 """Keys under which trainers put the state dict, in the order in which they are tried (spandrel's order)."""
 
 _MAX_NODES = 200_000
+_MAX_PLAIN_NODES = 10_000  # where nothing is called, there can be no tensor
 _MAX_AGAIN = 20_000
 _MAX_DEPTH = 64
 _MAX_LEFTOVERS = 10_000
@@ -45,8 +47,7 @@ _DICT_TYPES = {
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 
 
-@dataclass(frozen=True, slots=True)
-class TensorReading:
+class TensorReading(NamedTuple):
     """A state dict as a trace describes it, and what is wrong with the tensors in it.
 
     ``state_dict`` is ``None`` when the trace does not reach its end.
@@ -74,7 +75,7 @@ def read_state_dict(trace: Trace, storages: Mapping[str, StorageRef]) -> TensorR
     anomalies = list(_conflicts(trace))
     if not trace.stopped:
         return TensorReading(None, tuple(anomalies))
-    walk = _Walk(storages)
+    walk = _Walk(storages, _MAX_NODES if trace.calls else _MAX_PLAIN_NODES)
     root, wrapper = walk.unwrap(trace.result)
     walk.visit(root, "", 0)
     anomalies += walk.anomalies
@@ -100,8 +101,9 @@ def _conflicts(trace: Trace) -> Iterator[Anomaly]:
 class _Walk:
     """One walk over a traced value; the order of the tensors is that of the file."""
 
-    def __init__(self, storages: Mapping[str, StorageRef]) -> None:
+    def __init__(self, storages: Mapping[str, StorageRef], most: int) -> None:
         self.storages = storages
+        self.most = most
         self.tensors: dict[str, TensorInfo] = {}
         self.scalars: dict[str, Scalar] = {}
         self.leftovers: dict[str, Leftover] = {}
@@ -132,20 +134,24 @@ class _Walk:
 
     def visit(self, value: Value, path: str, depth: int) -> None:
         """Take up *value*, which stands at *path*, and everything below it."""
-        if self.nodes >= _MAX_NODES or self.again >= _MAX_AGAIN:
+        if self.nodes >= self.most or self.again >= _MAX_AGAIN:
             return
         self.nodes += 1
         if self.nodes == _MAX_NODES:
             message = f"the file describes more than {_MAX_NODES} values: the rest was not looked at for tensors"
             self.anomalies.append(Anomaly("tensor.many", message))
+        elif self.nodes == self.most:
+            self._left("...", describe(PLAIN))
+            return
         if type(value) is Call and rebuilds_tensor(value):
             self._tensor(value, path or "tensor")
             return
         if value is None or type(value) in (bool, int, float, str):
             self.scalars[path] = value
             return
-        children = list(_children(value))
-        if not children or depth >= _MAX_DEPTH or id(value) in self.above:
+        children = _children(value)
+        first = next(children, None)
+        if first is None or depth >= _MAX_DEPTH or id(value) in self.above:
             self._left(path, describe(value), unread=_is_unread(value))
             return
         self.again += id(value) in self.seen
@@ -155,9 +161,11 @@ class _Walk:
             return
         self.seen.add(id(value))
         self.above.add(id(value))
-        for key, child in children:
+        for key, child in chain((first,), children):
             below = key if not path else f"{path}.{key}" if key else path
             self.visit(child, below, depth + 1)
+            if self.nodes >= self.most:
+                break
         self.above.discard(id(value))
 
     def _beside(self, path: str, value: Value) -> None:
@@ -209,6 +217,8 @@ def describe(value: Value) -> str:
         return f"{value.nbytes} bytes of {value.kind}"
     if type(value) is bytes:
         return f"{len(value)} bytes"
+    if value is PLAIN:
+        return "numbers and text that are not listed"
     if value is None or type(value) in (bool, int, float, str):
         return f"{value!r:.100}"
     return "something that could not be told"
@@ -271,20 +281,23 @@ def _module_state(value: Value) -> dict[str, Value] | None:
 
 def _entries(value: Value) -> Iterator[tuple[str, Value]]:
     """The items of a dict as Python would hold them (the last of equal keys), with keys as text."""
-    pairs: list[tuple[Value, Value]] = []
+    pairs: Sequence[tuple[Value, Value]] = ()
     if type(value) is Call:
+        made: list[tuple[Value, Value]] = []
         if type(value.args) is tuple and value.args and type(value.args[-1]) in (list, tuple, Dict):
             given = value.args[-1]
             listed = given.pairs if type(given) is Dict else given
-            pairs += [tuple(p) for p in listed if type(p) in (list, tuple) and len(p) == 2]
+            made += [tuple(p) for p in listed if type(p) in (list, tuple) and len(p) == 2]
         if value.states and type(value.states[-1]) is Dict and not value.pairs:
-            pairs += value.states[-1].pairs
-        pairs += value.pairs
+            made += value.states[-1].pairs
+        pairs = [*made, *value.pairs]
     elif type(value) is Dict:
         pairs = value.pairs
     held = {key: child for key, child in pairs if _is_name(key)}
     for key, child in held.items():
         yield ".".join(map(str, key)) if type(key) is tuple else str(key), child
+    if any(key is PLAIN for key, _ in pairs):
+        yield "...", PLAIN
 
 
 def _is_name(key: Value) -> bool:

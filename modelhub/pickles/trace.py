@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelhub.anomalies import Anomaly
 from modelhub.pickles.values import Call, Global, Persistent, Value
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(NamedTuple):
     """A BUILD: ``target.__setstate__(state)`` or an update of its attributes, at ``offset``."""
 
     target: Value
@@ -17,8 +16,7 @@ class Build:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Mutation:
+class Mutation(NamedTuple):
     """SETITEM(S), APPEND(S) or ADDITEMS on something that is not a dict, list or set made by this program."""
 
     target: Value
@@ -26,27 +24,31 @@ class Mutation:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Budgets of one pickle program; going over one is the anomaly ``pickle.limit``, never a hang.
+class Limits(NamedTuple):
+    """Budgets of one pickle program. Going over one is an anomaly, never a hang.
 
-    ``program``: bytes of opcodes and short literals; ``values``: containers, calls and references made, and opcodes
-    that model files seldom use; ``memo``: memo entries, and the highest index; ``depth``: nested MARKs; ``literal``:
-    bytes of one literal that are kept (a longer one becomes a :class:`~modelhub.pickles.values.Blob`); ``long``: bytes
-    of one LONG1/LONG4 integer; ``anomalies``: how many are told before the rest of the program is given up.
+    It is ``pickle.limit`` for what a long program of plain data may be: ``program``: bytes of opcodes and short
+    literals; ``values``: containers, calls and references made, and opcodes that model files seldom use; ``memo``: memo
+    entries. It is ``pickle.exhausting`` for what no pickler writes: a memo index above ``memo``; ``depth``: nested
+    MARKs; ``long``: bytes of one LONG1/LONG4 integer; ``anomalies``: how many are told before the rest of the program
+    is given up.
+
+    ``literal``: bytes of one literal that are kept (a longer one becomes a :class:`~modelhub.pickles.values.Blob`);
+    ``kept``: bytes of opcodes after which plain values in dicts and lists become
+    :class:`~modelhub.pickles.values.Plain`, so that memory stays flat. A state dict of 2,500 tensors takes 400 kB.
     """
 
-    program: int = 16 << 20
-    values: int = 2_000_000
-    memo: int = 2_000_000
+    program: int = 32 << 20
+    kept: int = 2 << 20
+    values: int = 1_000_000
+    memo: int = 1_000_000
     depth: int = 10_000
     literal: int = 1 << 16
     long: int = 1024
     anomalies: int = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """Everything that one pickle program would import, call and load, and the value it describes.
 
     Offsets are absolute in the source that was traced. ``anomalies`` are the departures from the strict language

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 Value = Any
-"""``None | bool | int | float | str | bytes | list | tuple | Dict | SetOf | Global | Call | Persistent | Blob |
+"""``None | bool | int | float | str | bytes | list | tuple | Dict | SetOf | Global | Call | Persistent | Blob | Plain |
 Unknown``."""
 
 CallOpcode = Literal["REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"]
@@ -48,7 +48,7 @@ class Dict:
     __slots__ = ("pairs",)
 
     def __init__(self) -> None:
-        self.pairs: list[tuple[Value, Value]] = []
+        self.pairs: list[tuple[Value, Value]] | tuple[tuple[Value, Value], ...] = ()
 
 
 class SetOf:
@@ -112,3 +112,13 @@ class Unknown:
     """A value that could not be told; the trace has an anomaly that says why."""
 
     __slots__ = ()
+
+
+class Plain:
+    """A run of numbers, text, bytes and ``None`` in a dict or list of a very long pickle: understood, but not kept."""
+
+    __slots__ = ()
+
+
+PLAIN = Plain()
+"""The one :class:`Plain`; in a dict it stands for keys and values alike."""

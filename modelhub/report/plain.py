@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Style = Literal["", "safe", "unknown", "suspicious", "unsafe", "bold", "dim"]
 
@@ -59,8 +59,7 @@ def line(*parts: str | Span) -> Line:
     return tuple(part if isinstance(part, Span) else Span(part) for part in parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A column's title and side; ``wraps`` says where a terminal that is too narrow may break the text."""
 
     title: str
@@ -68,8 +67,7 @@ class Column:
     wraps: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Rows of as many cells as there are columns."""
 
     columns: tuple[Column, ...]

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from modelhub.scan.findings import Severity
 
@@ -27,8 +27,7 @@ class Allowed:
     items: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(NamedTuple):
     """Why a name is dangerous, how bad it is to call it, and the advisories (GHSA, CVE) that have told of it."""
 
     reason: str

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class FileStat:
+class FileStat(NamedTuple):
     """What a file system says of a file: enough to notice, without reading, that its bytes were changed.
 
     Two equal values mean the same bytes under every file system that keeps modification times to the nanosecond

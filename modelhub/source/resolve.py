@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelhub.errors import AccessDenied, NotFound, SourceError
 
@@ -17,8 +17,7 @@ MODEL_EXTENSIONS = frozenset(
 _NOT_WALKED = frozenset({".git", "__pycache__", ".cache", "node_modules", ".venv"})
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """One thing to examine: a file, or a diffusers folder (a directory holding ``model_index.json``).
 
     ``expected`` says whether somebody calls it a model: it was named explicitly, or it has a model's extension.

@@ -81,7 +81,7 @@ def test_header_is_byte_identical_to_the_librarys(metadata):
     assert len(header) == 8 + struct.unpack("<Q", data[:8])[0]
 
 
-NAMES = st.text(st.characters(codec="utf-8"), max_size=12)
+NAMES = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda name: name != "__metadata__")
 
 
 @settings(max_examples=150, deadline=None)

@@ -139,7 +139,7 @@ def test_unchanged(shelf: Shelf) -> None:
     assert shelf.catalog.unchanged(seen, "p2", "v1") is None
     assert shelf.catalog.unchanged(seen, "p1", "v2") is None
     for change in ({"path": "/m/b.ckpt"}, {"size": 6}, {"mtime_ns": 1}, {"dev": 1}, {"ino": 1}):
-        assert shelf.catalog.unchanged(replace(seen, **change), "p1", "v1") is None
+        assert shelf.catalog.unchanged(seen._replace(**change), "p1", "v1") is None
 
 
 def test_unchanged_names_the_path_asked_for(shelf: Shelf) -> None:

@@ -40,7 +40,7 @@ def broken(sandbox: Worker, program: bytes, **changed: Any) -> set[str]:
     tried = case(program)
     judgement = judge(tried)
     report = replace(judgement.report, verdict=changed.pop("verdict", judgement.report.verdict))
-    traces = (replace(judgement.traces[0], **changed), *judgement.traces[1:])
+    traces = (judgement.traces[0]._replace(**changed), *judgement.traces[1:])
     seen = next(sandbox.ask([request(tried)]))
     return {each.property for each in violations(tried, Judgement(traces, judgement.container, report), seen)}
 

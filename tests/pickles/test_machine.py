@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from modelhub.pickles import Blob, Call, Dict, Global, Limits, SetOf, opcodes, trace_pickle
 from modelhub.pickles.render import render
+from modelhub.pickles.values import PLAIN
 from modelhub.source import BytesSource
 from tests.pickles.assemble import called, imported, text, trace
 
@@ -267,9 +268,9 @@ def test_what_a_real_unpickler_imports_is_in_the_trace(operations, start):
         (b"\x80\x04\x95\x01\x00\x00\x00\x00\x00\x00\x00K\x01.", "pickle.frame"),
         (b"\x80\x04\x95\xff\x00\x00\x00\x00\x00\x00\x00N.", "pickle.truncated"),
         (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x95\x01\x00\x00\x00\x00\x00\x00\x00N.", "pickle.frame"),
-        (b"N\x8b\xff\xff\xff\x7f.", "pickle.limit"),
+        (b"N\x8b\xff\xff\xff\x7f.", "pickle.exhausting"),
         (b"T\xff\xff\xff\xff.", "pickle.stack"),
-        (b"Nr\xff\xff\xff\x7f.", "pickle.limit"),
+        (b"Nr\xff\xff\xff\x7f.", "pickle.exhausting"),
     ],
 )
 def test_the_language_is_strict(program, rule):
@@ -320,7 +321,7 @@ def test_windows_are_seamless():
     """Opcodes that lie across the reader's windows are read as if they did not."""
     value = [f"name-{i}" * 7 for i in range(30_000)]
     for protocol in (0, 2, 4):
-        traced = trace(pickle.dumps(value, protocol))
+        traced = trace(pickle.dumps(value, protocol), Limits(kept=8 << 20))
         assert traced.complete, traced.anomalies
         assert traced.result == value
 
@@ -396,3 +397,49 @@ def test_adding_no_items_to_an_object_is_a_mutation() -> None:
     """Python's own unpickler calls the object's ``extend`` even so; a list that gets no items is none."""
     assert [each.opcode for each in trace(called("a", "b") + b"(e.").mutations] == ["APPENDS"]
     assert trace(b"](e.").mutations == ()
+
+
+def long_program(*tail: bytes) -> bytes:
+    """A list of plain records that takes more opcodes than are kept, with what the opcodes *tail* make at its end."""
+    records = pickle.dumps([{"step": i, "loss": i / 7, "caption": f"image {i}"} for i in range(60_000)], 2)
+    return records[:-1] + b"".join(opcodes + b"a" for opcodes in tail) + b"."
+
+
+def test_plain_values_of_a_long_program_are_understood_and_not_kept() -> None:
+    """A long log of numbers and text is followed to its end; its later records are empty of what they held."""
+    traced = trace(long_program())
+    assert traced.complete, traced.anomalies
+    assert len(traced.result) == 60_000
+    assert [key for key, _ in traced.result[0].pairs] == ["step", "loss", "caption"]
+    assert list(traced.result[-1].pairs) == [(PLAIN, PLAIN)]
+    assert trace(pickle.dumps(list(range(600_000)), 2)).result[-1] is PLAIN
+
+
+def test_a_long_program_hides_nothing() -> None:
+    """What is imported, called and asked for after very many records is traced as anywhere else."""
+    payload = called("os", "system", text("id"))
+    late = b"}(" + text("ran") + payload + text("w") + b"NQu"
+    traced = trace(long_program(payload, late))
+    assert [call.callee.qualified for call in traced.calls] == ["os.system", "os.system"]
+    assert len(traced.persistent_ids) == 1
+    assert [key for key, _ in traced.result[-1].pairs] == ["ran", "w"]
+    mixed = trace(long_program(b"}(" + text("a") + b"Nu(" + text("b") + payload + b"u(" + text("c") + b"Nu"))
+    assert [key for key, _ in mixed.result[-1].pairs] == [PLAIN, "b", PLAIN]
+
+
+def test_names_are_still_known_in_a_long_program() -> None:
+    """Text that is memoised stays known however long the program: an import may be spelled with it."""
+    module, name = (b"r" + struct.pack("<I", index) for index in (300_000, 300_001))
+    kept = b"}(" + text("os") + module + text("listdir") + name + b"u"
+    traced = trace(long_program(kept, b"j" + module[1:] + b"j" + name[1:] + b"\x93"))
+    assert traced.complete, traced.anomalies
+    assert [(each.qualified, each.literal) for each in traced.imports] == [("os.listdir", True)]
+
+
+def test_the_memo_may_have_holes() -> None:
+    """MEMOIZE counts the entries that are set, as CPython's unpicklers do, wherever PUT left some out."""
+    program = b"\x80\x04" + text("a") + b"q\x05" + text("b") + b"\x94" + b"h\x01h\x05\x87\x86."
+    traced = trace(program)
+    assert traced.complete, traced.anomalies
+    assert traced.result == pickle.loads(program) == ("a", ("b", "b", "a"))
+    assert rules(b"Nq\x05h\x03.") == {"pickle.memo"}

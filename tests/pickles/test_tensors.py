@@ -20,7 +20,7 @@ from modelhub.pickles import (
 )
 from modelhub.source import BytesSource
 from modelhub.tensors import DType, StorageRef
-from tests.pickles.assemble import imported, text
+from tests.pickles.assemble import called, imported, text
 
 
 def program_of(value: object, protocol: int = 2) -> bytes:
@@ -261,9 +261,9 @@ def test_declarations_are_read_once_each():
 
 def test_a_graph_that_unfolds_forever_ends():
     """Tuples of tuples that share their parts are walked within a bound."""
-    program = b"\x80\x02}" + text("w") + b"N" + b"2\x86" * 62 + b"s."
-    reading = read(program)
-    assert "tensor.limit" in rules(reading)
+    graph = text("w") + b"N" + b"2\x86" * 62 + b"s"
+    assert "tensor.limit" in rules(read(b"\x80\x02}" + text("c") + called("a", "b") + b"s" + graph + b"."))
+    assert read(b"\x80\x02}" + graph + b".").state_dict.leftovers[-1].path == "..."
 
 
 def test_unfinished_programs_have_no_state_dict():
@@ -288,4 +288,8 @@ def test_tensors_that_cannot_be_read_are_marked():
 def test_large_plain_data_is_not_walked_to_its_end():
     """A long list of plain tuples is told as large, not as endless, and what is small beside it is read."""
     program = pickle.dumps({"w": 1, "rows": [(i, i) for i in range(150_000)]}, 2)
-    assert rules(read(program)) == ["tensor.many"]
+    reading = read(program[:-1] + text("o") + called("a", "b") + b"s.")
+    assert rules(reading) == ["tensor.many"]
+    plain = read(program)
+    assert (rules(plain), plain.state_dict.scalars["w"]) == ([], 1)
+    assert [left.path for left in plain.state_dict.leftovers] == ["..."]

@@ -8,7 +8,6 @@ module, which runs its code; so nothing unknown is merely mentioned.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from modelhub.pickles import Call, Global, Trace
 from modelhub.pickles.render import render
@@ -18,14 +17,16 @@ from modelhub.scan.rules.names import canonical, constructs, is_construction, wr
 from modelhub.scan.values import is_plain
 
 
-@dataclass(slots=True)
 class _Use:
     """How one name is used: where first, and the first call, construction and preparation of a part with it."""
 
-    first: Global
-    call: Call | None = None
-    construction: Call | None = None
-    part: Call | None = None
+    __slots__ = ("call", "construction", "first", "part")
+
+    def __init__(self, first: Global) -> None:
+        self.first = first
+        self.call: Call | None = None
+        self.construction: Call | None = None
+        self.part: Call | None = None
 
 
 def judge_imports(trace: Trace, policy: Policy) -> Iterator[Finding]:
