@@ -84,19 +84,47 @@ DTYPE_BY_TORCH: Mapping[str, DType] = {d.torch_name: d for d in DType if d.torch
 
 
 @dataclass(frozen=True, slots=True)
+class Packing:
+    """How bytes lie in a file in another form: ``nbytes`` are what they take there.
+
+    ``deflate`` is a raw deflate stream (RFC 1951), as in zip archives; ``text`` is UTF-8 text in which each character
+    stands for the byte of its number, as pickles up to protocol 2 write bytes. ``crc`` is the CRC-32 of the unpacked
+    bytes, ``None`` where the file has none.
+    """
+
+    form: Literal["deflate", "text"]
+    nbytes: int
+    crc: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StorageRef:
     """A run of bytes in a file that one or more tensors share.
 
     ``start`` is the absolute offset in the source of the first byte, ``nbytes`` the length. ``key`` is the
-    container's own name of it. ``compressed`` storages do not lie in the file as they are: their ``start`` and
-    ``nbytes`` say nothing about tensor bytes and they cannot be range-copied.
+    container's own name of it. A storage that is not :attr:`plain` cannot be range-copied, only read by
+    :class:`modelhub.container.storages.Storages`: one with a ``packing`` unpacks to ``nbytes`` bytes; of a short one,
+    ``data`` are the bytes themselves and ``start`` says nothing.
     """
 
     key: str
     start: int
     nbytes: int
     byteorder: Literal["little", "big"] = "little"
-    compressed: bool = False
+    packing: Packing | None = None
+    data: bytes | None = field(default=None, repr=False)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the bytes lie in the file as they are."""
+        return self.packing is None and self.data is None
+
+    @property
+    def end(self) -> int:
+        """Absolute offset in the source of the byte after the last one that it takes there; 0 for one kept here."""
+        if self.data is not None:
+            return 0
+        return self.start + (self.packing.nbytes if self.packing is not None else self.nbytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, Skipped
 from modelhub.container.nesting import MAX_PREFIX, Nesting, Part, not_opened, open_inside
-from modelhub.container.zip_walk import Archive, Member, peek_member, read_member
+from modelhub.container.zip_walk import Archive, Member, packing_of, peek_member, read_member
 from modelhub.source import BytesSource, Source
-from modelhub.tensors import StateDict, StorageRef, TensorInfo
+from modelhub.tensors import Leftover, Packing, StateDict, StorageRef, TensorInfo
 
 MAX_PROGRAMS = 1000
 """Pickles in all members of an archive that are looked at."""
@@ -33,11 +33,12 @@ _EXPORTED = frozenset({"archive_format", "serialized_exported_program.json", "mo
 
 @dataclass(frozen=True, slots=True)
 class OpenedMember:
-    """A member as a file: where its bytes lie in the archive, ``None`` when they are compressed."""
+    """A member as a file: where its bytes begin in the archive, and how they are packed there."""
 
     name: str
-    start: int | None
+    start: int
     container: Container
+    packing: Packing | None = None
 
 
 def read_other_zip(source: Source, archive: Archive, nesting: Nesting | None = None) -> Container:
@@ -52,7 +53,7 @@ def read_other_zip(source: Source, archive: Archive, nesting: Nesting | None = N
             else:
                 inner = not_opened(source, member.name, "zip.limit", TOO_MANY)
             programs += len(inner.pickles)
-            found.append(OpenedMember(member.name, member.start if member.stored else None, inner))
+            found.append(OpenedMember(member.name, member.start, inner, packing_of(member)))
     skipped = [Skipped("the member cannot be read", name) for name in archive.unreadable]
     if not archive.whole:
         skipped.append(Skipped("the archive's directory could not be read to its end"))
@@ -91,30 +92,41 @@ def gathered(
         skipped = [*skipped, *(skip for each in inert for skip in each.container.skipped)]
         found = [each for each in found if each not in inert]
     arrays = bool(found) and not inert and all(each.container.kind == "numpy" for each in found)
+    anomalies = list(anomalies)
+    state_dict = _arrays(found, anomalies) if arrays else None
     return Container(
         kind,
         source.name,
         source,
-        _arrays(found) if arrays else None,
+        state_dict,
         tuple(program for each in found for program in each.container.pickles),
         (*anomalies, *(odd for each in found for odd in each.container.anomalies)),
         (*skipped, *(skip for each in found for skip in each.container.skipped)),
     )
 
 
-def _arrays(found: Iterable[OpenedMember]) -> StateDict:
+def _arrays(found: Iterable[OpenedMember], anomalies: list[Anomaly]) -> StateDict:
     """The arrays of an ``.npz`` by their names in it, which have no ``.npy`` at the end."""
     tensors: dict[str, TensorInfo] = {}
+    leftovers: list[Leftover] = []
     for each in found:
         name = each.name.removesuffix(".npy")
-        for tensor in (each.container.state_dict or {}).values():
+        state_dict = each.container.state_dict or StateDict({})
+        leftovers += (replace(left, path=name) for left in state_dict.leftovers)
+        for tensor in state_dict.values():
+            if name in tensors:
+                message = f"two arrays have the name {name!r:.100}"
+                anomalies.append(Anomaly("tensor.name-collision", message, each.name))
+                continue
             storage = tensor.storage
-            if each.start is None:
-                placed = StorageRef(name, 0, storage.nbytes, storage.byteorder, compressed=True)
-            else:
+            if each.packing is None:
                 placed = replace(storage, key=name, start=each.start + storage.start)
-            tensors[name] = replace(tensor, name=name, storage=placed)
-    return StateDict(tensors)
+                tensors[name] = replace(tensor, name=name, storage=placed)
+            else:  # the storage is the whole member, its header included, so that its checksum can be compared
+                size = storage.start + storage.nbytes
+                placed = StorageRef(name, each.start, size, storage.byteorder, each.packing)
+                tensors[name] = replace(tensor, name=name, storage=placed, offset=storage.start + tensor.offset)
+    return StateDict(tensors, leftovers=tuple(leftovers))
 
 
 def is_inert(inner: Container) -> bool:

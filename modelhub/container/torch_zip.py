@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
 from modelhub.container.programs import read_programs
-from modelhub.container.zip_walk import Archive, Member, read_member
+from modelhub.container.zip_walk import Archive, Member, packing_of, read_member
 from modelhub.pickles import StorageDeclaration, Trace, read_state_dict, storage_declarations
 from modelhub.source import BytesSource, Source
 from modelhub.tensors import StateDict, StorageRef
@@ -205,7 +205,7 @@ class _Reading:
         for declaration in declared:
             self._check_storage(declaration, storages)
         refs = {key: _storage_ref(key, found, byteorder) for key, found in storages.items()}
-        if any(ref.compressed for ref in refs.values()):
+        if not all(ref.plain for ref in refs.values()):
             message = "tensor data is compressed: torch.load(mmap=True) would read garbage from it"
             self._note("torch.compressed-storage", message)
         if trace.stopped:
@@ -236,4 +236,4 @@ class _Reading:
 def _storage_ref(key: str, member: Member, byteorder: Literal["little", "big"]) -> StorageRef:
     if member.stored:
         return StorageRef(key, member.start, min(member.packed, member.size), byteorder)
-    return StorageRef(key, member.start, member.size, byteorder, compressed=True)
+    return StorageRef(key, member.start, member.size, byteorder, packing=packing_of(member))

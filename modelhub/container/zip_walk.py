@@ -26,6 +26,7 @@ from modelhub.container.zip_directory import (
     widen,
 )
 from modelhub.source import Source
+from modelhub.tensors import Packing
 
 LOCAL = struct.Struct("<4s5H3L2H")
 _NARROW, _WIDE = struct.Struct("<3L"), struct.Struct("<L2Q")
@@ -217,6 +218,14 @@ def read_member(source: Source, member: Member, limit: int, anomalies: list[Anom
         message = "the member's bytes do not match its checksum"
         anomalies.append(Anomaly("zip.crc", message, member.name))
     return data
+
+
+def packing_of(member: Member) -> Packing | None:
+    """How the bytes of *member* lie in the archive, ``None`` for one that is stored as it is.
+
+    A checksum of 0 is what torch writes for one that it did not compute.
+    """
+    return None if member.stored else Packing("deflate", member.packed, member.crc or None)
 
 
 def peek_member(source: Source, member: Member, count: int) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from modelhub.container.storages import StorageSource
 from modelhub.source import Source
 from modelhub.tensors import DType, Leftover, TensorInfo
 
@@ -124,9 +125,10 @@ class ConversionPlan:
         seen: set[int] = set()
         pieces = (piece.source for tensor in self.tensors for piece in tensor.pieces)
         for source in (*pieces, *(plain.source for plain in self.plain)):
-            if id(source) not in seen:
-                seen.add(id(source))
-                yield source
+            file = source.file if isinstance(source, StorageSource) else source
+            if id(file) not in seen:
+                seen.add(id(file))
+                yield file
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from modelhub.container.base import Container
 from modelhub.container.sniff import KINDS
+from modelhub.container.storages import Storages
 from modelhub.convert.arrange import output_file
 from modelhub.convert.base import Assembly, ConversionPlan, Piece
 from modelhub.convert.gather import extent, needs_gathering
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 MAX_GROWTH = (64 << 20, 16)
 """The output has at most so many bytes, plus so many times the source's: expanded and shared tensors can claim more."""
 
-_CONVERTED_KINDS = frozenset({"torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle"})
+_CONVERTED_KINDS = frozenset({"torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "numpy"})
 
 
 def plan_conversion(
@@ -61,7 +62,8 @@ def plan_conversion(
 
     source = container.source
     assert source is not None
-    made = {key: Assembly(tensor.dtype, tensor.shape, (Piece(source, tensor),)) for key, tensor in tensors.items()}
+    storages = Storages(source)
+    made = {key: Assembly(t.dtype, t.shape, (Piece(*storages.locate(t)),)) for key, t in tensors.items()}
     return ConversionPlan(
         source=container.name,
         outputs=(output_file("", made, kept),),
@@ -81,7 +83,8 @@ def _state_dict(container: Container) -> StateDict:
             raise Truncated(f"{name}: {anomaly.message}")
     if container.kind == "safetensors":
         raise NothingToConvert(f"{name}: it is safetensors already")
-    if container.kind not in _CONVERTED_KINDS:
+    arrays = container.kind == "zip" and container.state_dict is not None
+    if container.kind not in _CONVERTED_KINDS and not arrays:
         raise UnknownContainer(f"{name}: {KINDS.get(container.kind, container.kind)} is not converted")
     for anomaly in container.anomalies:
         if anomaly.rule in _REFUSALS:
@@ -124,24 +127,19 @@ def _check(tensors: Mapping[str, TensorInfo], container: Container) -> None:
         storage = tensor.storage
         if not tensor.dtype.storable:
             raise UnsupportedDtype(f"{which} is of type {tensor.dtype.torch_name}, which safetensors does not have")
-        if storage.compressed:
-            raise UnsupportedLayout(f"{which} is compressed in its archive", hint=_SAVE_AGAIN)
         if (tensor.neg and not can_negate(tensor.dtype)) or (tensor.conj and not tensor.dtype.is_complex):
             raise UnsupportedLayout(f"{which} of type {tensor.dtype.torch_name} is stored to be negated or conjugated")
         if tensor.numel * tensor.dtype.bits % 8 or (tensor.dtype.bits % 8 and needs_gathering(tensor)):
             raise UnsupportedLayout(f"{which} has elements of {tensor.dtype.bits} bits that fill no whole bytes")
         if tensor.offset < 0 or tensor.offset + extent(tensor) > storage.nbytes:
             raise Malformed(f"{which} reaches beyond its storage of {storage.nbytes} bytes")
-        if tensor.nbytes and storage.start + storage.nbytes > size:
-            missing = storage.start + storage.nbytes - size
+        if tensor.nbytes and storage.end > size:
+            missing = storage.end - size
             raise Truncated(f"{which} is cut off: at least {missing} bytes are missing")
         total += tensor.nbytes
     constant, factor = MAX_GROWTH
     if total > constant + factor * size:
         raise LimitExceeded(f"{name}: its {size:,} bytes would become {total:,}, more than {factor} times as many")
-
-
-_SAVE_AGAIN = "load it with PyTorch in a sandbox and save it again"
 
 
 def _shared_groups(tensors: Mapping[str, TensorInfo]) -> tuple[tuple[str, ...], ...]:

@@ -32,10 +32,13 @@ _FORMATS = {
 
 def numbers(tensor: TensorInfo, read: Read | None) -> tuple[float, ...] | None:
     """The values of a small tensor; ``None`` where they cannot be read as they lie."""
-    if read is None or tensor.storage.compressed or tensor.conj or tensor.neg or not tensor.contiguous:
+    storage = tensor.storage
+    if read is None or storage.packing is not None or tensor.conj or tensor.neg or not tensor.contiguous:
         return None
-    if not 0 < tensor.nbytes <= LARGEST_READ or min(tensor.start, *tensor.shape, 0) < 0:
+    if not 0 < tensor.nbytes <= LARGEST_READ or min(tensor.start, tensor.offset, *tensor.shape, 0) < 0:
         return None
+    if storage.data is not None:
+        return _decoded(storage.data[tensor.offset : tensor.offset + tensor.nbytes], tensor)
     try:
         data = read(tensor.start, tensor.nbytes)
     except (SourceError, OSError):

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load_state_dict"]
 
-_KINDS = frozenset({"safetensors", "torch-zip", "torch-legacy", "torchscript", "pickle"})
+_KINDS = frozenset(
+    {"safetensors", "torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "numpy", "zip", "gguf"}
+)
 
 
 @overload
@@ -129,7 +131,7 @@ def _tensors(container: Container, maker: Maker) -> tuple[TensorInfo, ...]:
     for anomaly in container.anomalies:
         if anomaly.rule.endswith(".truncated"):
             raise Truncated(f"{name}: {anomaly.message}")
-    if container.kind not in _KINDS:
+    if container.kind not in _KINDS or (container.kind == "zip" and container.state_dict is None):
         raise UnknownContainer(f"{name}: {KINDS.get(container.kind, container.kind)} is not read for its tensors")
     for anomaly in container.anomalies:
         if anomaly.rule == "tensor.dtype":
@@ -147,11 +149,9 @@ def _tensors(container: Container, maker: Maker) -> tuple[TensorInfo, ...]:
         which, storage = f"{name}: tensor {tensor.name!r:.100}", tensor.storage
         if not maker.holds(tensor):
             raise UnsupportedDtype(f"{which} is of type {tensor.dtype.label}, which {maker.framework} does not have")
-        if storage.compressed:
-            raise UnsupportedLayout(f"{which} is compressed in its archive")
         if tensor.nbytes and not 0 <= tensor.offset <= storage.nbytes - extent(tensor):
             raise Malformed(f"{which} reaches beyond its storage of {storage.nbytes} bytes")
-        if tensor.nbytes and storage.start + storage.nbytes > source.size:
-            missing = storage.start + storage.nbytes - source.size
+        if tensor.nbytes and storage.end > source.size:
+            missing = storage.end - source.size
             raise Truncated(f"{which} is cut off: at least {missing} bytes are missing")
     return tuple(container.state_dict.values())

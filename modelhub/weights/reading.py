@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
+from modelhub.container.storages import Storages
 from modelhub.convert.gather import extent
 from modelhub.convert.plan import MAX_GROWTH
 from modelhub.errors import ChangedDuringRead, LimitExceeded, Malformed
@@ -78,10 +79,12 @@ def read_arrays(tensors: Iterable[TensorInfo], source: Source, maker: Maker) -> 
             groups.setdefault(_Sharing(tensor.storage, _swapped_unit(tensor), widened), []).append(tensor)
     runs = {sharing: _hull(group) for sharing, group in groups.items()}
     _check_size(groups, runs, source, maker)
+    storages = Storages(source)
     for sharing in sorted(groups, key=lambda s: s.storage.start):
         first, last = runs[sharing]
         memory, place = maker.memory(last - first, sharing.widened)
-        _fill(place, source, sharing.storage.start + first, sharing.unit)
+        held, located = storages.locate(groups[sharing][0])
+        _fill(place, held, located.storage.start + first, sharing.unit)
         maker.settle(memory, sharing.widened)
         for tensor in groups[sharing]:
             arrays[tensor.name] = _make(maker.array, memory, tensor, tensor.offset - first, source=source)

@@ -115,7 +115,7 @@ def test_archives_of_arrays():
     np.savez_compressed(buffer, **arrays)
     packed = opened(buffer.getvalue(), "x.npz")
     assert packed.anomalies == () and packed.skipped == ()
-    assert all(tensor.storage.compressed for tensor in packed.state_dict.values())
+    assert not any(tensor.storage.plain for tensor in packed.state_dict.values())
 
 
 def test_objects_in_archives_of_arrays():

@@ -269,7 +269,7 @@ def check_never_raises(data: bytes) -> None:
     assert container.kind in KINDS
     for info in (container.state_dict or {}).values():
         assert info.start >= 0 and info.nbytes >= 0
-        if not container.anomalies and not info.storage.compressed:
+        if not container.anomalies and info.storage.plain:
             assert info.storage.start + info.storage.nbytes <= len(data)
 
 

@@ -8,6 +8,7 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -257,14 +258,46 @@ def test_a_big_endian_checkpoint_is_turned_round(tmp_path):
     assert_equal(convert(path, salvage=True).target, expected)
 
 
-def test_compressed_storages_are_refused(tmp_path):
-    """An archive that was packed again does not hold the tensors' bytes as they are: refused by name."""
+def test_compressed_storages_are_unpacked(tmp_path):
+    """An archive that was packed again converts to the same bytes, strided views and tied weights included."""
     path = tmp_path / "m.pt"
-    torch.save(weights((64, 64)), path)
+    base = torch.randn(64, 96)
+    expected = weights((64, 64)) | {"base": base, "t": base.t(), "part": base[3:7], "column": base[:, 5]}
+    torch.save(expected, path)
     rezip(path, lambda _, data: data, zipfile.ZIP_DEFLATED)
-    with pytest.raises(UnsupportedLayout, match=r"tensor 'model\.layer\.0\.weight' is compressed"):
+    assert_equal(convert(path).target, expected)
+
+
+def test_a_flipped_byte_in_a_compressed_storage_is_told(tmp_path):
+    """The checksum of a storage that has to be unpacked is compared, and the storage is named."""
+    path = tmp_path / "m.pt"
+    torch.save({"w": torch.zeros(1000)}, path)
+    rezip(path, lambda _, data: data, zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(path) as archive:
+        crc = archive.getinfo("m/data/0").CRC
+    path.write_bytes(path.read_bytes().replace(crc.to_bytes(4, "little"), (crc ^ 1).to_bytes(4, "little")))
+    with pytest.raises(Malformed, match="storage '0' does not match its checksum"):
         convert(path, salvage=True)
     assert os.listdir(tmp_path) == ["m.pt"]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed], ids=["stored", "deflated"])
+def test_archives_of_arrays(tmp_path, save):
+    """An .npz gives the arrays that numpy loads from it, of any order and byte order."""
+    arrays = {
+        "c": np.arange(24.0).reshape(2, 3, 4),
+        "f": np.asfortranarray(np.arange(12, dtype="f2").reshape(3, 4)),
+        "big": np.arange(5, dtype=">i8"),
+        "none": np.zeros((0, 3), "f4"),
+        "one": np.float32(3),
+        "a.b": np.array([True, False]),
+    }
+    save(tmp_path / "x.npz", **arrays)
+    found = load_file(convert(tmp_path / "x.npz").target)
+    assert found.keys() == arrays.keys()
+    for name, array in np.load(tmp_path / "x.npz").items():
+        assert found[name].dtype == torch.from_numpy(array.astype(array.dtype.newbyteorder("="))).dtype
+        assert np.array_equal(found[name].numpy(), array) and found[name].shape == array.shape
 
 
 LAZY = [torch.complex64, torch.float64, torch.float32, torch.float16, torch.bfloat16]

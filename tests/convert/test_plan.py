@@ -103,7 +103,6 @@ def test_an_embedding_is_planned_under_its_loaders_name():
     [
         (replace(WEIGHT, dtype=DType.C128, shape=(4,)), UnsupportedDtype, "complex128"),
         (replace(WEIGHT, dtype=DType.QI8), UnsupportedDtype, "qint8"),
-        (replace(WEIGHT, storage=replace(STORAGE, compressed=True)), UnsupportedLayout, "compressed"),
         (replace(WEIGHT, conj=True), UnsupportedLayout, "conjugated"),
         (replace(WEIGHT, dtype=DType.BOOL, neg=True), UnsupportedLayout, "negated"),
         (replace(WEIGHT, dtype=DType.F4, shape=(3,)), UnsupportedLayout, "4 bits"),

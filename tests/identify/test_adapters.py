@@ -9,7 +9,7 @@ import pytest
 from modelhub.errors import SourceError
 from modelhub.identify import Adapter, Identity, identify_state_dict
 from modelhub.samples.layouts import lora
-from modelhub.tensors import DType
+from modelhub.tensors import DType, Packing
 from tests.identify.build import Shape, half, holding, known, layout, reasons, state_dict
 
 Shapes = dict[str, Shape]
@@ -316,7 +316,7 @@ class TestAlpha:
 
     def test_compressed(self) -> None:
         """Compressed storages are never read as they lie."""
-        tensors = state_dict(self.contents(DType.F16), compressed=True)
+        tensors = state_dict(self.contents(DType.F16), packing=Packing("deflate", 9))
         read, reads = holding(tensors, {})
         assert adapter_of(identify_state_dict(tensors, read)).alpha is None
         assert reads == []
