@@ -1,0 +1,30 @@
+"""Key layouts: the same model as a single-file checkpoint (LDM names) and as a diffusers folder.
+
+:func:`to_diffusers` and :func:`to_ldm` say, from names and shapes alone, of which views of which source tensors every
+tensor of the other layout is made; :func:`resolve` makes a view a tensor with offset and strides of its own, so that
+its bytes can be copied like any other's. Both directions go through the same list of places, so that each is the
+other's inverse. The rules follow the structure that the names show: any depth and number of levels that both layouts
+can express.
+"""
+
+from __future__ import annotations
+
+from modelhub.convert.layouts.base import CHECKPOINT, UNPLACED, Layout, Place, Shape, Shapes, View
+from modelhub.convert.layouts.configs import Told
+from modelhub.convert.layouts.plan import to_diffusers, to_ldm, viewed_shape
+from modelhub.convert.layouts.views import resolve
+
+__all__ = [
+    "CHECKPOINT",
+    "UNPLACED",
+    "Layout",
+    "Place",
+    "Shape",
+    "Shapes",
+    "Told",
+    "View",
+    "resolve",
+    "to_diffusers",
+    "to_ldm",
+    "viewed_shape",
+]
