@@ -41,9 +41,8 @@ class OpenedMember:
     packing: Packing | None = None
 
 
-def read_other_zip(source: Source, archive: Archive, nesting: Nesting | None = None) -> Container:
+def read_other_zip(source: Source, archive: Archive, nesting: Nesting) -> Container:
     """The container that a zip without ``data.pkl`` is: kind ``zip``, examined as far as its members are."""
-    nesting = nesting or Nesting()
     found: list[OpenedMember] = []
     programs = 0
     for member in archive.members:

@@ -30,9 +30,8 @@ class _Unpacked(NamedTuple):
     anomalies: tuple[Anomaly, ...]
 
 
-def read_compressed(source: Source, kind: str, nesting: Nesting | None = None) -> Container:
+def read_compressed(source: Source, kind: str, nesting: Nesting) -> Container:
     """Open a compressed file of *kind* (``gzip``, ``bz2``, ``xz``, ``lzma`` or ``zlib``) and the file in it."""
-    nesting = nesting or Nesting()
     limit = min(MAX_INNER, nesting.left["unpacked"])
     unpacked = _unpack(source, streams_of(kind), limit)
     nesting.left["unpacked"] -= len(unpacked.data)

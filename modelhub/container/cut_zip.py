@@ -7,10 +7,9 @@ sizes in local headers at 0).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
+from modelhub.container.nesting import Nesting
 from modelhub.container.programs import hand_over
 from modelhub.container.torch_zip import SMALL, below_top
 from modelhub.container.zip_walk import DESCRIPTOR_MAGIC, LOCAL, LOCAL_MAGIC
@@ -18,11 +17,8 @@ from modelhub.pickles import read_state_dict, storage_declarations, trace_pickle
 from modelhub.source import Source
 from modelhub.tensors import StorageRef
 
-if TYPE_CHECKING:
-    from modelhub.container.nesting import Nesting
 
-
-def read_cut_zip(source: Source, nesting: Nesting | None = None) -> Container:
+def read_cut_zip(source: Source, nesting: Nesting) -> Container:
     """Open a zip without its end record: ``torch-zip`` with what can be told when it is one, else ``zip``."""
     skipped: tuple[Skipped, ...] = (Skipped("the archive is cut off, so its members cannot be listed"),)
     first = _local(source, 0)

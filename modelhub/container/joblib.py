@@ -23,13 +23,12 @@ _MAX_PADDING = 0x27  # no opcode is that small, so no unpickler but joblib's goe
 _ELEMENT = re.compile(r"(?P<kind>[biufcSUmM])(?P<size>[0-9]{1,9})")
 
 
-def read_joblib(source: Source, nesting: Nesting | None = None) -> Programs:
+def read_joblib(source: Source, nesting: Nesting) -> Programs:
     """The programs of a joblib file: the pickle with its arrays passed over, and the pickles of its object arrays.
 
     Where a plain unpickler would go on into an array's bytes, the program that it would see comes last. An array whose
     bytes cannot be told apart from what follows them is the anomaly ``joblib.array``.
     """
-    nesting = nesting or Nesting()
     passed = _Passing(source)
     inner: list[Programs] = []
     seen: set[int] = set()

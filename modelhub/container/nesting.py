@@ -3,10 +3,13 @@
 A file that lies in another (a member of an archive, the content of a compressed file, the bytes that a pickle hands to
 torch) is opened like any file. Its pickles, anomalies and skipped parts become those of the file around it, with
 ``member!`` in front of their own member. What a file may hold altogether is bounded, so that no nesting takes long.
+
+No reader knows the door of this room: a :class:`Nesting` hands it down to the readers of files that hold files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from modelhub.anomalies import Anomaly
@@ -32,18 +35,19 @@ _TORCH_KINDS = frozenset({"torch-zip", "torch-legacy", "torch-tar", "torchscript
 
 
 class Nesting:
-    """How deep a file lies in others, and what may still be spent on all that the outermost one holds."""
+    """How deep a file lies in others, what may be spent on all that the outermost one holds, and what opens it."""
 
-    __slots__ = ("calls", "depth", "left")
+    __slots__ = ("calls", "depth", "left", "opener")
 
-    def __init__(self) -> None:
+    def __init__(self, opener: Opener) -> None:
+        self.opener = opener
         self.depth = 0
         self.calls = 0
         self.left = {"files": _MAX_FILES, "unpacked": _MAX_UNPACKED, "program": _MAX_PROGRAM}
 
     def inside(self, by_call: bool) -> Nesting:
         """The place of a file in this one, spending from the same."""
-        inner = Nesting()
+        inner = Nesting(self.opener)
         inner.depth, inner.calls, inner.left = self.depth + 1, self.calls + by_call, self.left
         return inner
 
@@ -65,6 +69,10 @@ class Nesting:
         if self.left["files"] <= 0 or self.left["program"] <= 0:
             return "the file holds more other files, or larger pickles in them, than are looked at"
         return None
+
+
+Opener = Callable[[Source, Nesting], Container]
+"""What opens a file that lies in others as its :class:`Nesting` says."""
 
 
 class Part:
@@ -95,14 +103,12 @@ def open_inside(
     *whole* is false when *source* has only its first bytes; *by_call* true when a pickle hands it to torch. One that
     may not be opened comes back as a container that says so (``container.nested-limit``, ``pickle.nested-limit``).
     """
-    from modelhub.container.open import open_nested
-
     rule = "pickle.nested-limit" if by_call else "container.nested-limit"
     refusal = nesting.refusal(by_call)
     if refusal is not None:
         return not_opened(source, member, rule, f"a file in this file was not opened: {refusal}")
     nesting.left["files"] -= 1
-    inner = open_nested(source, nesting.inside(by_call))
+    inner = nesting.opener(source, nesting.inside(by_call))
     for program in inner.pickles:
         nesting.charge(program.trace)
     found = _located(inner, member, "nested" if by_call or inner.kind in _TORCH_KINDS else "other")

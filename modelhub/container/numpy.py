@@ -34,7 +34,7 @@ class _Refused(Exception):
     """The header is not one that numpy writes."""
 
 
-def read_numpy(source: Source, nesting: Nesting | None = None) -> Container:
+def read_numpy(source: Source, nesting: Nesting) -> Container:
     """Open an ``.npy`` file: its array as the tensor ``array``, or the pickle of its objects traced."""
     major = (source.read_at(6, 1) or b"\0")[0]
     width = 2 if major == 1 else 4
@@ -136,7 +136,7 @@ def _state_dict(descr: str, shape: tuple[int, ...], fortran: bool, start: int, n
     return StateDict({"array": TensorInfo("array", dtype, shape, storage, strides=strides)})
 
 
-def _objects(source: Source, start: int, nesting: Nesting | None) -> Container:
+def _objects(source: Source, start: int, nesting: Nesting) -> Container:
     """An array of objects: ``numpy.load(allow_pickle=True)`` unpickles what follows the header."""
     found = read_programs(source, start, source.size, None, "other", nesting=nesting)
     left = Leftover("array", "a NumPy array of Python objects", unread=True)
@@ -144,7 +144,7 @@ def _objects(source: Source, start: int, nesting: Nesting | None) -> Container:
     return Container("numpy", source.name, source, state_dict, found.programs, found.anomalies, found.skipped)
 
 
-def _not_understood(source: Source, why: str, start: int, nesting: Nesting | None) -> Container:
+def _not_understood(source: Source, why: str, start: int, nesting: Nesting) -> Container:
     """A file whose header says nothing reliable; a pickle behind it is looked at all the same."""
     odd = Anomaly("numpy.header", f"a NumPy array file, but {why}", offset=8)
     skipped = (Skipped("the array cannot be told from its header"),)

@@ -1,16 +1,15 @@
-"""The door: from a source, or a path, to its container, by content."""
+"""The door: from a source to its container, by content."""
 
 from __future__ import annotations
 
-import os
+import os.path
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
+from modelhub.container.nesting import Nesting, Opener
 from modelhub.container.programs import acts, hand_over
 from modelhub.container.safetensors import read_safetensors
 from modelhub.container.sniff import HEAD, KINDS, PICKLE_FIRST, expected_kinds, sniff
@@ -18,10 +17,7 @@ from modelhub.container.torch_legacy import read_pickle, read_torch_legacy
 from modelhub.container.torch_zip import read_zip
 from modelhub.container.zip_walk import walk_zip
 from modelhub.pickles import Limits, Trace, trace_pickle
-from modelhub.source import Source, open_local
-
-if TYPE_CHECKING:
-    from modelhub.container.nesting import Nesting
+from modelhub.source import Source
 
 _MAX_ALIKE = 20
 _GLANCE = Limits(program=1 << 20)
@@ -33,11 +29,11 @@ def open_container(source: Source) -> Container:
     Never raises for what the bytes say, only :class:`~modelhub.errors.SourceError` when they cannot be had. A kind of
     file that is not examined gives a container with an anomaly that says so, and a skipped part.
     """
-    return open_nested(source, None)
+    return _open(source, Nesting(_open))
 
 
-def open_nested(source: Source, nesting: Nesting | None) -> Container:
-    """:func:`open_container` of a file that lies in others, as *nesting* says."""
+def _open(source: Source, nesting: Nesting) -> Container:
+    """:func:`open_container` of a file that lies in others as *nesting* says."""
     head = source.read_at(0, HEAD)
     kind = sniff(head, source.size)
     if kind in _READERS:
@@ -57,23 +53,7 @@ def open_nested(source: Source, nesting: Nesting | None) -> Container:
     return replace(container, anomalies=_at_most(_MAX_ALIKE, anomalies), skipped=_first(container.skipped))
 
 
-@contextmanager
-def open_path(path: str | os.PathLike[str]) -> Iterator[Container]:
-    """Open the file, or the diffusers folder, at *path*, and close everything that was opened at the end.
-
-    Raises :class:`~modelhub.errors.SourceError` when it cannot be had.
-    """
-    name = os.fspath(path)
-    with ExitStack() as stack:
-        if os.path.isdir(name):
-            from modelhub.container.folder import read_folder
-
-            yield read_folder(name, stack)
-        else:
-            yield open_container(stack.enter_context(open_local(name)))
-
-
-def _read_any_zip(source: Source, nesting: Nesting | None) -> Container:
+def _read_any_zip(source: Source, nesting: Nesting) -> Container:
     archive = walk_zip(source)
     if archive is not None:
         return read_zip(source, archive, nesting)
@@ -82,31 +62,31 @@ def _read_any_zip(source: Source, nesting: Nesting | None) -> Container:
     return read_cut_zip(source, nesting)
 
 
-def _read_any_tar(source: Source, nesting: Nesting | None) -> Container:
+def _read_any_tar(source: Source, nesting: Nesting) -> Container:
     from modelhub.container.torch_tar import read_tar
 
     return read_tar(source, nesting)
 
 
-def _read_any_numpy(source: Source, nesting: Nesting | None) -> Container:
+def _read_any_numpy(source: Source, nesting: Nesting) -> Container:
     from modelhub.container.numpy import read_numpy
 
     return read_numpy(source, nesting)
 
 
-def _read_any_gguf(source: Source, _: Nesting | None) -> Container:
+def _read_any_gguf(source: Source, _: Nesting) -> Container:
     from modelhub.container.gguf import read_gguf
 
     return read_gguf(source)
 
 
-def _read_any_onnx(source: Source, _: Nesting | None) -> Container:
+def _read_any_onnx(source: Source, _: Nesting) -> Container:
     from modelhub.container.onnx import read_onnx
 
     return read_onnx(source)
 
 
-_READERS: Mapping[str, Callable[[Source, Nesting | None], Container]] = {
+_READERS: Mapping[str, Opener] = {
     "safetensors": lambda source, _: read_safetensors(source),
     "zip": _read_any_zip,
     "tar": _read_any_tar,
@@ -127,20 +107,20 @@ _RUN_AS_PICKLES = frozenset({"pickle", "torch-legacy", "torch-zip", "torchscript
 """Kinds whose bytes are traced from the start already, or begin with an opcode that no plain unpickler passes."""
 
 
-def _glance(source: Source, nesting: Nesting | None) -> Trace:
+def _glance(source: Source, nesting: Nesting) -> Trace:
     """What *source* would do as a pickle, not followed far."""
     trace = trace_pickle(source, limits=_GLANCE)
-    if nesting is not None:
+    if nesting.depth:
         nesting.charge(trace)
     return trace
 
 
-def _is_bare_pickle(source: Source, head: bytes, nesting: Nesting | None) -> bool:
+def _is_bare_pickle(source: Source, head: bytes, nesting: Nesting) -> bool:
     """Whether bytes of no other kind run as a pickle: those of protocols 0 and 1 begin like a text."""
     return head[0] in PICKLE_FIRST and acts(_glance(source, nesting))
 
 
-def _with_hidden_pickle(container: Container, source: Source, head: bytes, nesting: Nesting | None) -> Container:
+def _with_hidden_pickle(container: Container, source: Source, head: bytes, nesting: Nesting) -> Container:
     """*container* and the pickle that its bytes are at the same time, should they be one that does anything."""
     if not head or head[0] not in PICKLE_FIRST:
         return container

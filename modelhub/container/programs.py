@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import PickleProgram, Skipped
+from modelhub.container.nesting import Nesting
 from modelhub.pickles import Global, Limits, Trace, trace_pickle
 from modelhub.source import Source
-
-if TYPE_CHECKING:
-    from modelhub.container.nesting import Nesting
 
 MAX_PROGRAMS = 64
 MAX_FOLLOWING = 8 << 20
@@ -46,7 +44,7 @@ def read_programs(
     member: str | None = None,
     role: str = "object",
     *,
-    nesting: Nesting | None = None,
+    nesting: Nesting,
 ) -> Programs:
     """Trace the pickle at *start* and any that follow it up to *end*, and those in bytes that they hand to torch.
 
@@ -80,14 +78,13 @@ def read_programs(
     return Programs((*programs, *inner.programs), (*anomalies, *inner.anomalies), (*skipped, *inner.skipped))
 
 
-def hand_over(source: Source, programs: Sequence[PickleProgram], nesting: Nesting | None) -> Programs:
+def hand_over(source: Source, programs: Sequence[PickleProgram], nesting: Nesting) -> Programs:
     """What *programs*, traced in *source*, hand to torch as bytes to be loaded; nearly always nothing."""
     if not any(each.name == "_load_from_bytes" for program in programs for each in program.trace.imports):
         return Programs(())
     from modelhub.container.nested import follow_calls
-    from modelhub.container.nesting import Nesting as Fresh
 
-    found = list(follow_calls(source, programs, nesting or Fresh()))
+    found = list(follow_calls(source, programs, nesting))
     return Programs(
         tuple(program for inner in found for program in inner.pickles),
         tuple(odd for inner in found for odd in inner.anomalies),

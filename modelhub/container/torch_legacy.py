@@ -9,10 +9,11 @@ wrote them: ``THPStorage_writeFileRaw`` converts, and the ``little_endian`` of t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
+from modelhub.container.nesting import Nesting
 from modelhub.container.programs import SMALL, hand_over, read_programs
 from modelhub.container.sniff import LEGACY_MAGICS
 from modelhub.pickles import (
@@ -28,16 +29,13 @@ from modelhub.pickles import (
 from modelhub.source import Source
 from modelhub.tensors import StorageRef
 
-if TYPE_CHECKING:
-    from modelhub.container.nesting import Nesting
-
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
 _ROLES = ("magic", "protocol", "system", "object", "storage-keys")
 
 
-def read_pickle(source: Source, nesting: Nesting | None = None) -> Container:
+def read_pickle(source: Source, nesting: Nesting) -> Container:
     """Open a file that is a pickle; one that makes torch's magic number first is read as a legacy checkpoint."""
     found = read_programs(source, 0, source.size, nesting=nesting)
     if type(found.first.result) is int and found.first.result == MAGIC:
@@ -58,7 +56,7 @@ def read_pickle(source: Source, nesting: Nesting | None = None) -> Container:
     )
 
 
-def read_torch_legacy(source: Source, nesting: Nesting | None = None) -> Container:
+def read_torch_legacy(source: Source, nesting: Nesting) -> Container:
     """Open a legacy checkpoint: trace its five pickles, then find every storage by its place in the file."""
     programs: list[PickleProgram] = []
     position = 0

@@ -21,9 +21,8 @@ _BLOCK = 512
 _MAX_MEMBERS = 1000
 
 
-def read_tar(source: Source, nesting: Nesting | None = None) -> Container:
+def read_tar(source: Source, nesting: Nesting) -> Container:
     """Open a tar archive: ``torch-tar`` when it has a member that torch would unpickle, else ``tar``."""
-    nesting = nesting or Nesting()
     programs: list[PickleProgram] = []
     inner: list[Programs] = []
     others: list[OpenedMember] = []

@@ -8,18 +8,16 @@ versions ``byteorder``, ``.format_version``, ``.storage_alignment`` and ``.data/
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
+from modelhub.container.nesting import Nesting, not_opened
 from modelhub.container.programs import read_programs
 from modelhub.container.zip_walk import Archive, Member, packing_of, read_member
 from modelhub.pickles import StorageDeclaration, Trace, read_state_dict, storage_declarations
 from modelhub.source import BytesSource, Source
 from modelhub.tensors import StateDict, StorageRef
-
-if TYPE_CHECKING:
-    from modelhub.container.nesting import Nesting
 
 MAX_MEMBER = 64 << 20
 """Bytes of one member, unpacked, that are read into memory."""
@@ -37,7 +35,7 @@ _MAX_OTHERS = 256
 _MAX_OTHER_BYTES = 16 << 20  # of all pickles but the first; overlapping members could repeat one without end
 
 
-def read_zip(source: Source, archive: Archive, nesting: Nesting | None = None) -> Container:
+def read_zip(source: Source, archive: Archive, nesting: Nesting) -> Container:
     """The container that the zip *source*, walked as *archive*, is: ``torch-zip``, ``torchscript`` or ``zip``."""
     if any(below_top(member.name).casefold() == "data.pkl" for member in archive.members):
         return _Reading(source, archive, nesting).checkpoint()
@@ -54,7 +52,7 @@ def below_top(name: str) -> str:
 class _Reading:
     """What has been gathered so far of one archive."""
 
-    def __init__(self, source: Source, archive: Archive, nesting: Nesting | None) -> None:
+    def __init__(self, source: Source, archive: Archive, nesting: Nesting) -> None:
         self.source = source
         self.nesting = nesting
         self.archive = archive
@@ -143,10 +141,7 @@ class _Reading:
     def _open(self, member: Member) -> bool:
         """Open *member* as a file of its own; whether it is one, and was examined to its end."""
         from modelhub.container.archive import MAX_PROGRAMS, TOO_MANY, is_inert, open_member
-        from modelhub.container.nesting import Nesting as Fresh
-        from modelhub.container.nesting import not_opened
 
-        self.nesting = self.nesting or Fresh()
         if len(self.pickles) < MAX_PROGRAMS:
             inner = open_member(self.source, member, self.nesting)
         else:

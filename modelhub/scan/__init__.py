@@ -9,7 +9,8 @@ from modelhub.scan.findings import (
     Severity,
     Verdict,
 )
-from modelhub.scan.policy import Allowed, Denied, Policy, load_policy
+from modelhub.scan.policy import Allowed, Denied, Policy
+from modelhub.scan.policy_file import load_policy
 from modelhub.scan.scanner import scan
 
 __all__ = [

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from modelhub.scan.findings import Severity
-from modelhub.scan.policy import load_policy
+from modelhub.scan.policy_file import load_policy
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from modelhub.container import Container
 from modelhub.pickles import Build, Call, Global, Mutation, Trace
 from modelhub.pickles.render import render
 from modelhub.scan.fickling_child import TIMEOUT, Answer, Question, ask, printable, questions_about
-from modelhub.scan.policy import Policy, load_policy
+from modelhub.scan.policy import Policy
+from modelhub.scan.policy_file import load_policy
 from modelhub.scan.rules.names import allowed, legacy_class
 
 MAX_PROGRAMS = 64

@@ -18,7 +18,8 @@ from modelhub.scan.findings import (
     Severity,
     Verdict,
 )
-from modelhub.scan.policy import Policy, load_policy
+from modelhub.scan.policy import Policy
+from modelhub.scan.policy_file import load_policy
 from modelhub.scan.rules.calls import judge_calls, judge_mutations, judge_persistent_ids, judge_states
 from modelhub.scan.rules.imports import judge_imports
 from modelhub.source import Digest

@@ -23,7 +23,8 @@ from modelhub.container import Container
 from modelhub.pickles import Global
 from modelhub.scan.fickling_child import TIMEOUT, Answer, Question, ask, printable, questions_about
 from modelhub.scan.findings import Confidence, Finding, Location, ScanReport, Severity
-from modelhub.scan.policy import Policy, load_policy
+from modelhub.scan.policy import Policy
+from modelhub.scan.policy_file import load_policy
 from modelhub.scan.rules.names import canonical, legacy_class
 
 _BLANKET = 3
