@@ -111,7 +111,7 @@ def _arrays(found: Iterable[OpenedMember], anomalies: list[Anomaly]) -> StateDic
     for each in found:
         name = each.name.removesuffix(".npy")
         state_dict = each.container.state_dict or StateDict({})
-        leftovers += (replace(left, path=name) for left in state_dict.leftovers)
+        leftovers += (left._replace(path=name) for left in state_dict.leftovers)
         for tensor in state_dict.values():
             if name in tensors:
                 message = f"two arrays have the name {name!r:.100}"
