@@ -62,9 +62,10 @@ EXECUTED = 99
 
 
 def ours(options: Sequence[str] = (), name: str = OURS) -> Tool:
-    """This modelhub, its cache of verdicts unused."""
+    """This modelhub as pip installs it, its cache of verdicts unused."""
     python = sys.executable
-    program = (python, "-m", "modelhub")
+    script = os.path.join(os.path.dirname(python), "modelhub")
+    program = (script,) if os.path.exists(script) else (python, "-m", "modelhub")
     return Tool(name, python, program, "modelhub.cli:main", ("scan", "--no-cache", *options))
 
 

@@ -154,10 +154,9 @@ def _tensor(name: str, function: str, args: tuple[Value, ...], storages: Mapping
     offset, shape, strides = args[1:4]
     if declared is None or type(shape) is not tuple or type(strides) is not tuple:
         return None
-    if not is_count(offset) or not all(map(is_count, shape)) or not all(map(is_count, strides)):
-        raise BadTensor("tensor.geometry", f"{name}: its offset, shape or strides are not counts")
-    if len(shape) != len(strides) or len(shape) > MAX_RANK:
-        raise BadTensor("tensor.geometry", f"{name}: {len(shape)} dimensions but {len(strides)} strides")
+    layout = layout_of(shape, strides) if is_count(offset) else None
+    if layout is None:
+        raise BadTensor("tensor.geometry", f"{name}: its offset, shape or strides are not counts, or not as many")
     dtype, metadata = _dtype_and_metadata(name, function, args, declared)
     storage = storages.get(declared.key)
     if storage is None:
@@ -167,12 +166,10 @@ def _tensor(name: str, function: str, args: tuple[Value, ...], storages: Mapping
         width = declared.dtype.itemsize if declared.dtype else 1
         start, length = declared.view[1] * width, declared.view[2] * width
     width = max(1, dtype.bits // 8)
-    numel = 1
-    for size in shape:
-        numel *= size
-        if numel > MAX_NUMEL:
-            raise BadTensor("tensor.geometry", f"{name}: it claims more than 2^50 elements")
-    reach = offset + (sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1 if numel else 0)
+    numel, reach, contiguous = layout
+    if numel > MAX_NUMEL:
+        raise BadTensor("tensor.geometry", f"{name}: it claims more than 2^50 elements")
+    reach += offset
     if reach * width > length or start + length > storage.nbytes:
         message = f"{name}: it reaches to byte {start + reach * width} of a storage of {storage.nbytes} bytes"
         raise BadTensor("tensor.out-of-bounds", message)
@@ -182,13 +179,36 @@ def _tensor(name: str, function: str, args: tuple[Value, ...], storages: Mapping
         shape,
         storage,
         start + offset * width,
-        strides,
+        None if contiguous else strides,
         conj=metadata.get("conj") is True,
         neg=metadata.get("neg") is True,
     )
-    if dtype is DType.F4:
-        return _unpacked(tensor)
-    return _plain(tensor) if tensor.contiguous else tensor
+    return _unpacked(tensor) if dtype is DType.F4 else tensor
+
+
+class Layout(NamedTuple):
+    """What shape and strides come to: elements, elements of storage from the first to the last that is touched (both
+    included; 0 without any), and whether they lie in C order without holes (dimensions of size 1 have no say)."""
+
+    numel: int
+    reach: int
+    contiguous: bool
+
+
+def layout_of(shape: tuple[Value, ...], strides: tuple[Value, ...]) -> Layout | None:
+    """The layout of a tensor; ``None`` when these are not counts, or not equally many, or more than torch allows."""
+    if len(shape) != len(strides) or len(shape) > MAX_RANK:
+        return None
+    numel = reach = 1
+    contiguous = True
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if type(size) is not int or type(stride) is not int or size < 0 or stride < 0:
+            return None
+        if size != 1:
+            contiguous = contiguous and stride == numel
+            reach += (size - 1) * stride
+            numel *= size
+    return Layout(numel, reach, contiguous) if numel else Layout(0, 0, True)
 
 
 def _dtype_and_metadata(
@@ -210,13 +230,6 @@ def _dtype_and_metadata(
     if any(key is PLAIN for key, _ in pairs):
         raise BadTensor("tensor.limit", f"{name}: it lies behind too much else for its flags to be known")
     return dtype, {key: value for key, value in pairs if type(key) is str}
-
-
-def _plain(tensor: TensorInfo) -> TensorInfo:
-    """The same contiguous tensor without spelled-out strides."""
-    return TensorInfo(
-        tensor.name, tensor.dtype, tensor.shape, tensor.storage, tensor.offset, None, tensor.conj, tensor.neg
-    )
 
 
 def _unpacked(tensor: TensorInfo) -> TensorInfo:

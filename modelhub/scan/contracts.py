@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from modelhub.pickles import Blob, Call, Dict, Global, Persistent, Value, declaration_of
-from modelhub.pickles.rebuild import is_count, rebuilds_tensor
+from modelhub.pickles.rebuild import is_count, layout_of, rebuilds_tensor
 from modelhub.scan.contracts_numpy import (
     numpy_array,
     numpy_array_state,
@@ -23,7 +23,6 @@ from modelhub.scan.contracts_numpy import (
 from modelhub.scan.values import (
     ORDERED_DICT,
     arguments,
-    counts_of,
     is_bytes,
     is_call_of,
     is_flags,
@@ -31,7 +30,7 @@ from modelhub.scan.values import (
     is_plain_tree,
     is_set_one_by_one,
     length_of,
-    product,
+    shape_of,
 )
 from modelhub.tensors import DTYPE_BY_TORCH, DType
 
@@ -142,8 +141,9 @@ def tensor(call: Call) -> str | None:
     if args is None:
         return "its arguments are not those of a tensor"
     storage, offset = args[:2]
-    size, stride = counts_of(args[2]), counts_of(args[3])
-    if not is_count(offset) or size is None or stride is None or len(size) != len(stride):
+    size, stride = shape_of(args[2]), shape_of(args[3])
+    layout = layout_of(size, stride) if is_count(offset) and size is not None and stride is not None else None
+    if layout is None:
         return "its offset, size or stride is not made of counts"
     rest = args[6:]
     dtype = None
@@ -155,10 +155,9 @@ def tensor(call: Call) -> str | None:
     room = _room(storage, dtype)
     if room is None:
         return "its first argument is not a storage"
-    reach = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) + 1 if product(size) else offset
-    if reach > room[0]:
+    if offset + layout.reach > room[0]:
         return "it reaches out of its storage"
-    if product(size) * room[1] > max(_EXPANSION, 16 * room[0] * room[1]):
+    if layout.numel * room[1] > max(_EXPANSION, 16 * room[0] * room[1]):
         return "it expands a few bytes to far more"
     if len(args) > 4 and type(args[4]) is not bool:
         return "its requires_grad is not a truth value"

@@ -45,13 +45,17 @@ def is_shape(value: Value) -> bool:
     return counts_of(value) is not None
 
 
+def shape_of(value: Value) -> tuple[Value, ...] | None:
+    """The tuple that *value* is, itself or as a ``torch.Size``, whatever is in it; ``None`` when it is none."""
+    if is_call_of(value, ("torch", "Size")) and type(value.args) is tuple and value.args:
+        value = tuple(value.args[0]) if type(value.args[0]) is list else value.args[0]
+    return value if type(value) is tuple else None
+
+
 def counts_of(value: Value) -> tuple[int, ...] | None:
     """The numbers of a shape or of strides, ``None`` when it is none."""
-    if is_call_of(value, ("torch", "Size")):
-        value = tuple(value.args[0]) if type(value.args) is tuple and value.args else None
-    if type(value) is tuple and len(value) <= 64 and all(map(is_count, value)):
-        return value
-    return None
+    shape = shape_of(value)
+    return shape if shape is not None and len(shape) <= 64 and all(map(is_count, shape)) else None
 
 
 def product(counts: tuple[int, ...]) -> int:

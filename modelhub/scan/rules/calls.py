@@ -12,7 +12,7 @@ from modelhub.pickles import Call, Dict, Global, Trace, Value, declaration_of
 from modelhub.pickles.render import render
 from modelhub.scan.contracts import CALLS, STATES
 from modelhub.scan.findings import Confidence, Finding, Location, Severity
-from modelhub.scan.policy import Policy
+from modelhub.scan.policy import Allowed, Policy
 from modelhub.scan.rules.names import allowed, constructs, legacy_class
 
 
@@ -21,13 +21,16 @@ def judge_calls(trace: Trace, policy: Policy, followed: Container[int]) -> Itera
 
     *followed* are the offsets of the calls that load bytes, where those bytes have been read as a file of their own.
     """
+    roles: dict[int, Allowed | None] = {}  # by identity: thousands of calls share a few imports
     for call in trace.calls:
         callee = legacy_class(call.callee)
         if type(callee) is not Global:
             message = "calls something that the pickle computes: what it is cannot be told from the file"
             yield _finding("call.computed", Severity.HIGH, message, call.offset, call)
             continue
-        role = allowed(callee, trace.protocol, policy)
+        if id(callee) not in roles:
+            roles[id(callee)] = allowed(callee, trace.protocol, policy)
+        role = roles[id(callee)]
         if role is None:
             continue
         if role.call is None:
