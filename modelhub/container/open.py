@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
 from modelhub.container.nesting import Nesting, Opener
 from modelhub.container.programs import acts, hand_over
-from modelhub.container.safetensors import read_safetensors
 from modelhub.container.sniff import HEAD, KINDS, PICKLE_FIRST, expected_kinds, sniff
-from modelhub.container.torch_legacy import read_pickle, read_torch_legacy
-from modelhub.container.torch_zip import read_zip
-from modelhub.container.zip_walk import walk_zip
 from modelhub.pickles import Limits, Trace, trace_pickle
 from modelhub.source import Source
 
@@ -36,16 +32,10 @@ def _open(source: Source, nesting: Nesting) -> Container:
     """:func:`open_container` of a file that lies in others as *nesting* says."""
     head = source.read_at(0, HEAD)
     kind = sniff(head, source.size)
-    if kind in _READERS:
-        container = _READERS[kind](source, nesting)
-    elif kind in _COMPRESSED:
-        from modelhub.container.compressed import read_compressed
-
-        container = read_compressed(source, kind, nesting)
-    elif kind in ("text", "unknown") and _is_bare_pickle(source, head, nesting):
-        container = read_pickle(source, nesting)
-    else:
-        container = _not_examined(source, kind, head)
+    reader = _reader_of(kind)
+    if reader is None and kind in ("text", "unknown") and _is_bare_pickle(source, head, nesting):
+        reader = _reader_of("pickle")
+    container = reader(source, nesting) if reader is not None else _not_examined(source, kind, head)
     if container.kind not in _RUN_AS_PICKLES and kind not in ("text", "unknown"):
         container = _with_hidden_pickle(container, source, head, nesting)
     odd = _wrong_extension(container)
@@ -53,50 +43,49 @@ def _open(source: Source, nesting: Nesting) -> Container:
     return replace(container, anomalies=_at_most(_MAX_ALIKE, anomalies), skipped=_first(container.skipped))
 
 
-def _read_any_zip(source: Source, nesting: Nesting) -> Container:
-    archive = walk_zip(source)
-    if archive is not None:
-        return read_zip(source, archive, nesting)
-    from modelhub.container.cut_zip import read_cut_zip
+def _reader_of(kind: str) -> Opener | None:
+    """The reader of a *kind* of file, imported now that there is one to read; ``None`` where there is none."""
+    match kind:
+        case "zip":
+            from modelhub.container.any_zip import read_any_zip
 
-    return read_cut_zip(source, nesting)
+            return read_any_zip
+        case "torch-legacy":
+            from modelhub.container.torch_legacy import read_torch_legacy
+
+            return read_torch_legacy
+        case "pickle":
+            from modelhub.container.torch_legacy import read_pickle
+
+            return read_pickle
+        case "safetensors":
+            from modelhub.container.safetensors import read_safetensors
+
+            return lambda source, _: read_safetensors(source)
+        case "gguf":
+            from modelhub.container.gguf import read_gguf
+
+            return lambda source, _: read_gguf(source)
+        case "numpy":
+            from modelhub.container.numpy import read_numpy
+
+            return read_numpy
+        case "tar":
+            from modelhub.container.torch_tar import read_tar
+
+            return read_tar
+        case "onnx":
+            from modelhub.container.onnx import read_onnx
+
+            return lambda source, _: read_onnx(source)
+        case "gzip" | "bz2" | "xz" | "lzma" | "zlib":
+            from modelhub.container.compressed import read_compressed
+
+            return lambda source, nesting: read_compressed(source, kind, nesting)
+        case _:
+            return None
 
 
-def _read_any_tar(source: Source, nesting: Nesting) -> Container:
-    from modelhub.container.torch_tar import read_tar
-
-    return read_tar(source, nesting)
-
-
-def _read_any_numpy(source: Source, nesting: Nesting) -> Container:
-    from modelhub.container.numpy import read_numpy
-
-    return read_numpy(source, nesting)
-
-
-def _read_any_gguf(source: Source, _: Nesting) -> Container:
-    from modelhub.container.gguf import read_gguf
-
-    return read_gguf(source)
-
-
-def _read_any_onnx(source: Source, _: Nesting) -> Container:
-    from modelhub.container.onnx import read_onnx
-
-    return read_onnx(source)
-
-
-_READERS: Mapping[str, Opener] = {
-    "safetensors": lambda source, _: read_safetensors(source),
-    "zip": _read_any_zip,
-    "tar": _read_any_tar,
-    "torch-legacy": read_torch_legacy,
-    "pickle": read_pickle,
-    "numpy": _read_any_numpy,
-    "gguf": _read_any_gguf,
-    "onnx": _read_any_onnx,
-}
-_COMPRESSED = frozenset({"gzip", "bz2", "xz", "lzma", "zlib"})
 _OWN_RULES = {
     "html": "container.html-page",
     "git-lfs-pointer": "container.lfs-pointer",

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelhub.container import canonical_order, encode_header
+from modelhub.container.safetensors import canonical_order, encode_header
 from modelhub.errors import Malformed
 from modelhub.tensors import DTYPE_BY_TORCH, DType
 from tests.container.build import opened, rules, same_tensors

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelhub.container import encode_header, open_path
+from modelhub.container import open_path
+from modelhub.container.safetensors import encode_header
 from modelhub.convert import execute, plan_conversion, verify
 from modelhub.errors import VerificationFailed
 from modelhub.tensors import DType
