@@ -5,8 +5,9 @@ from __future__ import annotations
 from modelhub.container.base import Container
 from modelhub.identify.base import Adapter, Evidence, Identity
 from modelhub.identify.file import identify_state_dict
+from modelhub.identify.probe import numbers
 
-__all__ = ["Adapter", "Evidence", "Identity", "identify", "identify_state_dict"]
+__all__ = ["Adapter", "Evidence", "Identity", "identify", "identify_state_dict", "numbers"]
 
 
 def identify(container: Container) -> Identity:

@@ -1,0 +1,167 @@
+"""Carrying a model over into the other key layout: a checkpoint into a diffusers folder's files, and back.
+
+What diffusers has no place for (the noise schedule's buffers, averaged weights, markers, the layer of SD 2's text
+encoder that is never run) goes into the folder as :data:`UNPLACED_FILE`, which no loader of folders looks for, so that
+the way back ends at the same checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from modelhub.convert.base import Assembly, Piece, PlainFile
+from modelhub.convert.layouts import (
+    CHECKPOINT,
+    UNPLACED,
+    Layout,
+    Shapes,
+    Told,
+    View,
+    resolve,
+    to_diffusers,
+    to_ldm,
+    viewed_shape,
+)
+from modelhub.errors import ConversionError, UnsupportedLayout
+from modelhub.source import BytesSource, Source
+from modelhub.tensors import Leftover
+
+Tensors = Mapping[str, Assembly]
+
+UNPLACED_FILE = f"{UNPLACED}.safetensors"
+"""The file of a folder that holds the checkpoint's tensors for which diffusers has no place."""
+
+_UNET = "model.diffusion_model."
+_WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+
+
+@dataclass(frozen=True, slots=True)
+class Relaid:
+    """A model in the other layout: the tensors of each safetensors file by its relative path (empty: the one file
+    that a checkpoint is), a folder's files beside those, the tensors that are left out, and what there is to say."""
+
+    files: Mapping[str, Tensors]
+    plain: tuple[PlainFile, ...]
+    leftovers: tuple[Leftover, ...]
+    notes: tuple[str, ...]
+
+
+def weights_stem(component: str) -> str:
+    """The name, without its ending, of the safetensors file of a folder's *component*."""
+    return _WEIGHTS.get(component, "model")
+
+
+def as_folder(
+    tensors: Tensors, name: str, prediction_type: str | None = None, vocabulary: Mapping[str, Source] | None = None
+) -> Relaid:
+    """The checkpoint *tensors* of the file *name* as a diffusers folder.
+
+    *prediction_type* is what the model predicts in diffusers' word, where it is known; *vocabulary* the files of CLIP's
+    tokenizer by name. Raises :class:`ConversionError` for a model without such a folder, or one that lacks something.
+    """
+    told = Told(prediction_type, _latents(tensors), vocabulary is not None)
+    layout = _laid_out(lambda: to_diffusers(_shapes(tensors), told), name)
+    strangers = [key for _, key in layout.unused if key.startswith(_UNET)]
+    if strangers:
+        which = f"{len(strangers)} tensors of its UNet, such as {strangers[0]!r:.100}"
+        raise ConversionError(f"{name}: diffusers has no place for {which}")
+    made = _made(layout, {CHECKPOINT: tensors})
+    files = {f"{part}/{weights_stem(part)}.safetensors": inner for part, inner in made.items()}
+    plain = [json_file(path, config) for path, config in layout.configs.items()]
+    notes = [f"laid out as a diffusers folder: {', '.join(sorted(made))}"]
+    unplaced = {key: tensors[key] for _, key in layout.unused}
+    if unplaced:
+        files[UNPLACED_FILE] = unplaced
+        notes.append(f"tensors that diffusers has no place for are kept in {UNPLACED_FILE}: {len(unplaced)}")
+    encoders = [part for part in made if part.startswith("text_encoder")]
+    for encoder in encoders:
+        folder = encoder.replace("text_encoder", "tokenizer")
+        plain += [PlainFile(f"{folder}/{each}", source) for each, source in (vocabulary or {}).items()]
+    if encoders and not vocabulary:
+        notes.append("the folder has no tokenizer files: give a pipeline its tokenizer, or name one with --tokenizer")
+    return Relaid(files, tuple(plain), (), tuple(notes))
+
+
+def as_checkpoint(components: Mapping[str, Tensors], name: str) -> Relaid:
+    """The *components* of the diffusers folder *name* as a checkpoint; :data:`UNPLACED` is what had no place there.
+
+    Raises :class:`ConversionError` for a folder without a model of the sort, or one that lacks something.
+    """
+    layout = _laid_out(lambda: to_ldm({part: _shapes(tensors) for part, tensors in components.items()}), name)
+    files = {"": _made(layout, components)[CHECKPOINT]}
+    left = tuple(Leftover(f"{part}/{key}", "a tensor without a place in a checkpoint") for part, key in layout.unused)
+    notes = [f"laid out as a checkpoint: {', '.join(sorted(components.keys() - {UNPLACED}))}"]
+    if left:
+        notes.append(f"tensors that a checkpoint has no place for are left out: {len(left)}")
+    return Relaid(files, (), left, tuple(notes))
+
+
+def _laid_out(plan: Callable[[], Layout], name: str) -> Layout:
+    """What *plan* gives, complete, its errors naming the file *name*."""
+    try:
+        layout = plan()
+    except ConversionError as error:
+        raise ConversionError(f"{name}: {error}") from error
+    if layout.missing:
+        component, key = layout.missing[0]
+        where = "" if component == CHECKPOINT else f" of {component}"
+        others = f" and {len(layout.missing) - 1} others" if len(layout.missing) > 1 else ""
+        raise ConversionError(f"{name}: it is incomplete: there is no tensor {key!r:.150}{where}{others}")
+    return layout
+
+
+def _made(layout: Layout, sources: Mapping[str, Tensors]) -> Mapping[str, Tensors]:
+    return {
+        component: {key: _assembly(views, sources) for key, views in tensors.items()}
+        for component, tensors in layout.components.items()
+    }
+
+
+def _assembly(views: tuple[View, ...], sources: Mapping[str, Tensors]) -> Assembly:
+    """The tensor made up of *views*. Raises :class:`UnsupportedLayout` where their element types differ."""
+    seen = [(view, sources[view.component][view.name]) for view in views]
+    dtypes = {made.dtype for _, made in seen}
+    if len(dtypes) > 1:
+        labels = ", ".join(sorted(dtype.label for dtype in dtypes))
+        raise UnsupportedLayout(
+            f"{views[0].name!r:.100} and what is put together with it are of different types ({labels})",
+            hint="cast them to one: --dtype fp16",
+        )
+    pieces = tuple(piece for view, made in seen for piece in _pieces(view, made))
+    shape = viewed_shape(views, {view.name: made.shape for view, made in seen})
+    return Assembly(dtypes.pop(), shape, pieces)
+
+
+def _pieces(view: View, made: Assembly) -> tuple[Piece, ...]:
+    if view == View(view.component, view.name):
+        return made.pieces
+    if len(made.pieces) > 1:
+        raise UnsupportedLayout(f"{view.name!r:.100} is put together from several tensors already")
+    return tuple(Piece(piece.source, resolve(view, piece.tensor)) for piece in made.pieces)
+
+
+def json_file(path: str, value: Mapping[str, object]) -> PlainFile:
+    """The JSON file *path* that holds *value*, written as transformers and diffusers write theirs."""
+    return PlainFile(path, BytesSource(path, json.dumps(value, indent=2).encode() + b"\n"))
+
+
+def _shapes(tensors: Tensors) -> Shapes:
+    return {key: made.shape for key, made in tensors.items()}
+
+
+def _latents(tensors: Tensors) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The latents' statistics that Playground 2.5 has among its tensors; ``None`` where there are none to read."""
+    if "edm_mean" not in tensors or "edm_std" not in tensors:
+        return None
+    from modelhub.identify import numbers
+
+    values = []
+    for key in ("edm_mean", "edm_std"):
+        (piece, *_) = tensors[key].pieces
+        read = numbers(piece.tensor, piece.source.read_at)
+        if read is None:
+            return None
+        values.append(read)
+    return values[0], values[1]
