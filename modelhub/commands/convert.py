@@ -1,25 +1,72 @@
-"""``modelhub convert``: a checkpoint becomes safetensors."""
+"""``modelhub convert``: a checkpoint becomes safetensors, changed on the way as asked for."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
 from modelhub.commands import ExitCode, reporting
 from modelhub.report.sink import Sink
 
+if TYPE_CHECKING:
+    from modelhub.convert import ConversionOptions
+
 
 @click.command("convert")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="[DST]", required=False)
-@click.option("--force", is_flag=True, help="Replace DST if it exists.")
+@click.option(
+    "--dtype",
+    "dtypes",
+    metavar="[PART=]TYPE",
+    multiple=True,
+    help="Cast weights to fp16, bf16 or fp32 (keep: do not); PART is unet, vae, te or a tensor's name with wildcards. "
+    "May be given several times, the last one that fits a tensor counts: --dtype fp16 --dtype vae=fp32.",
+)
+@click.option("--prune", is_flag=True, help="Leave out what no loader uses: averaged weights, losses, optimizer state.")
+@click.option(
+    "--ema",
+    type=click.Choice(("keep", "drop", "use")),
+    help="Averaged weights (EMA): keep or drop them, or use them in place of the trained ones. "
+    "[default: keep; drop with --prune]",
+)
+@click.option("--components", metavar="LIST", help="Write only these parts, each into its own file: unet,vae,te.")
+@click.option("--fix-vae", metavar="FILE", help="Put the VAE of FILE, a VAE or a checkpoint, into the checkpoint.")
+@click.option("--add-metadata", "pairs", metavar="KEY=VALUE", multiple=True, help="Add a pair to the header.")
+@click.option("--modelspec", is_flag=True, help="Describe the model in the header by ModelSpec 1.0.1.")
+@click.option("--dedupe-shared", is_flag=True, help="Write a tensor that has several names once, under the first.")
+@click.option(
+    "--align",
+    type=click.Choice(("64", "4096")),
+    help="Begin tensors at multiples of so many bytes; without it the file is what save_file writes.",
+)
+@click.option("--max-shard-size", metavar="SIZE", help="Write several files of at most SIZE (5GB) and an index.")
+@click.option(
+    "--in-place", is_flag=True, help="Rewrite a .safetensors file under its own name, once the new one is verified."
+)
+@click.option("--delete-source", is_flag=True, help="Delete SRC once the output is verified.")
+@click.option("--force", is_flag=True, help="Replace DST if it is a file that exists.")
 @click.option("--salvage", is_flag=True, help="Copy the tensors of a file that is not SAFE as well.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 @reporting
-def command(*, source: str, target: str | None, force: bool, salvage: bool, dry_run: bool, sink: Sink) -> int:
+def command(
+    *,
+    source: str,
+    target: str | None,
+    fix_vae: str | None,
+    in_place: bool,
+    delete_source: bool,
+    force: bool,
+    salvage: bool,
+    dry_run: bool,
+    sink: Sink,
+    **changes: Any,
+) -> int:
     """Copy the tensors of SRC into the safetensors file DST (default: beside SRC, under its name).
 
     Nothing of SRC is executed and SRC is never changed. The copy is verified: every tensor's bytes are compared with
-    the source before DST appears.
+    the source before DST appears. What becomes several files becomes a folder DST.
     """
     from modelhub.convert import Conversion, convert, default_target
 
@@ -29,12 +76,17 @@ def command(*, source: str, target: str | None, force: bool, salvage: bool, dry_
         done = convert(
             source,
             target,
+            options=_options(**changes),
+            fix_vae=fix_vae,
+            in_place=in_place,
+            delete_source=delete_source,
             force=force,
             salvage=salvage,
             dry_run=dry_run,
             progress=bar.advance if bar else None,
         )
-    written = default_target(source, target)
+    plan = done.plan if isinstance(done, Conversion) else done
+    written = source if in_place else default_target(source, target, folder=plan.is_folder)
     if sink.machine:
         from modelhub.report.json import CONVERT_SCHEMA, conversion_dict, plan_dict
 
@@ -48,3 +100,30 @@ def command(*, source: str, target: str | None, force: bool, salvage: bool, dry_
         else:
             sink.lines(plan_lines(done, written, sink.verbosity))
     return ExitCode.OK
+
+
+def _options(
+    *,
+    dtypes: tuple[str, ...],
+    prune: bool,
+    ema: str | None,
+    components: str | None,
+    pairs: tuple[str, ...],
+    modelspec: bool,
+    dedupe_shared: bool,
+    align: str | None,
+    max_shard_size: str | None,
+) -> ConversionOptions:
+    from modelhub.convert import ConversionOptions, byte_count, dtype_rule, metadata_pair
+
+    return ConversionOptions(
+        dtypes=tuple(map(dtype_rule, dtypes)),
+        ema=cast('Literal["keep", "drop", "use"] | None', ema),
+        prune=prune,
+        components=tuple(word.strip() for word in components.split(",")) if components is not None else (),
+        metadata=dict(map(metadata_pair, pairs)),
+        modelspec=modelspec,
+        dedupe_shared=dedupe_shared,
+        align=None if align is None else int(align),
+        max_shard_size=None if max_shard_size is None else byte_count(max_shard_size),
+    )

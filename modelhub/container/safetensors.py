@@ -206,12 +206,15 @@ def canonical_order(dtypes: Mapping[str, DType]) -> list[str]:
     return sorted(dtypes, key=lambda name: (_RANK[dtypes[name]], name))
 
 
-def encode_header(tensors: Iterable[HeaderEntry], metadata: Mapping[str, str] | None = None) -> bytes:
+def encode_header(
+    tensors: Iterable[HeaderEntry], metadata: Mapping[str, str] | None = None, *, align: int = 8
+) -> bytes:
     """The first bytes of a safetensors file: length and JSON header, for *tensors* lying one after the other.
 
     With :func:`canonical_order` and at most one metadata pair the result is byte for byte what
     ``safetensors.torch.save_file`` writes; several pairs are written sorted by key, where that function's order is
-    random. Raises :class:`~modelhub.errors.Malformed` for names that no reader would take: ``__metadata__``, doubles,
+    random. Its length, where the data section begins, is a multiple of *align*, which is one of 8. Raises
+    :class:`~modelhub.errors.Malformed` for names that no reader would take: ``__metadata__``, doubles,
     lone surrogates; and when the header would be longer than :data:`MAX_HEADER`.
     """
     quote = json.encoder.encode_basestring
@@ -233,7 +236,7 @@ def encode_header(tensors: Iterable[HeaderEntry], metadata: Mapping[str, str] | 
         header = f"{{{','.join(parts)}}}".encode()
     except UnicodeEncodeError as error:
         raise Malformed(f"a tensor name or metadata value is not valid text: {error.reason}") from error
-    header += b" " * (-len(header) % 8)
+    header += b" " * (-(8 + len(header)) % align)
     if len(header) > MAX_HEADER:
         raise Malformed(f"the header would have {len(header)} bytes; safetensors allows {MAX_HEADER}")
     return len(header).to_bytes(8, "little") + header

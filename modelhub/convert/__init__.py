@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from modelhub.container import open_path
+from modelhub.container import Container, open_path
 from modelhub.convert.base import Assembly, Conversion, ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor
+from modelhub.convert.convertible import convertible
 from modelhub.convert.execute import check_target, execute
 from modelhub.convert.names import SALVAGED_KEY, SHARED_KEY
+from modelhub.convert.options import NO_OPTIONS, ConversionOptions, DTypeRule, byte_count, dtype_rule, metadata_pair
 from modelhub.convert.plan import plan_conversion
+from modelhub.convert.target import write_error
 from modelhub.convert.verify import verify
-from modelhub.errors import UnsafeModelError
+from modelhub.errors import ConversionError, UnsafeModelError
 from modelhub.source import MODEL_EXTENSIONS
 
 if TYPE_CHECKING:
@@ -28,23 +32,34 @@ __all__ = [
     "SHARED_KEY",
     "Assembly",
     "Conversion",
+    "ConversionOptions",
     "ConversionPlan",
+    "DTypeRule",
     "OutputFile",
     "Piece",
     "PlainFile",
     "PlannedTensor",
+    "byte_count",
     "convert",
     "default_target",
+    "dtype_rule",
     "execute",
+    "metadata_pair",
     "plan_conversion",
     "verify",
 ]
 
+Path = str | os.PathLike[str]
+
 
 def convert(
-    source_path: str | os.PathLike[str],
-    target_path: str | os.PathLike[str] | None = None,
+    source_path: Path,
+    target_path: Path | None = None,
     *,
+    options: ConversionOptions = NO_OPTIONS,
+    fix_vae: Path | None = None,
+    in_place: bool = False,
+    delete_source: bool = False,
     force: bool = False,
     salvage: bool = False,
     policy: Policy | None = None,
@@ -53,42 +68,88 @@ def convert(
 ) -> Conversion | ConversionPlan:
     """Convert the file *source_path* to safetensors, if it is safe; the plan alone with *dry_run*.
 
-    *target_path* is a file or an existing folder, by default :func:`default_target`; *force* replaces what is there.
-    *salvage* also converts a file whose verdict is not SAFE and says so in the metadata. *progress* is told bytes as
-    they are written. Raises :class:`UnsafeModelError` for a file that is not safe, and what
+    *target_path* is a file or an existing folder, by default :func:`default_target`; *force* replaces the file that is
+    there. *options* say what is changed on the way; *fix_vae* is a file whose VAE is put into the checkpoint. *salvage*
+    also converts files whose verdict is not SAFE and says so in the metadata. *in_place* rewrites a .safetensors file
+    under its own name, *delete_source* removes the source: both only after the output was verified. *progress* is told
+    bytes as they are written. Raises :class:`UnsafeModelError` for a file that is not safe, and what
     :func:`plan_conversion` and :func:`execute` raise.
     """
-    from modelhub.scan import Verdict, scan
-
     name = os.fspath(source_path)
-    target = default_target(name, None if target_path is None else os.fspath(target_path))
-    with open_path(name) as container:
-        report = scan(container, policy)
-        safe = report.verdict is Verdict.SAFE
-        if report.verdict > Verdict.UNKNOWN and not salvage:
-            raise _refusal(report)
-        plan = plan_conversion(container, metadata=None if safe else {SALVAGED_KEY: "true"})
-        if not safe and not salvage:
-            raise _refusal(report)
+    with ExitStack() as stack:
+        container = stack.enter_context(open_path(name))
+        safe = _judge(container, policy, salvage)
+        vae = None
+        if fix_vae is not None:
+            vae = stack.enter_context(open_path(fix_vae))
+            safe = _judge(vae, policy, salvage) and safe
+        identity = None
+        if not options.changes_nothing:
+            from modelhub.identify import identify
+
+            identity = identify(container)
+        metadata = None if safe else {SALVAGED_KEY: "true"}
+        plan = plan_conversion(container, identity, options, metadata=metadata, vae=vae)
+        if in_place:
+            _check_in_place(container, plan, target_path)
+            target = name
+        else:
+            wanted = None if target_path is None else os.fspath(target_path)
+            target = default_target(name, wanted, folder=plan.is_folder)
+        if delete_source and container.source is None:
+            raise ConversionError(f"{name}: a folder is not deleted", hint="leave out --delete-source")
         if dry_run:
-            check_target(plan, target, force=force)
+            check_target(plan, target, force=force, in_place=in_place)
             return plan
-        return execute(plan, target, force=force, progress=progress)
+        done = execute(plan, target, force=force, in_place=in_place, progress=progress)
+    if delete_source and not in_place:
+        try:
+            os.unlink(name)
+        except OSError as error:
+            raise write_error(error, name) from error
+    return done
 
 
-def default_target(source_path: str, target_path: str | None = None) -> str:
+def default_target(source_path: str, target_path: str | None = None, *, folder: bool = False) -> str:
     """Where converting *source_path* writes: *target_path*, inside it where that is a folder, by default beside itself.
 
-    ``model.vae.pt`` becomes ``model.vae.safetensors``; an ending that no model file has is kept as a part of the name.
+    ``model.vae.pt`` becomes ``model.vae.safetensors``, or with *folder* (several files) ``model.vae``; an ending that
+    no model file has is kept as a part of the name.
     """
     stem, extension = os.path.splitext(source_path)
     if extension.lower() not in MODEL_EXTENSIONS:
         stem = source_path
+    ending = "" if folder else ".safetensors"
     if target_path is None:
-        return f"{stem}.safetensors"
+        return f"{stem}{ending}"
     if os.path.isdir(target_path):
-        return os.path.join(target_path, f"{os.path.basename(stem)}.safetensors")
+        return os.path.join(target_path, f"{os.path.basename(stem)}{ending}")
     return target_path
+
+
+def _check_in_place(container: Container, plan: ConversionPlan, target_path: Path | None) -> None:
+    name = container.name
+    if target_path is not None:
+        raise ConversionError(f"{name}: converted in place, it cannot have another target as well")
+    if default_target(name) != name:
+        hint = "leave out --in-place; --delete-source removes the source after the conversion"
+        raise ConversionError(f"{name}: only a .safetensors file can be rewritten under its own name", hint=hint)
+    if plan.is_folder:
+        raise ConversionError(f"{name}: several files cannot take the place of one", hint="name a new folder")
+
+
+def _judge(container: Container, policy: Policy | None, salvage: bool) -> bool:
+    """Whether *container* is safe; :class:`UnsafeModelError` where it is not and is not to be salvaged."""
+    from modelhub.scan import Verdict, scan
+
+    report = scan(container, policy)
+    if report.verdict > Verdict.UNKNOWN and not salvage:
+        raise _refusal(report)
+    if report.verdict is Verdict.UNKNOWN and not salvage:
+        check = convertible if container.kind == "safetensors" else plan_conversion
+        check(container)  # what keeps a file from being understood is said best by what cannot be converted
+        raise _refusal(report)
+    return report.verdict is Verdict.SAFE
 
 
 def _refusal(report: ScanReport) -> UnsafeModelError:

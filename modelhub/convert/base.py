@@ -8,7 +8,7 @@ writes everything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from modelhub.container.storages import StorageSource
@@ -22,6 +22,11 @@ class Piece:
 
     source: Source
     tensor: TensorInfo
+
+
+def file_of(source: Source) -> Source:
+    """The open file that *source* is, or is unpacked from."""
+    return source.file if isinstance(source, StorageSource) else source
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,19 @@ class Assembly:
     def nbytes(self) -> int:
         """Bytes in the output."""
         return sum(self.dtype.bits * piece.tensor.numel for piece in self.pieces) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The tensors of an output by name before they have their places, and what was said and left out on the way."""
+
+    tensors: Mapping[str, Assembly]
+    leftovers: tuple[Leftover, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def changed(self, tensors: Mapping[str, Assembly], *notes: str, left: Iterable[Leftover] = ()) -> Draft:
+        """A draft of *tensors* instead, with further *notes* and leftovers."""
+        return Draft(tensors, (*self.leftovers, *left), (*self.notes, *notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +143,7 @@ class ConversionPlan:
         seen: set[int] = set()
         pieces = (piece.source for tensor in self.tensors for piece in tensor.pieces)
         for source in (*pieces, *(plain.source for plain in self.plain)):
-            file = source.file if isinstance(source, StorageSource) else source
+            file = file_of(source)
             if id(file) not in seen:
                 seen.add(id(file))
                 yield file

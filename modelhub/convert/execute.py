@@ -82,7 +82,7 @@ def check_target(
         if _exists(path):
             read = any(isinstance(source, LocalSource) and _is_same_file(path, source) for source in plan.sources())
             if read and not in_place:
-                raise WouldOverwrite(f"{path}: it is the source itself", hint="name another target")
+                raise WouldOverwrite(f"{path}: it is the source itself", hint="name another target, or say --in-place")
             if plan.is_folder:
                 if not os.path.isdir(path) or os.listdir(path):
                     raise WouldOverwrite(f"{path}: exists already", hint="name a new folder: none is ever replaced")

@@ -1,22 +1,32 @@
 """What tensors and facts are called in the converted file, so that its loaders find them.
 
-Tensors keep the names they have in the unwrapped state dict, with one exception. A textual inversion embedding as
-trainers write it (``string_to_param``: A1111's ``.pt``, CompVis's original) becomes the one tensor ``emb_params``:
-A1111, Forge, ComfyUI, InvokeAI and diffusers take an embedding's only tensor whatever its name, and kohya-ss writes
-that one. A hypernetwork's layers are named by their path (``320.0.linear.0.weight``); no loader reads hypernetworks
-from safetensors yet.
+Tensors keep the names they have in the unwrapped state dict, with these exceptions.
+
+* A textual inversion embedding as trainers write it (``string_to_param``: A1111's ``.pt``, CompVis's original) becomes
+  the one tensor ``emb_params``: A1111, Forge, ComfyUI, InvokeAI and diffusers take an embedding's only tensor whatever
+  its name, and kohya-ss writes that one. One of several tokens becomes one such file for each.
+* Where every name begins with ``module.``, which PyTorch's ``DataParallel`` puts there, all lose it.
+* A hypernetwork's layers are named by their path, ``SIZE.0.`` for keys and ``SIZE.1.`` for values
+  (``320.0.linear.0.weight``), its settings are metadata; no loader reads hypernetworks from safetensors yet.
+* Tensors in a list without names (cloneofsimo's first LoRAs) are called by their number.
 
 Plain values (``global_step``, an embedding's ``name``) become metadata, whose values are text: text as it is, numbers
-as Python writes them, truth values as ``true`` and ``false``. ``None`` says nothing and is left out. ``format`` and
-what begins with ``modelhub.`` are names of our own: a plain value of such a name is a leftover.
+as Python writes them, truth values as ``true`` and ``false``, a hypernetwork's lists as JSON. ``None`` says nothing and
+is left out. ``format`` and what begins with ``modelhub.`` are names of our own: a plain value of such a name is a
+leftover. A safetensors file's own metadata is kept as it is.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 
+from modelhub.container.storages import Storages
+from modelhub.convert.base import Assembly, Draft, Piece
 from modelhub.errors import ConversionError
-from modelhub.tensors import Leftover, Scalar, StateDict, TensorInfo
+from modelhub.source import Source
+from modelhub.tensors import Leftover, Scalar, StateDict
 
 EMBEDDING_TENSOR = "emb_params"
 """The name under which safetensors embeddings have their vectors."""
@@ -32,44 +42,67 @@ FORMAT = {"format": "pt"}
 
 _PARAM = "string_to_param."
 _TOKEN = "string_to_token."  # noqa: S105 (a dict's key, no secret)
+_MODULE = "module."
 _OURS = "modelhub."
 _LONGEST_TEXT = 1 << 16
+_LISTS = frozenset({"layer_structure", "dropout_structure"})
+_AVERAGED = {("params_ema",), ("params-ema",)}
 
 
-def output_tensors(
-    state_dict: StateDict, name: str, kind: str | None = None
-) -> tuple[dict[str, TensorInfo], tuple[Leftover, ...]]:
-    """The tensors of the file *name* by their names in the output, and the tensors that are left behind.
+def named_tensors(state_dict: StateDict, source: Source, kind: str | None = None) -> Mapping[str, Draft]:
+    """The tensors of the file *source* by their names in the output, for each file that it becomes, by file name.
 
-    *kind* is the identity's, ``None`` where it is not known.
-
-    Raises :class:`ConversionError` for names that a safetensors header cannot hold, and for an embedding of several
-    tokens, which is several files.
+    Nearly always that is one file, of no name of its own. *kind* is the identity's, ``None`` where it is not known.
+    Raises :class:`ConversionError` for names that a safetensors header cannot hold.
     """
-    tensors: Mapping[str, TensorInfo] = state_dict.tensors
-    left: tuple[Leftover, ...] = ()
-    vectors = [key for key in tensors if key.startswith(_PARAM)]
-    if vectors and kind in (None, "embedding"):
-        if len(vectors) > 1:
-            tokens = ", ".join(repr(key.removeprefix(_PARAM)) for key in vectors[:5])
-            raise ConversionError(
-                f"{name}: an embedding of {len(vectors)} tokens ({tokens}): a safetensors embedding has one"
-            )
-        left = tuple(Leftover(key, "a tensor beside the embedding") for key in tensors if key != vectors[0])
-        tensors = {EMBEDDING_TENSOR: tensors[vectors[0]]}
+    storages = Storages(source)
+    tensors = {
+        key: Assembly(tensor.dtype, tensor.shape, (Piece(*storages.locate(tensor)),))
+        for key, tensor in state_dict.items()
+    }
     for key in tensors:
         if key == "__metadata__":
-            raise ConversionError(f"{name}: a tensor is called '__metadata__', a name that safetensors keeps to itself")
+            raise ConversionError(
+                f"{source.name}: a tensor is called '__metadata__', a name that safetensors keeps to itself"
+            )
         if not _is_text(key):
-            raise ConversionError(f"{name}: the tensor name {key!r:.100} is not valid text")
-    return dict(tensors), left
+            raise ConversionError(f"{source.name}: the tensor name {key!r:.100} is not valid text")
+    vectors = [key for key in tensors if key.startswith(_PARAM)]
+    if vectors and kind in (None, "embedding"):
+        return _embeddings(tensors, vectors, state_dict.leftovers)
+    notes: list[str] = []
+    if all(key.startswith(_MODULE) and key != _MODULE for key in tensors):
+        tensors = {key.removeprefix(_MODULE): made for key, made in tensors.items()}
+        notes.append("every tensor's name began with 'module.', which was taken off")
+    if len(tensors) > 1 and all(re.fullmatch(r"\d+", key) for key in tensors):
+        notes.append("the tensors have no names in the source: they are called by their place in its list")
+    if state_dict.wrapper in _AVERAGED:
+        notes.append("the tensors are the averaged ones, params_ema")
+    return {"": Draft(tensors, state_dict.leftovers, tuple(notes))}
+
+
+def _embeddings(
+    tensors: Mapping[str, Assembly], vectors: list[str], leftovers: tuple[Leftover, ...]
+) -> Mapping[str, Draft]:
+    left = (*leftovers, *(Leftover(key, "a tensor beside the embedding") for key in tensors if key not in vectors))
+    if len(vectors) == 1:
+        return {"": Draft({EMBEDDING_TENSOR: tensors[vectors[0]]}, left)}
+    files: dict[str, Draft] = {}
+    for key in vectors:
+        token = key.removeprefix(_PARAM)
+        stem = name = re.sub(r"[^\w.-]+", "_", token).strip("._")[:100] or "token"
+        while f"{name}.safetensors" in files:
+            name = f"{stem}-{len(files) + 1}"
+        note = f"the token {token!r:.100} is {name}.safetensors"
+        files[f"{name}.safetensors"] = Draft({EMBEDDING_TENSOR: tensors[key]}, () if files else left, (note,))
+    return files
 
 
 def output_metadata(state_dict: StateDict) -> tuple[dict[str, str], tuple[Leftover, ...]]:
     """The metadata made of the file's plain values, sorted by key, and the values that cannot become metadata."""
-    kept: dict[str, str] = {}
+    kept: dict[str, str] = dict(state_dict.metadata)
     left: list[Leftover] = []
-    for key, value in state_dict.scalars.items():
+    for key, value in _gathered(state_dict.scalars).items():
         if value is None:
             continue
         text = _as_text(value)
@@ -80,6 +113,19 @@ def output_metadata(state_dict: StateDict) -> tuple[dict[str, str], tuple[Leftov
         else:
             kept[key] = text
     return dict(sorted((FORMAT | kept).items())), tuple(left)
+
+
+def _gathered(scalars: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+    """*scalars* with a hypernetwork's lists, ``layer_structure.0`` and so on, as JSON under their own names."""
+    lists: dict[str, list[Scalar]] = {}
+    others: dict[str, Scalar] = {}
+    for path, value in scalars.items():
+        head, _, last = path.rpartition(".")
+        if head in _LISTS and last == str(len(lists.get(head, ()))):
+            lists.setdefault(head, []).append(value)
+        else:
+            others[path] = value
+    return others | {head: json.dumps(items) for head, items in lists.items()}
 
 
 def _as_text(value: Scalar) -> str:

@@ -3,155 +3,145 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelhub.container.base import Container
-from modelhub.container.sniff import KINDS
-from modelhub.container.storages import Storages
-from modelhub.convert.arrange import output_file
-from modelhub.convert.base import Assembly, ConversionPlan, Piece
-from modelhub.convert.gather import extent, needs_gathering
-from modelhub.convert.names import SHARED_KEY, output_metadata, output_tensors
-from modelhub.convert.stream import can_negate
-from modelhub.errors import (
-    ConversionError,
-    LimitExceeded,
-    Malformed,
-    NothingToConvert,
-    Truncated,
-    UnknownContainer,
-    UnsupportedDtype,
-    UnsupportedLayout,
-)
-from modelhub.tensors import StateDict, TensorInfo
+from modelhub.convert.arrange import output_file, output_files
+from modelhub.convert.base import ConversionPlan, Draft, OutputFile, PlainFile
+from modelhub.convert.casting import cast
+from modelhub.convert.components import split
+from modelhub.convert.convertible import check_tensors, convertible
+from modelhub.convert.modelspec import modelspec
+from modelhub.convert.names import SHARED_KEY, named_tensors, output_metadata
+from modelhub.convert.options import NO_OPTIONS, ConversionOptions
+from modelhub.convert.pruning import apply_ema, prune
+from modelhub.convert.sharing import dedupe, duplicated_bytes, shared_groups
+from modelhub.convert.stream import Run, runs
+from modelhub.convert.vae_swap import swap_vae
+from modelhub.errors import ConversionError, NothingToConvert
+from modelhub.source import Source
 
 if TYPE_CHECKING:
     from modelhub.identify import Identity
 
-MAX_GROWTH = (64 << 20, 16)
-"""The output has at most so many bytes, plus so many times the source's: expanded and shared tensors can claim more."""
-
-_CONVERTED_KINDS = frozenset({"torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "numpy"})
-
 
 def plan_conversion(
-    container: Container, identity: Identity | None = None, *, metadata: Mapping[str, str] | None = None
+    container: Container,
+    identity: Identity | None = None,
+    options: ConversionOptions = NO_OPTIONS,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    vae: Container | None = None,
 ) -> ConversionPlan:
     """What converting *container* to safetensors will write; reads nothing and writes nothing.
 
-    The output holds every tensor of the state dict, in the order in which ``safetensors.torch.save_file`` would write
-    them; without plain values or shared bytes in the source it is byte for byte that function's output with
-    ``{"format": "pt"}``. Tensors that share bytes each get their own copy. Names and metadata are as
-    :mod:`modelhub.convert.names` says; *metadata* is added to it. *identity*, where it is known, keeps a file that is
-    no embedding from being named like one.
+    By default the output holds every tensor of the state dict, in the order in which ``safetensors.torch.save_file``
+    would write them; without plain values or shared bytes in the source it is byte for byte that function's output
+    with ``{"format": "pt"}``. Tensors that share bytes each get their own copy. Names and metadata are as
+    :mod:`modelhub.convert.names` says; *metadata* is added to it. *options* say what is changed on the way; *vae* is a
+    file whose VAE replaces the source's. *identity*, where it is known, keeps a file that is no embedding from being
+    named like one, and tells the part of files that are one part as a whole.
 
     Raises :class:`NothingToConvert` (no tensors, or safetensors already), :class:`UnsupportedDtype`,
     :class:`UnsupportedLayout`, :class:`Truncated`, :class:`Malformed`, :class:`LimitExceeded`,
-    :class:`UnknownContainer` or plain :class:`ConversionError`, each naming the file and the tensor.
+    :class:`UnknownContainer`, :class:`MissingExtra` or plain :class:`ConversionError`, each naming the file and the
+    tensor.
     """
-    state_dict = _state_dict(container)
-    kind = identity.kind if identity is not None else None
-    tensors, left_tensors = output_tensors(state_dict, container.name, kind)
-    kept, left_values = output_metadata(state_dict)
-    _check(tensors, container)
-    groups = _shared_groups(tensors)
-    if groups:
-        kept[SHARED_KEY] = json.dumps(groups, ensure_ascii=False, separators=(",", ":"))
-    kept |= metadata or {}
-
-    source = container.source
-    assert source is not None
-    storages = Storages(source)
-    made = {key: Assembly(t.dtype, t.shape, (Piece(*storages.locate(t)),)) for key, t in tensors.items()}
-    return ConversionPlan(
-        source=container.name,
-        outputs=(output_file("", made, kept),),
-        leftovers=(*state_dict.leftovers, *left_tensors, *left_values),
-        duplicated=groups,
-        duplicated_bytes=sum(_duplicated_bytes([tensors[name] for name in group]) for group in groups),
-    )
-
-
-def _state_dict(container: Container) -> StateDict:
-    """The tensors of *container*, if it is of a kind to convert and nothing is wrong with them."""
     name = container.name
     if container.source is None:
         raise ConversionError(f"{name}: a folder is not converted as a whole; name one of its files")
-    for anomaly in container.anomalies:
-        if anomaly.rule.endswith(".truncated"):
-            raise Truncated(f"{name}: {anomaly.message}")
-    if container.kind == "safetensors":
-        raise NothingToConvert(f"{name}: it is safetensors already")
-    arrays = container.kind == "zip" and container.state_dict is not None
-    if container.kind not in _CONVERTED_KINDS and not arrays:
-        raise UnknownContainer(f"{name}: {KINDS.get(container.kind, container.kind)} is not converted")
-    for anomaly in container.anomalies:
-        if anomaly.rule in _REFUSALS:
-            raise _REFUSALS[anomaly.rule](f"{name}: {anomaly.message}")
-        if anomaly.rule.startswith("tensor."):
-            raise Malformed(f"{name}: {anomaly.message}")
-    if container.state_dict is None:
-        reason = container.skipped[0].reason if container.skipped else "its tensors cannot be told"
-        raise Malformed(f"{name}: {reason}")
-    _check_leftovers(container.state_dict, name)
-    if not container.state_dict.tensors:
-        raise NothingToConvert(f"{name}: there is no tensor in it")
-    return container.state_dict
+    state_dict = convertible(container)
+    if container.kind == "safetensors" and options.changes_nothing and vae is None:
+        raise NothingToConvert(f"{name}: it is safetensors already", hint="say what to change: --dtype, --prune ...")
+    kind = identity.kind if identity is not None else None
+    drafts = named_tensors(state_dict, container.source, kind)
+    drafts = {path: _edited(draft, options, kind, name, vae) for path, draft in drafts.items()}
+    kept, left = output_metadata(state_dict)
+    if options.components:
+        drafts = _split(drafts, options.components, name, kind)
+    if options.modelspec:
+        if identity is None:
+            raise ConversionError(f"{name}: ModelSpec metadata needs its identity")
+        kept |= modelspec(identity, os.path.splitext(os.path.basename(name))[0], "ldm", name)
+    plan = _arranged(name, drafts, {**kept, **(metadata or {}), **options.metadata}, options)
+    plan = replace(plan, leftovers=(*plan.leftovers, *left))
+    if container.kind == "safetensors" and _is_source(plan, container.source):
+        raise NothingToConvert(f"{name}: it is already what was asked for")
+    return plan
 
 
-_REFUSALS: Mapping[str, type[ConversionError | LimitExceeded]] = {
-    "tensor.dtype": UnsupportedDtype,
-    "tensor.expansion": LimitExceeded,
-    "tensor.limit": LimitExceeded,
-    "tensor.many": LimitExceeded,
-}
-"""Errors for anomalies of tensors; for the other ones it is Malformed."""
+def _edited(draft: Draft, options: ConversionOptions, kind: str | None, name: str, vae: Container | None) -> Draft:
+    """*draft* with other tensors, and in other types, as *options* say."""
+    if vae is not None:
+        assert vae.source is not None
+        (other,) = named_tensors(convertible(vae), vae.source, "vae").values()
+        draft = swap_vae(draft, other, name, vae.name)
+    draft = apply_ema(draft, options.ema or ("drop" if options.prune else "keep"), name)
+    if options.prune:
+        draft = prune(draft)
+    return cast(draft, options.dtypes, kind) if options.dtypes else draft
 
 
-def _check_leftovers(state_dict: StateDict, name: str) -> None:
-    """Refuse a state dict with tensors that cannot be copied: leaving weights out would be a silent loss."""
-    for left in state_dict.leftovers:
-        if left.unread:
-            reason = f"tensor {left.path!r:.100} is of a kind that cannot be copied: {left.description}"
-            raise UnsupportedLayout(f"{name}: {reason}")
+def _split(
+    drafts: Mapping[str, Draft], components: tuple[str, ...], name: str, kind: str | None
+) -> Mapping[str, Draft]:
+    """The components' drafts by file name; one alone needs no name of its own."""
+    if len(drafts) > 1:
+        raise ConversionError(f"{name}: an embedding of several tokens has no components")
+    (whole,) = drafts.values()
+    parts, rest = split(whole, components, name, kind)
+    files = {f"{part}.safetensors" if len(parts) > 1 else "": draft for part, draft in parts.items()}
+    first = next(iter(files))
+    return {**files, first: replace(rest, tensors=files[first].tensors)}
 
 
-def _check(tensors: Mapping[str, TensorInfo], container: Container) -> None:
-    """Refuse tensors whose values cannot be had from the bytes of the file."""
-    assert container.source is not None
-    size, name = container.source.size, container.name
-    total = 0
-    for key, tensor in tensors.items():
-        which = f"{name}: tensor {key!r:.100}"
-        storage = tensor.storage
-        if not tensor.dtype.storable:
-            raise UnsupportedDtype(f"{which} is of type {tensor.dtype.torch_name}, which safetensors does not have")
-        if (tensor.neg and not can_negate(tensor.dtype)) or (tensor.conj and not tensor.dtype.is_complex):
-            raise UnsupportedLayout(f"{which} of type {tensor.dtype.torch_name} is stored to be negated or conjugated")
-        if tensor.numel * tensor.dtype.bits % 8 or (tensor.dtype.bits % 8 and needs_gathering(tensor)):
-            raise UnsupportedLayout(f"{which} has elements of {tensor.dtype.bits} bits that fill no whole bytes")
-        if tensor.offset < 0 or tensor.offset + extent(tensor) > storage.nbytes:
-            raise Malformed(f"{which} reaches beyond its storage of {storage.nbytes} bytes")
-        if tensor.nbytes and storage.end > size:
-            missing = storage.end - size
-            raise Truncated(f"{which} is cut off: at least {missing} bytes are missing")
-        total += tensor.nbytes
-    constant, factor = MAX_GROWTH
-    if total > constant + factor * size:
-        raise LimitExceeded(f"{name}: its {size:,} bytes would become {total:,}, more than {factor} times as many")
+def _arranged(
+    name: str, drafts: Mapping[str, Draft], metadata: Mapping[str, str], options: ConversionOptions
+) -> ConversionPlan:
+    """The plan of one file for each of *drafts*, or of the shards that it takes."""
+    outputs: list[OutputFile] = []
+    plain: list[PlainFile] = []
+    plan = ConversionPlan(name, ())
+    for path, edited in drafts.items():
+        if not edited.tensors:
+            raise NothingToConvert(f"{name}: no tensor would be left")
+        check_tensors(edited.tensors, name)
+        kept = dict(metadata)
+        groups = shared_groups(edited.tensors)
+        if groups:
+            kept[SHARED_KEY] = json.dumps(groups, ensure_ascii=False, separators=(",", ":"))
+        draft = edited
+        if options.dedupe_shared:
+            draft, removed = dedupe(edited)
+            kept |= removed
+            groups = shared_groups(draft.tensors)
+        if options.max_shard_size is None:
+            outputs.append(output_file(path, draft.tensors, kept, options.align))
+        else:
+            files, beside = output_files(path, draft.tensors, kept, options.align, options.max_shard_size)
+            outputs += files
+            plain += beside
+        plan = replace(
+            plan,
+            leftovers=plan.leftovers + draft.leftovers,
+            notes=plan.notes + draft.notes,
+            duplicated=plan.duplicated + groups,
+            duplicated_bytes=plan.duplicated_bytes + duplicated_bytes(draft.tensors, groups),
+        )
+    return replace(plan, outputs=tuple(outputs), plain=tuple(plain))
 
 
-def _shared_groups(tensors: Mapping[str, TensorInfo]) -> tuple[tuple[str, ...], ...]:
-    """Names of *tensors* that look at the same bytes, grouped."""
-    by_file_name = {tensor.name: name for name, tensor in tensors.items()}
-    groups = StateDict({tensor.name: tensor for tensor in tensors.values()}).shared_groups()
-    return tuple(tuple(by_file_name[name] for name in group) for group in groups)
-
-
-def _duplicated_bytes(tensors: Iterable[TensorInfo]) -> int:
-    """Bytes that *tensors*, which overlap, take more in the output than the run they lie in."""
-    tensors = tuple(tensors)
-    first = min(tensor.offset for tensor in tensors)
-    last = max(tensor.offset + extent(tensor) for tensor in tensors)
-    return max(0, sum(tensor.nbytes for tensor in tensors) - (last - first))
+def _is_source(plan: ConversionPlan, source: Source) -> bool:
+    """Whether the only output would be *source*, byte for byte."""
+    if plan.is_folder or plan.size != source.size:
+        return False
+    (output,) = plan.outputs
+    start = len(output.header)
+    return source.read_at(0, start) == output.header and all(
+        run.source is source and run.start == start + planned.begin + run.offset
+        for planned in output.tensors
+        for run in runs(planned) or (Run(source, -1, 0, 0),)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from modelhub.convert import Conversion, ConversionPlan
@@ -20,6 +21,7 @@ def conversion_lines(conversion: Conversion, verbosity: int = 0) -> Iterator[Lin
     yield line(
         f"    {tensors}, {byte_size(conversion.size)}, every byte compared with the source, {conversion.seconds:.1f} s"
     )
+    yield from _files(conversion.plan)
     yield from _losses(conversion.plan, verbosity)
 
 
@@ -27,20 +29,47 @@ def plan_lines(plan: ConversionPlan, target: str, verbosity: int = 0) -> Iterato
     """What would be written, and what of the source would not be kept."""
     yield line(Span("would convert  ", "bold"), Span(target, "bold"), Span(f"  from {plan.source}", "dim"))
     yield line(f"    {counted(len(plan.tensors), 'tensor')}, {byte_size(plan.size)}")
+    yield from _files(plan)
     yield from _losses(plan, verbosity)
 
 
+def _files(plan: ConversionPlan) -> Iterator[Line]:
+    if plan.is_folder:
+        for output in plan.outputs:
+            tensors = counted(len(output.tensors), "tensor")
+            yield line(f"    {output.path}", Span(f"  {tensors}, {byte_size(output.size)}", "dim"))
+        for plain in plan.plain:
+            yield line(f"    {plain.path}", Span(f"  {byte_size(plain.source.size)}", "dim"))
+
+
 def _losses(plan: ConversionPlan, verbosity: int) -> Iterator[Line]:
+    for note in plan.notes:
+        yield line(f"    {shortened(note, 300)}")
     if plan.duplicated:
         groups = counted(len(plan.duplicated), "group of names shares its bytes", "groups of names share their bytes")
         yield line(f"    {groups} in the source and got copies: {byte_size(plan.duplicated_bytes)} more")
-    for note in plan.notes:
-        yield line(f"    {shortened(note, 300)}")
     if verbosity > 0:
         for key, value in plan.outputs[0].metadata.items():
             yield line(Span(f"    metadata  {shortened(key, 60)} = {shortened(value, 200)}", "dim"))
-    limit = len(plan.leftovers) if verbosity > 0 else SHOWN_LEFTOVERS
-    for item in plan.leftovers[:limit]:
-        yield line("    ", Span("not a tensor, left out  ", "dim"), f"{item.path}: {shortened(item.description, 100)}")
-    if len(plan.leftovers) > limit:
-        yield line(Span(f"    … and {len(plan.leftovers) - limit:,} more left out (-v shows all)", "dim"))
+        for item in plan.leftovers:
+            yield _left_out(item.path, item.description)
+        return
+    reasons = Counter(item.description for item in plan.leftovers)
+    told: set[str] = set()
+    shown = 0
+    for item in plan.leftovers:
+        if shown == SHOWN_LEFTOVERS:
+            break
+        if item.description in told:
+            continue
+        told.add(item.description)
+        shown += 1
+        alike = reasons[item.description] - 1
+        yield _left_out(item.path if not alike else f"{item.path} and {alike:,} more", item.description)
+    more = sum(count for description, count in reasons.items() if description not in told)
+    if more:
+        yield line(Span(f"    … and {more:,} more left out (-v shows all)", "dim"))
+
+
+def _left_out(path: str, description: str) -> Line:
+    return line("    ", Span("left out  ", "dim"), f"{shortened(path, 120)}: {shortened(description, 100)}")

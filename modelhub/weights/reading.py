@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 from modelhub.container.storages import Storages
+from modelhub.convert.convertible import MAX_GROWTH
 from modelhub.convert.gather import extent
-from modelhub.convert.plan import MAX_GROWTH
 from modelhub.errors import ChangedDuringRead, LimitExceeded, Malformed
 from modelhub.source import Source
 from modelhub.tensors import DType, StorageRef, TensorInfo

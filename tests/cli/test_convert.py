@@ -79,3 +79,61 @@ def test_dry_run(make: Make) -> None:
     assert os.listdir() == ["safe.pt"]
     assert modelhub("convert", "safe.pt").code == 0
     assert os.path.getsize("safe.safetensors") == plan["size"]
+
+
+def test_changes_on_the_way(make: Make) -> None:
+    """Casts, added metadata and alignment are asked for by options and told in a line each."""
+    make("safe.pt")
+    ran = modelhub("convert", "safe.pt", "--dtype", "fp32", "--dtype", "*.bias=fp16", "--add-metadata", "a=b", "-v")
+    assert ran.code == 0
+    assert "tensors cast: 1 from F16 to F32, 1 from F32 to F16; 0 keep their type" in ran.out
+    assert "metadata  a = b" in ran.out
+    assert {name: str(array.dtype) for name, array in load_file("safe.safetensors").items()} == {
+        "first.weight": "float32",
+        "first.bias": "float16",
+    }
+
+
+def test_several_files_are_a_folder(make: Make) -> None:
+    """Shards lie in a folder of the source's name, each named in the answer."""
+    make("safe.pt")
+    ran = modelhub("convert", "safe.pt", "--max-shard-size", "70B")
+    assert ran.code == 0
+    assert "converted  safe  from safe.pt" in ran.out
+    assert sorted(os.listdir("safe")) == [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ]
+    assert all(name in ran.out for name in os.listdir("safe"))
+
+
+def test_in_place(make: Make) -> None:
+    """A safetensors file is rewritten under its own name; a pickle is not."""
+    make("safe.pt")
+    assert modelhub("convert", "safe.pt").code == 0
+    assert modelhub("convert", "safe.safetensors", "--in-place", "--dtype", "fp16").code == 0
+    assert {str(array.dtype) for array in load_file("safe.safetensors").values()} == {"float16"}
+    ran = modelhub("convert", "safe.pt", "--in-place", "--dtype", "fp16")
+    assert (ran.code, ran.out) == (2, "")
+    assert "hint: leave out --in-place" in ran.err
+
+
+def test_the_source_is_deleted_on_request(make: Make) -> None:
+    """--delete-source removes SRC once the output is there."""
+    make("safe.pt")
+    assert modelhub("convert", "safe.pt", "--delete-source").code == 0
+    assert os.listdir() == ["safe.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--dtype", "fp12"), ("--max-shard-size", "many"), ("--add-metadata", "x"), ("--components", "unet,nothing")],
+)
+def test_wrong_wishes_are_one_sentence(make: Make, options: tuple[str, str]) -> None:
+    """An option that cannot be understood ends with 2 and writes nothing."""
+    make("safe.pt")
+    ran = modelhub("convert", "safe.pt", *options)
+    assert ran.code == 2
+    assert ran.err.startswith("error: ")
+    assert os.listdir() == ["safe.pt"]

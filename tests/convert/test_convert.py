@@ -383,7 +383,7 @@ def test_a_pickle_named_safetensors_does_not_replace_itself(tmp_path):
     torch.save(weights((8, 8)), tmp_path / "m.safetensors")
     with pytest.raises(WouldOverwrite, match="the source itself") as caught:
         convert(tmp_path / "m.safetensors", salvage=True, force=True)
-    assert caught.value.hint == "name another target"
+    assert caught.value.hint == "name another target, or say --in-place"
 
 
 def test_files_without_tensors_are_told_as_what_they_are(tmp_path):

@@ -105,7 +105,7 @@ def test_the_source_is_never_the_target(checkpoint, out, link, force):
     for target in (checkpoint, out / "alias"):
         with pytest.raises(WouldOverwrite, match="is the source itself") as caught:
             run(checkpoint, target, force=force)
-        assert caught.value.hint == "name another target"
+        assert caught.value.hint == "name another target, or say --in-place"
     assert sha256(checkpoint) == before
     assert names(out) == {"alias"}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from modelhub.convert.names import EMBEDDING_TENSOR, output_metadata, output_tensors
+from modelhub.convert.names import EMBEDDING_TENSOR, named_tensors, output_metadata
 from modelhub.errors import ConversionError
-from modelhub.tensors import DType, StateDict, StorageRef, TensorInfo
+from modelhub.source import BytesSource
+from modelhub.tensors import DType, Leftover, StateDict, StorageRef, TensorInfo
 
 
 def state_dict(*names: str, **scalars: object) -> StateDict:
@@ -14,10 +15,16 @@ def state_dict(*names: str, **scalars: object) -> StateDict:
     return StateDict(tensors, scalars)
 
 
+def named(found: StateDict, kind: str | None = None) -> tuple[dict[str, TensorInfo], tuple[Leftover, ...]]:
+    """The tensors of the only file, and what is left behind."""
+    (draft,) = named_tensors(found, BytesSource("f", b""), kind).values()
+    return {name: made.pieces[0].tensor for name, made in draft.tensors.items()}, draft.leftovers
+
+
 def test_checkpoint_keys_are_kept():
     """A checkpoint's tensors keep their names and their file order."""
     names = ("model.diffusion_model.out.2.weight", "cond_stage_model.x", "lora_unet_a.alpha", "", "ключ")
-    tensors, left = output_tensors(state_dict(*names), "f")
+    tensors, left = named(state_dict(*names))
     assert tuple(tensors) == names
     assert left == ()
 
@@ -25,7 +32,7 @@ def test_checkpoint_keys_are_kept():
 def test_an_a1111_embedding_becomes_emb_params():
     """The vectors of a trainer's embedding are the one tensor emb_params; name, step and checkpoint are metadata."""
     found = state_dict("string_to_param.*", name="style", step=499, sd_checkpoint=None, sd_checkpoint_name="v1-5")
-    tensors, left = output_tensors(found, "f", "embedding")
+    tensors, left = named(found, "embedding")
     metadata, left_values = output_metadata(found)
     assert list(tensors) == [EMBEDDING_TENSOR]
     assert tensors[EMBEDDING_TENSOR] is found["string_to_param.*"]
@@ -35,7 +42,7 @@ def test_an_a1111_embedding_becomes_emb_params():
 
 def test_a_compvis_embedding_leaves_its_token_tensor_behind():
     """The original trainer's token is a tensor of an index into a vocabulary: it is reported, not kept."""
-    tensors, left = output_tensors(state_dict("string_to_token.*", "string_to_param.*"), "f")
+    tensors, left = named(state_dict("string_to_token.*", "string_to_param.*"))
     assert list(tensors) == [EMBEDDING_TENSOR]
     assert [item.path for item in left] == ["string_to_token.*"]
 
@@ -47,15 +54,55 @@ def test_an_embeddings_token_number_is_no_metadata():
     assert [item.path for item in left] == ["string_to_token.*"]
 
 
-def test_an_embedding_of_several_tokens_is_refused():
-    """A safetensors embedding has one tensor, so that a file of several tokens cannot be one."""
-    with pytest.raises(ConversionError, match=r"f: an embedding of 2 tokens \('a', 'b'\)"):
-        output_tensors(state_dict("string_to_param.a", "string_to_param.b"), "f")
+def test_an_embedding_of_several_tokens_is_several_files():
+    """A safetensors embedding has one tensor: each token gets a file called after it, and no two the same."""
+    files = named_tensors(
+        state_dict("string_to_param.<a b>", "string_to_param./a b/", "string_to_param.*", "string_to_token.*"),
+        BytesSource("f", b""),
+    )
+    assert list(files) == ["a_b.safetensors", "a_b-2.safetensors", "token.safetensors"]
+    assert [list(draft.tensors) for draft in files.values()] == [[EMBEDDING_TENSOR]] * 3
+    assert files["token.safetensors"].tensors[EMBEDDING_TENSOR].pieces[0].tensor.name == "string_to_param.*"
+    assert [item.path for draft in files.values() for item in draft.leftovers] == ["string_to_token.*"]
+
+
+def test_a_prefix_of_data_parallel_training_is_taken_off_where_all_have_it():
+    """module. is no part of a model; where only some names have it, it is."""
+    tensors, _ = named(state_dict("module.a.weight", "module.b"))
+    assert list(tensors) == ["a.weight", "b"]
+    (draft,) = named_tensors(state_dict("module.a"), BytesSource("f", b"")).values()
+    assert draft.notes == ("every tensor's name began with 'module.', which was taken off",)
+    tensors, _ = named(state_dict("module.a.weight", "b"))
+    assert list(tensors) == ["module.a.weight", "b"]
+    tensors, _ = named(state_dict("module.a", "module."))
+    assert list(tensors) == ["module.a", "module."]
+
+
+def test_tensors_of_a_list_are_called_by_their_number():
+    """cloneofsimo's first LoRAs are lists: what they belong to cannot be told, and the plan says so."""
+    (draft,) = named_tensors(state_dict("0", "1", "2"), BytesSource("f", b"")).values()
+    assert list(draft.tensors) == ["0", "1", "2"]
+    assert "have no names" in draft.notes[0]
+
+
+def test_a_hypernetworks_lists_are_metadata():
+    """layer_structure is one value, as JSON; a list that is not whole stays as it is."""
+    scalars = {"layer_structure.0": 1, "layer_structure.1": 2, "layer_structure.2": 1, "dropout_structure.1": 0.5}
+    metadata, left = output_metadata(StateDict({}, scalars))
+    assert metadata == {"format": "pt", "layer_structure": "[1, 2, 1]", "dropout_structure.1": "0.5"}
+    assert left == ()
+
+
+def test_a_safetensors_files_own_metadata_is_kept():
+    """What a trainer wrote into the header is worth more than anything we could say; only the format is added."""
+    found = StateDict({}, metadata={"ss_network_dim": "16", "modelhub.shared": "[]"})
+    assert output_metadata(found)[0] == {"format": "pt", "modelhub.shared": "[]", "ss_network_dim": "16"}
+    assert output_metadata(StateDict({}, metadata={"format": "mlx"}))[0] == {"format": "mlx"}
 
 
 def test_only_embeddings_are_named_like_embeddings():
     """What was identified as something else keeps its names, even if one looks like an embedding's."""
-    tensors, _ = output_tensors(state_dict("string_to_param.x", "string_to_param.y"), "f", "checkpoint")
+    tensors, _ = named(state_dict("string_to_param.x", "string_to_param.y"), "checkpoint")
     assert list(tensors) == ["string_to_param.x", "string_to_param.y"]
 
 
@@ -63,7 +110,7 @@ def test_only_embeddings_are_named_like_embeddings():
 def test_names_that_safetensors_cannot_hold_are_refused(name):
     """The reserved name and lone surrogates would make a file that no reader opens."""
     with pytest.raises(ConversionError, match="f: "):
-        output_tensors(state_dict("ok", name), "f")
+        named(state_dict("ok", name))
 
 
 def test_plain_values_become_text():
