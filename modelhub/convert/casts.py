@@ -50,7 +50,10 @@ class Cast:
                 infinite = (cast & 0x7FFF) == 0x7F80
             else:
                 cast = values.astype(_NUMPY[self._target])
-                infinite = np.isinf(cast) if cast.itemsize < values.itemsize else np.zeros(0, bool)
+                if self._target is DType.F16:
+                    infinite = (cast.view("<u2") & 0x7FFF) == 0x7C00  # many times as fast as isinf of half floats
+                else:
+                    infinite = np.isinf(cast)
         if infinite.any():
             self._check_overflow(values, infinite)
         narrow: memoryview = cast.view(np.uint8).data
