@@ -89,8 +89,8 @@ def gathered(
         message = f"{len(inert)} of its members are not of a kind that is examined"
         anomalies = [*anomalies, Anomaly("container.not-examined", message, evidence=_names(inert))]
         skipped = [*skipped, *(skip for each in inert for skip in each.container.skipped)]
-        found = [each for each in found if each not in inert]
-    arrays = bool(found) and not inert and all(each.container.kind == "numpy" for each in found)
+        found = [each for each in found if not is_inert(each.container)]
+    arrays = kind == "zip" and bool(found) and not inert and all(each.container.kind == "numpy" for each in found)
     anomalies = list(anomalies)
     state_dict = _arrays(found, anomalies) if arrays else None
     return Container(

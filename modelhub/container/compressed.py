@@ -1,27 +1,26 @@
 """Compressed files: unpacked into memory, within bounds, and opened as what they hold.
 
-gzip, bzip2, xz, LZMA and zlib are what Python's own modules unpack, and so what ``joblib.load`` takes. Several streams
-in a row are one file to those modules, and here.
+``joblib.load`` takes them, and people pack downloads. Several streams in a row are one file to what unpacks them, and
+here.
 """
 
 from __future__ import annotations
 
 import os.path
-import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, Skipped
 from modelhub.container.nesting import MAX_INNER, MAX_PREFIX, Nesting, open_inside
+from modelhub.container.sniff import KINDS
+from modelhub.container.unpackers import Unpacker, is_bomb, unpackers
+from modelhub.errors import MissingExtra
 from modelhub.source import BytesSource, Source
 
 _CHUNK = 1 << 16
 _MAX_STREAMS = 1000
-_MAX_RATIO = 1100
-"""What no deflated data reaches (1032 is the most, of zeros); tensors never come near it."""
-_RATIO_FROM = 1 << 20
-_EXTENSIONS = (".gz", ".bz2", ".xz", ".lzma", ".zlib", ".z")
+_EXTENSIONS = (".gz", ".bz2", ".xz", ".lzma", ".zlib", ".z", ".lz4", ".zst")
 
 
 class _Unpacked(NamedTuple):
@@ -31,9 +30,15 @@ class _Unpacked(NamedTuple):
 
 
 def read_compressed(source: Source, kind: str, nesting: Nesting) -> Container:
-    """Open a compressed file of *kind* (``gzip``, ``bz2``, ``xz``, ``lzma`` or ``zlib``) and the file in it."""
+    """Open a compressed file of *kind* (one of :data:`~modelhub.container.sniff.COMPRESSED`) and the file in it."""
+    try:
+        fresh = unpackers(kind)
+    except MissingExtra as missing:
+        message = f"{KINDS[kind]}, which is not examined: {missing} ({missing.hint})"
+        odd = Anomaly("container.not-examined", message)
+        return Container(kind, source.name, source, anomalies=(odd,), skipped=(Skipped(message),))
     limit = min(MAX_INNER, nesting.left["unpacked"])
-    unpacked = _unpack(source, streams_of(kind), limit)
+    unpacked = _unpack(source, fresh, limit)
     nesting.left["unpacked"] -= len(unpacked.data)
     data = unpacked.data if unpacked.whole else unpacked.data[:MAX_PREFIX]
     stem, extension = os.path.splitext(os.path.basename(source.name))
@@ -52,43 +57,7 @@ def read_compressed(source: Source, kind: str, nesting: Nesting) -> Container:
     )
 
 
-def streams_of(kind: str) -> Callable[[], Any]:
-    """What makes a fresh unpacker of *kind*, with the interface of :class:`bz2.BZ2Decompressor`."""
-    if kind == "bz2":
-        import bz2
-
-        return bz2.BZ2Decompressor
-    if kind in ("xz", "lzma"):
-        import lzma
-
-        form = lzma.FORMAT_XZ if kind == "xz" else lzma.FORMAT_ALONE
-        return lambda: lzma.LZMADecompressor(form, memlimit=256 << 20)
-    return lambda: _Inflater(31 if kind == "gzip" else 15)
-
-
-class _Inflater:
-    """zlib's decompressor with the interface of those of ``bz2`` and ``lzma``."""
-
-    def __init__(self, window_bits: int) -> None:
-        self._stream = zlib.decompressobj(window_bits)
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
-
-    @property
-    def eof(self) -> bool:
-        return self._stream.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._stream.unconsumed_tail
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._stream.unused_data
-
-
-def _unpack(source: Source, fresh: Callable[[], Any], limit: int) -> _Unpacked:
+def _unpack(source: Source, fresh: Callable[[], Unpacker], limit: int) -> _Unpacked:
     """The first *limit* unpacked bytes of *source*, and whether they are all."""
     out = bytearray()
     anomalies: list[Anomaly] = []
@@ -99,8 +68,9 @@ def _unpack(source: Source, fresh: Callable[[], Any], limit: int) -> _Unpacked:
     whole = True
     while True:
         if stream.eof:
-            waiting = stream.unused_data + source.read_at(position, max(0, 16 - len(stream.unused_data)))
-            position += max(0, len(waiting) - len(stream.unused_data))
+            unused = stream.unused_data or b""
+            waiting = unused + source.read_at(position, max(0, 16 - len(unused)))
+            position += len(waiting) - len(unused)
             if not waiting.strip(b"\0") and not _rest(source, position):
                 break
             stream, streams = fresh(), streams + 1
@@ -126,8 +96,8 @@ def _unpack(source: Source, fresh: Callable[[], Any], limit: int) -> _Unpacked:
                 anomalies.append(Anomaly("compressed.broken", message, offset=at))
             break
         waiting = b""
-        if len(out) > max(_RATIO_FROM, position * _MAX_RATIO):
-            message = f"{position} compressed bytes unpack to more than {_MAX_RATIO} times as many"
+        if is_bomb(position, len(out)):
+            message = f"{position} compressed bytes unpack to more than {len(out)}"
             anomalies.append(Anomaly("compressed.bomb", message))
             whole = False
             break

@@ -9,7 +9,10 @@ from typing import Any
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container
+from modelhub.container.sniff import COMPRESSED
+from modelhub.container.unpackers import is_bomb, unpackers
 from modelhub.container.zip_walk import Member, walk_zip
+from modelhub.errors import MissingExtra
 from modelhub.source import Source
 
 _CHUNK = 1 << 20
@@ -52,7 +55,7 @@ def _check(kind: str, source: Source, progress: Progress | None) -> Iterator[Ano
             reached = max(reached, member.end)
         _tell(progress, source.size - reached)
         return
-    if kind in ("gzip", "bz2", "xz", "lzma", "zlib"):
+    if kind in COMPRESSED:
         yield from _check_compressed(kind, source, progress)
         return
     length = sum(map(len, _chunks(source, 0, source.size, progress)))
@@ -95,20 +98,27 @@ def _inflated(stream: Any, packed: bytes) -> Iterator[bytes]:
 
 def _check_compressed(kind: str, source: Source, progress: Progress | None) -> Iterator[Anomaly]:
     """Whether a compressed file unpacks to its end, which is where its checksum stands."""
-    from modelhub.container.compressed import streams_of
-
-    fresh = streams_of(kind)
+    try:
+        fresh = unpackers(kind)
+    except MissingExtra:
+        return  # opening it has said so
     stream = fresh()
+    packed = unpacked = 0
     for chunk in _chunks(source, 0, source.size, progress):
         waiting = chunk
+        packed += len(chunk)
         try:
             while waiting or not (stream.eof or stream.needs_input):
                 if stream.eof:
                     if not waiting.strip(b"\0"):
                         break
                     stream = fresh()
-                stream.decompress(waiting, _CHUNK)
-                waiting = stream.unused_data if stream.eof else b""
+                unpacked += len(stream.decompress(waiting, _CHUNK))
+                if is_bomb(packed, unpacked):
+                    message = f"{packed} compressed bytes unpack to more than {unpacked}"
+                    yield Anomaly("compressed.bomb", message)
+                    return
+                waiting = (stream.unused_data or b"") if stream.eof else b""
         except Exception as error:  # zlib.error, OSError, EOFError, lzma.LZMAError
             yield Anomaly("compressed.broken", f"the compressed data cannot be unpacked: {error}"[:200])
             return

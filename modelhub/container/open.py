@@ -11,7 +11,7 @@ from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
 from modelhub.container.nesting import Nesting, Opener
 from modelhub.container.programs import acts, hand_over
-from modelhub.container.sniff import HEAD, KINDS, PICKLE_FIRST, expected_kinds, sniff
+from modelhub.container.sniff import COMPRESSED, HEAD, KINDS, PICKLE_FIRST, expected_kinds, sniff
 from modelhub.pickles import Limits, Trace, trace_pickle
 from modelhub.source import Source
 
@@ -78,7 +78,11 @@ def _reader_of(kind: str) -> Opener | None:
             from modelhub.container.onnx import read_onnx
 
             return lambda source, _: read_onnx(source)
-        case "gzip" | "bz2" | "xz" | "lzma" | "zlib":
+        case "7z":
+            from modelhub.container.sevenzip import read_7z
+
+            return read_7z
+        case _ if kind in COMPRESSED:
             from modelhub.container.compressed import read_compressed
 
             return lambda source, nesting: read_compressed(source, kind, nesting)

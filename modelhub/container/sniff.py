@@ -43,6 +43,9 @@ KINDS: Mapping[str, str] = {
 }
 """Every kind of file that has a name here, and what it is called in a sentence."""
 
+COMPRESSED = frozenset({"gzip", "bz2", "xz", "lzma", "zlib", "lz4", "zstd"})
+"""The kinds of file that are one other file, compressed."""
+
 HEAD = 4096
 """Bytes from the start of a file that :func:`sniff` wants to see."""
 
@@ -95,6 +98,8 @@ _EXPECTED: Mapping[str, frozenset[str]] = {
     ".zip": frozenset({"zip"}),
     ".tar": frozenset({"tar", "torch-tar"}),
     ".7z": frozenset({"7z"}),
+    ".lz4": frozenset({"lz4"}),
+    ".zst": frozenset({"zstd"}),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".gif"), frozenset({"image"})),
     **dict.fromkeys((".txt", ".md", ".csv", ".yaml", ".yml", ".toml"), frozenset({"text"})),
     ".json": frozenset({"json"}),

@@ -111,7 +111,8 @@ def test_nothing_passes_for_examined_that_was_not(kind):
         ("empty", "container.empty", "empty"),
         ("unknown", "container.unknown", "no kind"),
         ("hdf5", "container.not-examined", "an HDF5 file"),
-        ("7z", "container.not-examined", "a 7z archive"),
+        ("rar", "container.not-examined", "a RAR archive"),
+        ("7z", "archive.broken", "the 7z archive's members cannot be told"),
     ],
 )
 def test_people_are_told_what_they_have(kind, rule, words):
