@@ -19,7 +19,7 @@ from modelhub.identify.base import Adapter, Evidence, Identity
 from modelhub.identify.modules import Module, ModulePrefix
 from modelhub.identify.names import Names
 from modelhub.identify.prediction import claimed
-from modelhub.identify.probe import Read, number
+from modelhub.identify.probe import Probe
 from modelhub.identify.registry import in_order, read_table
 from modelhub.tensors import Scalar, StateDict, TensorInfo
 
@@ -85,13 +85,13 @@ class Tables:
     by_head: Mapping[str, tuple[int, ...]]
 
 
-def identify_adapter(names: Names, state_dict: StateDict, read: Read | None) -> Identity | None:
+def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Identity | None:
     """What a LoRA or one of its relatives consists of and was made for; ``None`` when the file is no adapter."""
     tables = _tables()
     modules, counted = _modules(names, tables)
     if not modules or counted < _SHARE * len(names.tensors):
         return None
-    _read_alphas(modules, state_dict.scalars, read)
+    _read_alphas(modules, state_dict.scalars, probe)
     adapter = _described(modules)
     found = ", ".join(f"{count} {name}" for name, count in adapter.algorithms.items())
     evidence = [
@@ -172,10 +172,10 @@ def _module(stem: str, tables: Tables) -> Module:
     return Module(stem, path.replace(".processor.", ".").replace(".", "_"), prefix)
 
 
-def _read_alphas(modules: tuple[Module, ...], scalars: Mapping[str, Scalar], read: Read | None) -> None:
+def _read_alphas(modules: tuple[Module, ...], scalars: Mapping[str, Scalar], probe: Probe) -> None:
     for module in modules:
         tensor = module.tensors.get(("", "alpha"))
-        value = number(tensor, read) if tensor else scalars.get(f"{module.name}.alpha")
+        value = probe.number(tensor) if tensor else scalars.get(f"{module.name}.alpha")
         if isinstance(value, int | float) and abs(value) <= _LARGEST_ALPHA:
             module.alpha = float(f"{value:.6g}")
 

@@ -8,25 +8,26 @@ from modelhub.identify.base import Identity
 from modelhub.identify.claims import weigh_claims
 from modelhub.identify.names import Names
 from modelhub.identify.precision import precision_of
-from modelhub.identify.probe import Read
+from modelhub.identify.probe import Probe
 from modelhub.identify.structure import identify_structure
 from modelhub.tensors import StateDict
 
 
-def identify_state_dict(state_dict: StateDict, read: Read | None = None) -> Identity:
+def identify_state_dict(state_dict: StateDict, probe: Probe | None = None) -> Identity:
     """Which model the tensors of *state_dict* are. Never raises for content.
 
-    *read* gives bytes of the file at an absolute offset; it is asked for single numbers (a LoRA's alphas) and one
-    bias of an SD 2 UNet only. Without it those stay unknown.
+    *probe* is asked for single numbers (a LoRA's alphas) and one bias of an SD 2 UNet only. Without it those stay
+    unknown, unless the tensors carry their own bytes.
     """
+    probe = probe or Probe()
     names = Names(state_dict.tensors)
-    identity = identify_structure(names, state_dict, read)
+    identity = identify_structure(names, state_dict, probe)
     if identity is None:
         from modelhub.identify.adapters import identify_adapter
         from modelhub.identify.embeddings import identify_embedding, identify_hypernetwork
 
         identity = (
-            identify_adapter(names, state_dict, read)
+            identify_adapter(names, state_dict, probe)
             or identify_hypernetwork(names, state_dict)
             or identify_embedding(names)
             or Identity()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from modelhub.container.base import Container
 from modelhub.identify.base import Evidence, Identity
 from modelhub.identify.file import identify_state_dict
+from modelhub.identify.observation import Observation
 from modelhub.identify.precision import precision_of
+from modelhub.identify.probe import Probe
 from modelhub.identify.registry import architectures, in_order
 from modelhub.tensors import StateDict, TensorInfo
 
@@ -23,7 +24,7 @@ _CONTEXT_WIDTHS = {768: "sd-1", 1024: "sd-2", 1280: "sdxl-refiner", 2048: "sdxl"
 """``cross_attention_dim`` in a UNet's configuration."""
 
 
-def identify_folder(folder: Container) -> Identity:
+def identify_folder(folder: Observation) -> Identity:
     """Which model a diffusers *folder* is.
 
     Its kind is ``checkpoint``: it serves where a single file of that kind does. The architecture is that of the
@@ -35,8 +36,8 @@ def identify_folder(folder: Container) -> Identity:
     if index is None:
         if len(weights) != 1:
             return Identity()
-        [(state_dict, part)] = weights.values()
-        return identify_state_dict(state_dict, part.source.read_at if part and part.source else None)
+        [(state_dict, probe)] = weights.values()
+        return identify_state_dict(state_dict, probe)
 
     pipeline = _text(index.get("_class_name"))
     evidence = [Evidence("kind", "checkpoint", "structure", f"{_INDEX} names the pipeline {pipeline or '?'}")]
@@ -66,25 +67,24 @@ def identify_folder(folder: Container) -> Identity:
     return identity if identity.architecture else _by_pipeline(identity, pipeline)
 
 
-def _weights(folder: Container) -> dict[str, tuple[StateDict, Container | None]]:
-    """The tensors below each subfolder, shards joined, and the one file they are in when it is only one.
+def _weights(folder: Observation) -> dict[str, tuple[StateDict, Probe | None]]:
+    """The tensors below each subfolder, shards joined, and what probes the one file they are in if it is only one.
 
     Where a folder has the same tensors twice (another precision, another format), the first file's count.
     """
-    grouped: dict[str, list[Container]] = {}
-    for relative, part in folder.parts.items():
-        if part.state_dict is not None:
-            grouped.setdefault(relative.rpartition("/")[0], []).append(part)
-    joined: dict[str, tuple[StateDict, Container | None]] = {}
-    for name, parts in grouped.items():
+    grouped: dict[str, list[tuple[StateDict, Probe]]] = {}
+    for relative, file in folder.files.items():
+        grouped.setdefault(relative.rpartition("/")[0], []).append(file)
+    joined: dict[str, tuple[StateDict, Probe | None]] = {}
+    for name, files in grouped.items():
         tensors: dict[str, TensorInfo] = {}
-        sources: list[Container] = []
-        for part in parts:
-            new = {key: tensor for key, tensor in (part.state_dict or {}).items() if key not in tensors}
+        probes: list[Probe] = []
+        for state_dict, probe in files:
+            new = {key: tensor for key, tensor in state_dict.items() if key not in tensors}
             if new:
-                sources.append(part)
+                probes.append(probe)
                 tensors |= new
-        joined[name] = (StateDict(tensors), sources[0] if len(sources) == 1 else None)
+        joined[name] = (StateDict(tensors), probes[0] if len(probes) == 1 else None)
     return joined
 
 
@@ -102,21 +102,19 @@ def _components(index: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _denoiser(
-    folder: Container, components: tuple[str, ...], weights: Mapping[str, tuple[StateDict, Container | None]]
+    folder: Observation, components: tuple[str, ...], weights: Mapping[str, tuple[StateDict, Probe | None]]
 ) -> Identity:
     for name in _DENOISERS:
         if name not in components:
             continue
         identity = Identity()
         if name in weights:
-            state_dict, part = weights[name]
-            read = part.source.read_at if part and part.source else None
-            identity = identify_state_dict(state_dict, read)
+            identity = identify_state_dict(*weights[name])
         return identity if identity.architecture else _by_config(identity, folder, name)
     return Identity()
 
 
-def _by_config(identity: Identity, folder: Container, name: str) -> Identity:
+def _by_config(identity: Identity, folder: Observation, name: str) -> Identity:
     width = folder.configs.get(f"{name}/config.json", {}).get("cross_attention_dim")
     known = _CONTEXT_WIDTHS.get(width) if isinstance(width, int) and name == "unet" else None
     if known is None:
@@ -147,7 +145,7 @@ def _by_pipeline(identity: Identity, pipeline: str) -> Identity:
     )
 
 
-def _prediction_type(folder: Container) -> Evidence | None:
+def _prediction_type(folder: Observation) -> Evidence | None:
     config = folder.configs.get("scheduler/scheduler_config.json", {})
     scheduler = _text(config.get("_class_name"))
     value = "flow" if scheduler.startswith("FlowMatch") else _text(config.get("prediction_type"))

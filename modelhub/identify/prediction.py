@@ -8,12 +8,11 @@ them, and are not known here.)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from modelhub.identify.base import Evidence
 from modelhub.identify.names import Names
-from modelhub.identify.probe import Read, deviation, numbers
+from modelhub.identify.probe import Probe
 from modelhub.identify.registry import architectures
 from modelhub.tensors import Scalar, StateDict
 
@@ -54,7 +53,7 @@ def prediction_type(
     architecture: str | None,
     told: Evidence | None,
     root: str,
-    read: Read | None,
+    probe: Probe,
 ) -> Evidence | None:
     """The first rung's answer, or ``None``.
 
@@ -64,7 +63,7 @@ def prediction_type(
         _by_marker(names)
         or told
         or claimed(state_dict.metadata, (architecture,) if architecture else ())
-        or (_by_probe(names, root, read) if architecture == "sd-2" else None)
+        or (_by_probe(names, root, probe) if architecture == "sd-2" else None)
         or (_by_step(state_dict.scalars) if architecture == "sd-2" else None)
         or _by_convention(architecture)
     )
@@ -95,12 +94,11 @@ def _by_marker(names: Names) -> Evidence | None:
     return None
 
 
-def _by_probe(names: Names, root: str, read: Read | None) -> Evidence | None:
+def _by_probe(names: Names, root: str, probe: Probe) -> Evidence | None:
     for key in _PROBES:
         tensor = names.tensors.get(root + key)
-        values = numbers(tensor, read) if tensor else None
-        spread = deviation(values) if values else math.nan
-        if tensor and math.isfinite(spread):
+        spread = probe.deviation(tensor) if tensor else None
+        if spread is not None:
             value, relation = ("v_prediction", "above") if spread > _V_DEVIATION else ("epsilon", "not above")
             detail = f"the standard deviation of {root + key} is {spread:.3g}, {relation} {_V_DEVIATION}"
             return Evidence(_FACT, value, "byte", detail, "medium")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from modelhub.errors import SourceError
 from modelhub.tensors import DType, TensorInfo
@@ -30,15 +30,49 @@ _FORMATS = {
 }
 
 
+class Probe:
+    """One number a tensor: the value of a single element, or how far many spread.
+
+    ``numbers`` holds by tensor name what was read, so that a later question can be answered without the file. *read*
+    gives its bytes (without it only what *numbers* has is known).
+    """
+
+    __slots__ = ("_read", "numbers")
+
+    def __init__(self, read: Read | None = None, numbers: Mapping[str, float] | None = None) -> None:
+        self._read = read
+        self.numbers: dict[str, float] = dict(numbers or {})
+
+    def number(self, tensor: TensorInfo) -> float | None:
+        """The value of a tensor of one element, when that is a finite number."""
+        return self._asked(tensor, _single) if tensor.numel == 1 else None
+
+    def deviation(self, tensor: TensorInfo) -> float | None:
+        """The standard deviation of a small tensor's values, when that is a finite number."""
+        return self._asked(tensor, deviation)
+
+    def _asked(self, tensor: TensorInfo, of: Callable[[tuple[float, ...]], float]) -> float | None:
+        known = self.numbers.get(tensor.name)
+        if known is not None:
+            return known
+        values = numbers(tensor, self._read)
+        if not values or not math.isfinite(value := of(values)):
+            return None
+        self.numbers[tensor.name] = value
+        return value
+
+
 def numbers(tensor: TensorInfo, read: Read | None) -> tuple[float, ...] | None:
     """The values of a small tensor; ``None`` where they cannot be read as they lie."""
     storage = tensor.storage
-    if read is None or storage.packing is not None or tensor.conj or tensor.neg or not tensor.contiguous:
+    if storage.packing is not None or tensor.conj or tensor.neg or not tensor.contiguous:
         return None
     if not 0 < tensor.nbytes <= LARGEST_READ or min(tensor.start, tensor.offset, *tensor.shape, 0) < 0:
         return None
     if storage.data is not None:
         return _decoded(storage.data[tensor.offset : tensor.offset + tensor.nbytes], tensor)
+    if read is None:
+        return None
     try:
         data = read(tensor.start, tensor.nbytes)
     except (SourceError, OSError):
@@ -46,16 +80,14 @@ def numbers(tensor: TensorInfo, read: Read | None) -> tuple[float, ...] | None:
     return _decoded(data, tensor)
 
 
-def number(tensor: TensorInfo, read: Read | None) -> float | None:
-    """The value of a tensor of one element, when that is a finite number."""
-    values = numbers(tensor, read) if tensor.numel == 1 else None
-    return values[0] if values and math.isfinite(values[0]) else None
-
-
 def deviation(values: tuple[float, ...]) -> float:
     """Standard deviation of the population; not finite when a value is not, or when they are too large."""
     mean = sum(values) / len(values)
     return math.sqrt(sum((value - mean) * (value - mean) for value in values) / len(values))
+
+
+def _single(values: tuple[float, ...]) -> float:
+    return values[0]
 
 
 def _decoded(data: bytes, tensor: TensorInfo) -> tuple[float, ...] | None:

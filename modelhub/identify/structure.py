@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelhub.identify.base import Evidence, Identity
 from modelhub.identify.names import Names
 from modelhub.identify.prediction import prediction_type
-from modelhub.identify.probe import Read
+from modelhub.identify.probe import Probe
 from modelhub.identify.registry import FAMILIES, Family, Seen, Signature, family, in_order
 from modelhub.tensors import StateDict
 
@@ -34,10 +34,10 @@ class Part:
         return (own,) if own else self.signature.candidates
 
 
-def identify_structure(names: Names, state_dict: StateDict, read: Read | None) -> Identity | None:
+def identify_structure(names: Names, state_dict: StateDict, probe: Probe) -> Identity | None:
     """What the signatures say of *names*, or ``None`` when none of them fits.
 
-    *state_dict* gives the metadata and scalars, *read* the few bytes that tell SD 2's prediction type.
+    *state_dict* gives the metadata and scalars, *probe* the few bytes that tell SD 2's prediction type.
     """
     parts = _named(tuple(_parts(names)))
     lead = next((part for part in parts if part.kind), None)
@@ -66,7 +66,9 @@ def identify_structure(names: Names, state_dict: StateDict, read: Read | None) -
     if kind in {"checkpoint", "diffusion-model"}:
         implied = variant.prediction_type
         told = seen.evidence("prediction_type", implied, variant.because, "medium") if implied else None
-        predicted = prediction_type(names, state_dict, architecture=architecture, told=told, root=lead.root, read=read)
+        predicted = prediction_type(
+            names, state_dict, architecture=architecture, told=told, root=lead.root, probe=probe
+        )
     if predicted:
         evidence.append(predicted)
     return Identity(

@@ -8,6 +8,7 @@ import pytest
 
 from modelhub.errors import SourceError
 from modelhub.identify import Adapter, Identity, identify_state_dict
+from modelhub.identify.probe import Probe
 from modelhub.samples.layouts import lora
 from modelhub.tensors import DType, Packing
 from tests.identify.build import Shape, half, holding, known, layout, reasons, state_dict
@@ -279,7 +280,7 @@ class TestAlpha:
         """An alpha is read in whatever type it is kept, and no other byte is."""
         tensors = state_dict(self.contents(dtype))
         read, reads = holding(tensors, {f"{name}.alpha": encoded for name in self.MODULES})
-        adapter = adapter_of(identify_state_dict(tensors, read))
+        adapter = adapter_of(identify_state_dict(tensors, Probe(read)))
         assert (adapter.alpha, adapter.alphas) == (4.0, {4.0: 3})
         assert sorted(reads) == sorted((tensors[f"{name}.alpha"].start, len(encoded)) for name in self.MODULES)
 
@@ -287,14 +288,14 @@ class TestAlpha:
         """A file written on a big-endian machine is read in its order."""
         tensors = state_dict(self.contents(DType.F32), byteorder="big")
         read, _ = holding(tensors, {f"{name}.alpha": struct.pack(">f", 16) for name in self.MODULES})
-        assert adapter_of(identify_state_dict(tensors, read)).alpha == 16.0
+        assert adapter_of(identify_state_dict(tensors, Probe(read))).alpha == 16.0
 
     def test_distribution(self) -> None:
         """Different alphas are counted; the commonest one is the adapter's."""
         tensors = state_dict(self.contents(DType.F16))
         values = dict(zip((f"{name}.alpha" for name in self.MODULES), (half(1), half(8), half(8)), strict=True))
         read, _ = holding(tensors, values)
-        adapter = adapter_of(identify_state_dict(tensors, read))
+        adapter = adapter_of(identify_state_dict(tensors, Probe(read)))
         assert (adapter.alpha, adapter.alphas) == (8.0, {8.0: 2, 1.0: 1})
 
     def test_absent(self) -> None:
@@ -310,7 +311,7 @@ class TestAlpha:
 
         tensors = state_dict(self.contents(DType.F16))
         for read in (None, failing, lambda offset, length: b""):
-            identity = identify_state_dict(tensors, read)
+            identity = identify_state_dict(tensors, Probe(read))
             assert adapter_of(identity).alpha is None
             assert identity.architecture == "sd-1"
 
@@ -318,14 +319,14 @@ class TestAlpha:
         """Compressed storages are never read as they lie."""
         tensors = state_dict(self.contents(DType.F16), packing=Packing("deflate", 9))
         read, reads = holding(tensors, {})
-        assert adapter_of(identify_state_dict(tensors, read)).alpha is None
+        assert adapter_of(identify_state_dict(tensors, Probe(read))).alpha is None
         assert reads == []
 
     def test_no_number(self) -> None:
         """An alpha that is not a number is none."""
         tensors = state_dict(self.contents(DType.F16))
         read, _ = holding(tensors, {f"{name}.alpha": half(float("nan")) for name in self.MODULES})
-        assert adapter_of(identify_state_dict(tensors, read)).alpha is None
+        assert adapter_of(identify_state_dict(tensors, Probe(read))).alpha is None
 
     @pytest.mark.parametrize(("value", "expected"), [(4, 4.0), (0.5, 0.5), (10**400, None), ("4", None)])
     def test_plain_number(self, value: int | float | str, expected: float | None) -> None:

@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from modelhub.identify import identify_state_dict
+from modelhub.identify.probe import Probe
 from modelhub.samples.layouts import Architecture, Layout, checkpoint
 from modelhub.tensors import DType
 from tests.identify.build import holding, known, layout, reasons, state_dict
@@ -196,7 +197,7 @@ class TestPredictionType:
         else:
             data = struct.pack(f"<320{'e' if dtype is DType.F16 else 'f'}", *values)
         read, reads = holding(tensors, {self.PROBE: data})
-        identity = identify_state_dict(tensors, read)
+        identity = identify_state_dict(tensors, Probe(read))
         assert identity.prediction_type == expected
         assert reads == [(tensors[self.PROBE].start, len(data))]
         [why] = reasons(identity, "prediction_type")
@@ -212,7 +213,7 @@ class TestPredictionType:
         tensors = state_dict(checkpoint("sd-2", width=1 / 16))
         count = tensors[self.PROBE].numel
         read, _ = holding(tensors, {self.PROBE: struct.pack(f"<{count}e", *[value, -value] * (count // 2))})
-        identity = identify_state_dict(tensors, read)
+        identity = identify_state_dict(tensors, Probe(read))
         assert identity.prediction_type == ("v_prediction" if value == 6e4 else None)
 
     @pytest.mark.parametrize(("step", "expected"), [(220000, "epsilon"), (110000, "v_prediction"), (7, None)])
@@ -225,7 +226,7 @@ class TestPredictionType:
         """What the header claims goes before the probe, which need not be read then."""
         tensors = state_dict(checkpoint("sd-2", width=1 / 16), {"modelspec.prediction_type": "v"})
         read, reads = holding(tensors, {})
-        identity = identify_state_dict(tensors, read)
+        identity = identify_state_dict(tensors, Probe(read))
         assert identity.prediction_type == "v_prediction"
         assert reads == []
 
@@ -261,5 +262,5 @@ class TestPredictionType:
         """No byte of a checkpoint that structure can tell is read."""
         tensors = state_dict(checkpoint("sd-1", width=1 / 16))
         read, reads = holding(tensors, {})
-        identify_state_dict(tensors, read)
+        identify_state_dict(tensors, Probe(read))
         assert reads == []

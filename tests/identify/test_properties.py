@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from modelhub.errors import SourceError
 from modelhub.identify import Identity, identify_state_dict
 from modelhub.identify.adapters import _tables
-from modelhub.identify.probe import LARGEST_READ
+from modelhub.identify.probe import LARGEST_READ, Probe
 from modelhub.identify.registry import FAMILIES, family
 from modelhub.samples.layouts import checkpoint
 from modelhub.tensors import DType, StateDict, StorageRef, TensorInfo
@@ -117,7 +117,7 @@ def test_no_state_dict_makes_it_raise(
         return {"zeros": b"\0", "ones": b"\xff", "nothing": b""}[bytes_are] * length
 
     whole = StateDict(contents, plain, (), metadata)  # type: ignore[arg-type]
-    check(identify_state_dict(whole, None if bytes_are == "absent" else read))
+    check(identify_state_dict(whole, Probe(None if bytes_are == "absent" else read)))
     assert all(0 < length <= LARGEST_READ for length in reads)
 
 

@@ -1,0 +1,89 @@
+"""What identification goes by: names, shapes, metadata and a few numbers, from files or from what was kept of them.
+
+A catalog keeps :func:`stored` of every file it has seen, and answers again with :func:`restored` when the rules have
+changed, without the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelhub.container.base import Container
+from modelhub.identify.probe import Probe
+from modelhub.tensors import DTYPE_BY_LABEL, Scalar, StateDict, StorageRef, TensorInfo
+
+_LONGEST_VALUE = 1 << 12
+"""Characters of a metadata value that is kept; longer ones list training images, tags or workflows."""
+
+_KEPT_SCALARS = frozenset(
+    "global_step epoch step name sd_checkpoint sd_checkpoint_name activation_func layer_structure".split()
+)
+"""Plain values beside the tensors that say something of the model; a LoRA's alphas are kept as well."""
+
+_NOWHERE = StorageRef("", 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The tensors of a file, or of each file of a folder by relative path, and what answers for their numbers.
+
+    ``files`` has the one key ``""`` for a single file; ``configs`` are a folder's parsed JSON objects by path.
+    """
+
+    files: Mapping[str, tuple[StateDict, Probe]]
+    configs: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    @property
+    def is_folder(self) -> bool:
+        return "" not in self.files
+
+
+def observe(container: Container) -> Observation:
+    """What identification needs of *container*; numbers are read when they are asked for."""
+    files = {
+        path or "": (part.state_dict, Probe(part.source.read_at if part.source else None))
+        for path, part in container.files()
+        if part.state_dict is not None
+    }
+    if container.source is None and container.state_dict is not None:
+        files[""] = container.state_dict, Probe()
+    return Observation(files, container.configs)
+
+
+def stored(observation: Observation) -> dict[str, Any]:
+    """*observation* as a plain JSON object, with the numbers that identification has read of it.
+
+    ``files`` by path: ``tensors`` as ``[name, element type, shape]``, ``metadata``, ``scalars``, ``numbers``.
+    """
+    return {
+        "files": {
+            path: {
+                "tensors": [[name, tensor.dtype.label, list(tensor.shape)] for name, tensor in state_dict.items()],
+                "metadata": {key: value for key, value in state_dict.metadata.items() if len(value) <= _LONGEST_VALUE},
+                "scalars": {name: value for name, value in state_dict.scalars.items() if _is_kept(name, value)},
+                "numbers": probe.numbers,
+            }
+            for path, (state_dict, probe) in observation.files.items()
+        },
+        "configs": {path: dict(config) for path, config in observation.configs.items()},
+    }
+
+
+def restored(plain: Mapping[str, Any]) -> Observation:
+    """The observation that *plain*, an answer of :func:`stored`, is of."""
+    files: dict[str, tuple[StateDict, Probe]] = {}
+    for path, file in plain["files"].items():
+        tensors = {
+            name: TensorInfo(name, DTYPE_BY_LABEL[label], tuple(shape), _NOWHERE)
+            for name, label, shape in file["tensors"]
+        }
+        files[path] = StateDict(tensors, file["scalars"], (), file["metadata"]), Probe(None, file["numbers"])
+    return Observation(files, plain["configs"])
+
+
+def _is_kept(name: str, value: Scalar) -> bool:
+    if isinstance(value, str) and len(value) > _LONGEST_VALUE:
+        return False
+    return name in _KEPT_SCALARS or name.endswith(".alpha")
