@@ -87,6 +87,11 @@ def test_errors_keep_their_place(library: list[str]) -> None:
         assert [reports[place].findings[0].rule for place in (3, 20)] == ["source.not-found"] * 2
 
 
+def _fork_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests' libraries may have left threads behind, and with those about nothing is forked."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+
+
 def _die_at(paths: set[str], how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = verbs.scan
     parent = os.getpid()
@@ -101,8 +106,7 @@ def _die_at(paths: set[str], how: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return real(target, **options)
 
     monkeypatch.setattr(verbs, "scan", scan)
-    # Other tests' libraries may have left threads behind, and with them about nothing is forked.
-    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    _fork_in_any_case(monkeypatch)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the fault is planted before a fork")
@@ -133,6 +137,7 @@ def test_where_no_process_can_be_had(library: list[str], monkeypatch: pytest.Mon
     """When processes cannot be started, or do not come up, everything is scanned in this one."""
     from modelhub import workers
 
+    _fork_in_any_case(monkeypatch)
     expected = _verdicts(_swept(library, jobs=1, cache=False))
 
     def refused(*args: object) -> None:
