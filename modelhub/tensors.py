@@ -175,15 +175,58 @@ class TensorInfo:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class SparseTensor:
+    """A tensor of *shape* of which only some elements, or blocks, are in the file; the others are zero.
+
+    ``indices`` are the tensors that say where the ``values`` stand: for ``coo`` one of shape (sparse dimensions,
+    count), whose repeated columns add up unless it is ``coalesced``; for the compressed layouts (``csr``, ``csc``,
+    ``bsr``, ``bsc``) the compressed and the plain indices.
+    """
+
+    layout: Literal["coo", "csr", "csc", "bsr", "bsc"]
+    shape: tuple[int, ...]
+    indices: tuple[TensorInfo, ...]
+    values: TensorInfo
+    coalesced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedTensor:
+    """A tensor of integers that stand for ``(values - zero_point) * scale``.
+
+    With an ``axis``, ``scale`` and ``zero_point`` are tensors of one element for each index along it.
+    """
+
+    values: TensorInfo
+    scale: float | TensorInfo
+    zero_point: int | TensorInfo
+    axis: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTensor:
+    """A tensor of *shape* in ggml's quantised blocks of the type *kind* (``"Q4_0"``), which fill ``storage``."""
+
+    kind: str
+    shape: tuple[int, ...]
+    storage: StorageRef
+
+
+Structure = SparseTensor | QuantizedTensor | BlockTensor
+
+
 class Leftover(NamedTuple):
     """Something beside the tensors: where it stood (``"callbacks.0"``) and what it was, in words.
 
-    ``unread`` is true for a tensor among them that is of a sort that is not read (sparse, quantised, on no device).
+    ``unread`` is true for a tensor among them whose elements do not lie in the file (sparse, quantised, on no device);
+    ``structure`` says what does, where its elements can be computed from that.
     """
 
     path: str
     description: str
     unread: bool = False
+    structure: Structure | None = None
 
 
 @dataclass(frozen=True, slots=True)

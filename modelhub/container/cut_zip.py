@@ -13,7 +13,7 @@ from modelhub.container.nesting import Nesting
 from modelhub.container.programs import hand_over
 from modelhub.container.torch_zip import SMALL, below_top
 from modelhub.container.zip_walk import DESCRIPTOR_MAGIC, LOCAL, LOCAL_MAGIC
-from modelhub.pickles import read_state_dict, storage_declarations, trace_pickle
+from modelhub.pickles import Surroundings, read_state_dict, storage_declarations, trace_pickle
 from modelhub.source import Source
 from modelhub.tensors import StorageRef
 
@@ -43,7 +43,7 @@ def read_cut_zip(source: Source, nesting: Nesting) -> Container:
     message = f"the file is cut off: at least {missing} bytes are missing"
     evidence = f"{whole} of {len(storages)} storages are complete"
     odd = Anomaly("zip.truncated", message, offset=source.size, evidence=evidence)
-    reading = read_state_dict(trace, storages)
+    reading = read_state_dict(trace, Surroundings(storages))
     anomalies = (odd, *reading.anomalies, *inner.anomalies)
     return Container("torch-zip", source.name, source, reading.state_dict, programs, anomalies, skipped)
 

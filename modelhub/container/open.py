@@ -55,7 +55,7 @@ def _reader_of(kind: str) -> Opener | None:
 
             return read_torch_legacy
         case "pickle":
-            from modelhub.container.torch_legacy import read_pickle
+            from modelhub.container.bare_pickle import read_pickle
 
             return read_pickle
         case "safetensors":

@@ -20,6 +20,7 @@ _WHOLE = 16 << 20
 """Bytes of a storage that is unpacked into memory at once."""
 
 _CHUNK = 1 << 16
+_CONTINUATION = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that begin no character
 _MOST_WORK = (16 << 30, 64)
 """Bytes that are unpacked of one file, and how many times its size: storages that are read in turns cost them again."""
 
@@ -48,6 +49,12 @@ class Storages:
         if made is None:
             made = self._made[storage] = StorageSource(self, self._source, storage)
         return made, replace(tensor, storage=StorageRef(storage.key, 0, storage.nbytes, storage.byteorder))
+
+    def characters(self, storage: StorageRef) -> int:
+        """Characters, and so unpacked bytes, of a storage that is packed as text; its bytes are all read for that."""
+        assert storage.packing is not None and storage.packing.form == "text"
+        blocks = _blocks(self._source, storage.start, storage.packing.nbytes)
+        return sum(len(block.translate(None, _CONTINUATION)) for block in blocks)
 
     def _fill(self, storage: StorageRef, offset: int, buffer: memoryview) -> None:
         """Fill *buffer* with the bytes of *storage* from *offset* on."""

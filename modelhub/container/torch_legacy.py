@@ -1,4 +1,4 @@
-"""PyTorch's format before 1.6, and bare pickles.
+"""PyTorch's format before 1.6.
 
 A legacy file is five pickles (a magic number, the protocol 1001, facts about the system, the object, a sorted list of
 storage keys) and then, for each key, the number of elements as int64 and the elements, back to back, without a
@@ -14,12 +14,13 @@ from typing import NamedTuple
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
 from modelhub.container.nesting import Nesting
-from modelhub.container.programs import SMALL, hand_over, read_programs
+from modelhub.container.programs import SMALL, hand_over
 from modelhub.container.sniff import LEGACY_MAGICS
 from modelhub.pickles import (
     Dict,
     Limits,
     StorageDeclaration,
+    Surroundings,
     Trace,
     Value,
     read_state_dict,
@@ -32,35 +33,14 @@ from modelhub.tensors import StorageRef
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
-_ROLES = ("magic", "protocol", "system", "object", "storage-keys")
-
-
-def read_pickle(source: Source, nesting: Nesting) -> Container:
-    """Open a file that is a pickle; one that makes torch's magic number first is read as a legacy checkpoint."""
-    found = read_programs(source, 0, source.size, nesting=nesting)
-    if type(found.first.result) is int and found.first.result == MAGIC:
-        return read_torch_legacy(source, nesting)
-    if any(each.name == "NumpyArrayWrapper" for each in found.first.imports):
-        from modelhub.container.joblib import read_joblib
-
-        found = read_joblib(source, nesting)
-    reading = read_state_dict(found.first, {})
-    return Container(
-        "pickle",
-        source.name,
-        source,
-        reading.state_dict,
-        found.programs,
-        (*found.anomalies, *reading.anomalies),
-        found.skipped,
-    )
+ROLES = ("magic", "protocol", "system", "object", "storage-keys")
 
 
 def read_torch_legacy(source: Source, nesting: Nesting) -> Container:
     """Open a legacy checkpoint: trace its five pickles, then find every storage by its place in the file."""
     programs: list[PickleProgram] = []
     position = 0
-    for role in _ROLES:
+    for role in ROLES:
         trace = trace_pickle(source, position, None, Limits() if role == "object" else SMALL)
         programs.append(PickleProgram(trace, None, role, source=source))
         if not trace.stopped:
@@ -84,7 +64,7 @@ def read_torch_legacy(source: Source, nesting: Nesting) -> Container:
             layout = _Layout({k: StorageRef(k, source.size, d.nbytes) for k, d in declared.items()}, position)
         else:
             layout = _lay_out(source, position, keys, declared)
-        reading = read_state_dict(main, layout.storages)
+        reading = read_state_dict(main, Surroundings(layout.storages))
         state_dict = reading.state_dict
         anomalies += (*layout.anomalies, *reading.anomalies)
         if layout.end is None or keys is None or layout.end < source.size:

@@ -8,6 +8,7 @@ versions ``byteorder``, ``.format_version``, ``.storage_alignment`` and ``.data/
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Literal
 
 from modelhub.anomalies import Anomaly
@@ -15,9 +16,9 @@ from modelhub.container.base import Container, PickleProgram, Skipped
 from modelhub.container.nesting import Nesting, not_opened
 from modelhub.container.programs import read_programs
 from modelhub.container.zip_walk import Archive, Member, packing_of, read_member
-from modelhub.pickles import StorageDeclaration, Trace, read_state_dict, storage_declarations
+from modelhub.pickles import StorageDeclaration, Surroundings, read_state_dict, storage_declarations
 from modelhub.source import BytesSource, Source
-from modelhub.tensors import StateDict, StorageRef
+from modelhub.tensors import StateDict, StorageRef, TensorInfo
 
 MAX_MEMBER = 64 << 20
 """Bytes of one member, unpacked, that are read into memory."""
@@ -72,7 +73,7 @@ class _Reading:
         """The archive as ``torch.load`` sees it."""
         members = self.archive.members
         candidates = [m for m in members if below_top(m.name).casefold() == "data.pkl"]
-        objects = [(m, trace) for m in candidates if (trace := self._trace(m, "object")) is not None]
+        objects = [(m, program) for m in candidates if (program := self._trace(m, "object")) is not None]
         storages: dict[str, Member] = {}
         smalls: dict[str, bytes] = {}
         for member in members:
@@ -97,6 +98,9 @@ class _Reading:
             message = "an executable model (TorchScript): loading it can run code that the file brings along"
             self.anomalies.append(Anomaly("torch.script", message, evidence=", ".join(code)[:400] or None))
         state_dict = self._state_dict(*objects[0], storages, byteorder) if objects else None
+        constants = [m for m in members if self.script and m.name == self.top + "constants.pkl"]
+        if state_dict is not None and constants:
+            state_dict = replace(state_dict, tensors={**state_dict.tensors, **self._constants(constants[0], byteorder)})
         return self._done("torchscript" if self.script else "torch-zip", state_dict)
 
     def _note(self, rule: str, message: str, member: str | None = None) -> None:
@@ -113,7 +117,7 @@ class _Reading:
             tuple(self.skipped),
         )
 
-    def _trace(self, member: Member, role: str) -> Trace | None:
+    def _trace(self, member: Member, role: str) -> PickleProgram | None:
         """The first pickle in *member*; ``None`` when its bytes cannot be had."""
         if self.pickles:
             self.others += 1
@@ -136,7 +140,7 @@ class _Reading:
         self.pickles += found.programs
         self.anomalies += found.anomalies
         self.skipped += found.skipped
-        return found.first
+        return found.programs[0]
 
     def _open(self, member: Member) -> bool:
         """Open *member* as a file of its own; whether it is one, and was examined to its end."""
@@ -157,10 +161,7 @@ class _Reading:
         """A member that no checkpoint written by torch has."""
         if member.name.endswith("/") and not member.size:
             return
-        if self.script and part == "constants.pkl":
-            self._constants(member)
-            return
-        if self.script and _CONSTANT.fullmatch(part):
+        if self.script and (part == "constants.pkl" or _CONSTANT.fullmatch(part)):
             return
         if member.name.casefold().endswith((".pkl", "_pkl", ".pickle")):
             examined = self._trace(member, "other") is not None
@@ -174,14 +175,15 @@ class _Reading:
         if not examined:
             self.skipped.append(Skipped("not a part of a PyTorch checkpoint, so it was not examined", member.name))
 
-    def _constants(self, member: Member) -> None:
-        """TorchScript's tensors that are not parameters: a pickle over storages of its own."""
-        trace = self._trace(member, "nested")
-        if trace is None:
-            return
+    def _constants(self, member: Member, byteorder: Literal["little", "big"]) -> dict[str, TensorInfo]:
+        """TorchScript's tensors that are not parameters, by their names in its code: a pickle over other storages."""
+        program = self._trace(member, "nested")
+        if program is None:
+            return {}
         storages = {m[1]: each for each in self.archive.members if (m := _CONSTANT.fullmatch(below_top(each.name)))}
-        refs = {key: _storage_ref(key, found, "little") for key, found in storages.items()}
-        self.anomalies += (odd.inside(member.name) for odd in read_state_dict(trace, refs).anomalies)
+        state_dict = self._read(member, program, _refs("constants", storages, byteorder))
+        tensors = state_dict.tensors if state_dict is not None else {}
+        return {f"CONSTANTS.c{name}": replace(tensor, name=f"CONSTANTS.c{name}") for name, tensor in tensors.items()}
 
     def _byteorder(self, smalls: dict[str, bytes]) -> Literal["little", "big"]:
         """The byte order of the storages; files without the member are little-endian (torch before 2.1)."""
@@ -193,22 +195,26 @@ class _Reading:
         return "little"
 
     def _state_dict(
-        self, member: Member, trace: Trace, storages: dict[str, Member], byteorder: Literal["little", "big"]
+        self, member: Member, program: PickleProgram, storages: dict[str, Member], byteorder: Literal["little", "big"]
     ) -> StateDict | None:
-        """The tensors that *trace* describes, over the archive's storages."""
-        declared = storage_declarations(trace)
+        """The tensors that *program* describes, over the archive's storages."""
+        declared = storage_declarations(program.trace)
         for declaration in declared:
             self._check_storage(declaration, storages)
-        refs = {key: _storage_ref(key, found, byteorder) for key, found in storages.items()}
+        refs = _refs("", storages, byteorder)
         if not all(ref.plain for ref in refs.values()):
             message = "tensor data is compressed: torch.load(mmap=True) would read garbage from it"
             self._note("torch.compressed-storage", message)
-        if trace.stopped:
+        if program.trace.stopped:
             for key in storages.keys() - {d.key for d in declared}:
                 message = "no tensor uses this storage"
                 self._note("torch.unreferenced-storage", message, storages[key].name)
                 self._open(storages[key])
-        reading = read_state_dict(trace, refs)
+        return self._read(member, program, refs)
+
+    def _read(self, member: Member, program: PickleProgram, refs: dict[str, StorageRef]) -> StateDict | None:
+        unpacked = None if member.stored else program.source
+        reading = read_state_dict(program.trace, Surroundings(refs, unpacked=unpacked))
         base = member.start if member.stored else 0
         for odd in reading.anomalies:
             offset = None if odd.offset is None else odd.offset - base
@@ -228,7 +234,11 @@ class _Reading:
             self._note("torch.storage-size", message, name)
 
 
-def _storage_ref(key: str, member: Member, byteorder: Literal["little", "big"]) -> StorageRef:
-    if member.stored:
-        return StorageRef(key, member.start, min(member.packed, member.size), byteorder)
-    return StorageRef(key, member.start, member.size, byteorder, packing=packing_of(member))
+def _refs(folder: str, members: dict[str, Member], byteorder: Literal["little", "big"]) -> dict[str, StorageRef]:
+    """Where the storages *members* lie, by key; those of a *folder* other than torch's own are called by it, too."""
+    found: dict[str, StorageRef] = {}
+    for key, member in members.items():
+        size = min(member.packed, member.size) if member.stored else member.size
+        name = f"{folder}/{key}" if folder else key
+        found[key] = StorageRef(name, member.start, size, byteorder, packing_of(member))
+    return found

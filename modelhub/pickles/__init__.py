@@ -1,14 +1,14 @@
 """What a pickle would do: an abstract machine that imports, calls and constructs nothing of what a file names."""
 
-from modelhub.pickles.rebuild import StorageDeclaration, declaration_of
+from modelhub.pickles.elements import Elements, StorageDeclaration, Surroundings, declaration_of
 from modelhub.pickles.run import trace_pickle
 from modelhub.pickles.tensors import (
     TensorReading,
-    describe,
     read_state_dict,
     storage_declarations,
 )
 from modelhub.pickles.trace import Build, Limits, Mutation, Trace
+from modelhub.pickles.tree import describe
 from modelhub.pickles.values import Blob, Call, Dict, Global, Persistent, SetOf, Unknown, Value
 
 __all__ = [
@@ -16,12 +16,14 @@ __all__ = [
     "Build",
     "Call",
     "Dict",
+    "Elements",
     "Global",
     "Limits",
     "Mutation",
     "Persistent",
     "SetOf",
     "StorageDeclaration",
+    "Surroundings",
     "TensorReading",
     "Trace",
     "Unknown",

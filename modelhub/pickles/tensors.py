@@ -7,21 +7,19 @@ them is kept as scalars or listed as leftovers: nothing is passed over in silenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
 from modelhub.anomalies import Anomaly
-from modelhub.pickles.rebuild import (
-    BadTensor,
-    StorageDeclaration,
-    declaration_of,
-    rebuilds_tensor,
-    tensor_of,
-)
+from modelhub.pickles.arrays import scalar_of
+from modelhub.pickles.elements import BadTensor, Composite, StorageDeclaration, Surroundings, declaration_of
+from modelhub.pickles.rebuild import is_tensor, tensor_of
 from modelhub.pickles.trace import Trace
-from modelhub.pickles.values import PLAIN, Blob, Call, Dict, Global, Persistent, SetOf, Value
-from modelhub.tensors import Leftover, Scalar, StateDict, StorageRef, TensorInfo
+from modelhub.pickles.tree import beside_module, children, describe, entries, is_dict, module_state
+from modelhub.pickles.values import PLAIN, Call, Global, Persistent, Value
+from modelhub.tensors import Leftover, Scalar, StateDict, Structure, TensorInfo
 
 WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
 """Keys under which trainers put the state dict, in the order in which they are tried (spandrel's order)."""
@@ -32,19 +30,6 @@ _MAX_AGAIN = 20_000
 _MAX_DEPTH = 64
 _MAX_LEFTOVERS = 10_000
 _EXPANSION = 1 << 28
-_DICT_TYPES = {
-    ("collections", "OrderedDict"),
-    ("collections", "defaultdict"),
-    ("collections", "Counter"),
-    ("typing", "OrderedDict"),
-    ("builtins", "dict"),
-    ("__builtin__", "dict"),
-    ("torch.nn.modules.container", "ParameterDict"),
-    ("pytorch_lightning.utilities.parsing", "AttributeDict"),
-    ("lightning.pytorch.utilities.parsing", "AttributeDict"),
-    ("lightning_fabric.utilities.data", "AttributeDict"),
-}
-_MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 
 
 class TensorReading(NamedTuple):
@@ -67,15 +52,15 @@ def storage_declarations(trace: Trace) -> tuple[StorageDeclaration, ...]:
     return tuple(found.values())
 
 
-def read_state_dict(trace: Trace, storages: Mapping[str, StorageRef]) -> TensorReading:
-    """The tensors of *trace*'s result, bounds-checked against *storages* (by storage key).
+def read_state_dict(trace: Trace, around: Surroundings) -> TensorReading:
+    """The tensors of *trace*'s result, bounds-checked against what its loader has *around*.
 
     A tensor whose numbers do not fit its storage is left out and told as an anomaly ``tensor.*``.
     """
     anomalies = list(_conflicts(trace))
     if not trace.stopped:
         return TensorReading(None, tuple(anomalies))
-    walk = _Walk(storages, _MAX_NODES if trace.calls else _MAX_PLAIN_NODES)
+    walk = _Walk(around, _MAX_NODES if trace.calls or around.tensors else _MAX_PLAIN_NODES)
     root, wrapper = walk.unwrap(trace.result)
     walk.visit(root, "", 0)
     anomalies += walk.anomalies
@@ -101,8 +86,8 @@ def _conflicts(trace: Trace) -> Iterator[Anomaly]:
 class _Walk:
     """One walk over a traced value; the order of the tensors is that of the file."""
 
-    def __init__(self, storages: Mapping[str, StorageRef], most: int) -> None:
-        self.storages = storages
+    def __init__(self, around: Surroundings, most: int) -> None:
+        self.around = around
         self.most = most
         self.tensors: dict[str, TensorInfo] = {}
         self.scalars: dict[str, Scalar] = {}
@@ -119,18 +104,35 @@ class _Walk:
         seen: set[int] = set()
         while id(root) not in seen:
             seen.add(id(root))
-            entries = dict(_entries(root)) if _is_dict(root) else {}
-            inner = next((k for k in WRAPPERS if _holds_tensors(entries.get(k))), None)
-            if inner is None or (path and path[-1] != inner) or entries[inner] is root:
+            items = dict(entries(root)) if is_dict(root) else {}
+            inner = next((k for k in WRAPPERS if self._holds_tensors(items.get(k))), None)
+            if inner is None or (path and path[-1] != inner) or items[inner] is root:
                 break
-            if path and any(_is_tensor(value) for value in entries.values()):
+            if path and any(map(self._is_tensor, items.values())):
                 break  # a state dict that also holds another one under its own wrapper's name
-            for key, value in entries.items():
+            for key, value in items.items():
                 if key != inner:
                     self._beside(".".join([*path, key]), value)
             path.append(inner)
-            root = entries[inner]
+            root = items[inner]
         return root, tuple(path)
+
+    def _holds_tensors(self, value: Value) -> bool:
+        """Whether *value* is a dict with a tensor in it, or in a dict in it."""
+        if not is_dict(value) and not module_state(value):
+            return False
+        for _, child in children(value):
+            if self._is_tensor(child) or (is_dict(child) and any(self._is_tensor(v) for _, v in children(child))):
+                return True
+        return False
+
+    def _is_tensor(self, value: Value) -> bool:
+        return self._given(value) is not None if type(value) is Persistent else is_tensor(value)
+
+    def _given(self, persistent: Persistent) -> TensorInfo | None:
+        """The tensor that a persistent id asks for, as those of tar files do."""
+        pid = persistent.pid
+        return self.around.tensors.get(pid) if type(pid) is str else None
 
     def visit(self, value: Value, path: str, depth: int) -> None:
         """Take up *value*, which stands at *path*, and everything below it."""
@@ -143,14 +145,15 @@ class _Walk:
         elif self.nodes == self.most:
             self._left("...", describe(PLAIN))
             return
-        if type(value) is Call and rebuilds_tensor(value):
+        if self._is_tensor(value):
             self._tensor(value, path or "tensor")
             return
-        if value is None or type(value) in (bool, int, float, str):
-            self.scalars[path] = value
+        plain = _plain(value)
+        if plain is not None:
+            self.scalars[path] = plain[0]
             return
-        children = _children(value)
-        first = next(children, None)
+        below = children(value)
+        first = next(below, None)
         if first is None or depth >= _MAX_DEPTH or id(value) in self.above:
             self._left(path, describe(value), unread=_is_unread(value))
             return
@@ -161,147 +164,63 @@ class _Walk:
             return
         self.seen.add(id(value))
         self.above.add(id(value))
-        for key, child in chain((first,), children):
-            below = key if not path else f"{path}.{key}" if key else path
-            self.visit(child, below, depth + 1)
+        for key, child in chain((first,), below):
+            self.visit(child, _joined(path, key), depth + 1)
             if self.nodes >= self.most:
                 break
         self.above.discard(id(value))
+        state = module_state(value)
+        for key, what in beside_module(state) if state is not None else ():
+            self._left(_joined(path, key), what)
 
     def _beside(self, path: str, value: Value) -> None:
         """Keep something that stands beside the state dict, not in it."""
-        if value is None or type(value) in (bool, int, float, str):
-            self.scalars[path] = value
+        plain = _plain(value)
+        if plain is not None:
+            self.scalars[path] = plain[0]
         else:
             self._left(path, describe(value))
 
-    def _left(self, path: str, what: str, *, unread: bool = False) -> None:
+    def _left(self, path: str, what: str, *, unread: bool = False, structure: Structure | None = None) -> None:
         if unread or len(self.leftovers) < _MAX_LEFTOVERS:
-            self.leftovers[path] = Leftover(path, what, unread)
+            self.leftovers[path] = Leftover(path, what, unread, structure)
 
-    def _tensor(self, call: Call, name: str) -> None:
+    def _tensor(self, value: Value, name: str) -> None:
         try:
-            tensor = tensor_of(name, call, self.storages)
+            if type(value) is Persistent:
+                given = self._given(value)
+                tensor = None if given is None else replace(given, name=name)
+            else:
+                tensor = tensor_of(name, value, self.around)
         except BadTensor as bad:
-            self.anomalies.append(Anomaly(bad.rule, bad.message, None, call.offset))
+            self.anomalies.append(Anomaly(bad.rule, bad.message, None, value.offset))
+            return
+        except Composite as other:
+            self._left(name, other.description, unread=True, structure=other.structure)
             return
         if tensor is None:
-            self._left(name, describe(call), unread=True)
+            self._left(name, describe(value), unread=True)
         elif name in self.tensors:
             message = f"two tensors have the name {name!r:.100}"
-            self.anomalies.append(Anomaly("tensor.name-collision", message, None, call.offset))
+            self.anomalies.append(Anomaly("tensor.name-collision", message, None, value.offset))
         else:
             self.tensors[name] = tensor
             if tensor.nbytes > max(_EXPANSION, 16 * tensor.storage.nbytes):
                 message = f"{name}: {tensor.storage.nbytes} bytes are expanded to {tensor.nbytes}"
-                self.anomalies.append(Anomaly("tensor.expansion", message, None, call.offset))
+                self.anomalies.append(Anomaly("tensor.expansion", message, None, value.offset))
 
 
-def describe(value: Value) -> str:
-    """What *value* is, in a few words."""
-    if type(value) is Call:
-        what = "a call of" if value.opcode == "REDUCE" else "an object of class"
-        callee = value.callee.qualified if type(value.callee) is Global else "something computed"
-        return f"{what} {callee}"[:200]
-    if type(value) is Global:
-        return f"a reference to {value.qualified}"[:200]
-    if type(value) is Dict:
-        return f"a dict of {len(value.pairs)}"
-    if type(value) in (list, tuple):
-        return f"a {type(value).__name__} of {len(value)}"
-    if type(value) is SetOf:
-        return f"a set of {len(value.items)}"
-    if type(value) is Persistent:
-        return "a storage without a tensor"
-    if type(value) is Blob:
-        return f"{value.nbytes} bytes of {value.kind}"
-    if type(value) is bytes:
-        return f"{len(value)} bytes"
-    if value is PLAIN:
-        return "numbers and text that are not listed"
+def _joined(path: str, key: str) -> str:
+    return key if not path else f"{path}.{key}" if key else path
+
+
+def _plain(value: Value) -> tuple[Scalar] | None:
+    """The plain value, in a tuple, that *value* is, be it one of numpy's."""
     if value is None or type(value) in (bool, int, float, str):
-        return f"{value!r:.100}"
-    return "something that could not be told"
-
-
-def _is_tensor(value: Value) -> bool:
-    return type(value) is Call and rebuilds_tensor(value) is not None
+        return (value,)
+    return scalar_of(value) if type(value) is Call else None
 
 
 def _is_unread(value: Value) -> bool:
-    """Whether *value* is a tensor of a sort that is not read here."""
-    if type(value) is not Call or type(value.callee) is not Global:
-        return False
-    module, name = value.callee.module, value.callee.name
-    return (module == "torch._utils" and name.startswith("_rebuild_")) or name == "_load_from_bytes"
-
-
-def _is_dict(value: Value) -> bool:
-    if type(value) is Dict:
-        return True
-    return (
-        type(value) is Call and type(value.callee) is Global and (value.callee.module, value.callee.name) in _DICT_TYPES
-    )
-
-
-def _holds_tensors(value: Value) -> bool:
-    """Whether *value* is a dict with a tensor in it, or in a dict in it."""
-    if not _is_dict(value) and not _module_state(value):
-        return False
-    for _, child in _children(value):
-        if _is_tensor(child) or (_is_dict(child) and any(_is_tensor(v) for _, v in _children(child))):
-            return True
-    return False
-
-
-def _children(value: Value) -> Iterator[tuple[str, Value]]:
-    """What stands directly below *value*, with the part that it adds to the path."""
-    state = _module_state(value)
-    if state is not None:
-        for part in _MODULE_PARTS:
-            if part in state:
-                yield "", state.pop(part)
-        for key, child in state.items():
-            if _is_tensor(child):
-                yield key, child
-    elif _is_dict(value):
-        yield from _entries(value)
-    elif type(value) in (list, tuple):
-        for index, child in enumerate(value):
-            yield str(index), child
-
-
-def _module_state(value: Value) -> dict[str, Value] | None:
-    """The attributes of a pickled ``torch.nn.Module``, known by its parts and not by its class."""
-    if type(value) is not Call or not value.states or type(value.states[-1]) is not Dict:
-        return None
-    state = dict(_entries(value.states[-1]))
-    return state if "_parameters" in state and "_modules" in state else None
-
-
-def _entries(value: Value) -> Iterator[tuple[str, Value]]:
-    """The items of a dict as Python would hold them (the last of equal keys), with keys as text."""
-    pairs: Sequence[tuple[Value, Value]] = ()
-    if type(value) is Call:
-        made: list[tuple[Value, Value]] = []
-        if type(value.args) is tuple and value.args and type(value.args[-1]) in (list, tuple, Dict):
-            given = value.args[-1]
-            listed = given.pairs if type(given) is Dict else given
-            made += [tuple(p) for p in listed if type(p) in (list, tuple) and len(p) == 2]
-        if value.states and type(value.states[-1]) is Dict and not value.pairs:
-            made += value.states[-1].pairs
-        pairs = [*made, *value.pairs]
-    elif type(value) is Dict:
-        pairs = value.pairs
-    held = {key: child for key, child in pairs if _is_name(key)}
-    for key, child in held.items():
-        yield ".".join(map(str, key)) if type(key) is tuple else str(key), child
-    if any(key is PLAIN for key, _ in pairs):
-        yield "...", PLAIN
-
-
-def _is_name(key: Value) -> bool:
-    """Whether a dict's key can be part of a tensor's name; only flat keys, so that hashing them is cheap."""
-    if type(key) is tuple:
-        return len(key) <= 8 and all(type(part) in (str, int) for part in key)
-    return key is None or type(key) in (str, int, float, bool)
+    """Whether *value* hands bytes to torch, which may be a tensor of a sort that is not read here."""
+    return type(value) is Call and type(value.callee) is Global and value.callee.name == "_load_from_bytes"

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from modelhub.pickles import Blob, Call, Dict, Global, Persistent, Value, declaration_of
-from modelhub.pickles.rebuild import is_count, layout_of, rebuilds_tensor
+from modelhub.pickles.elements import is_count, layout_of
+from modelhub.pickles.rebuild import rebuilds_tensor
 from modelhub.scan.contracts_numpy import (
     numpy_array,
     numpy_array_state,
@@ -29,7 +30,7 @@ from modelhub.scan.values import (
     is_no_hooks,
     is_plain_tree,
     is_set_one_by_one,
-    length_of,
+    most_of,
     shape_of,
 )
 from modelhub.tensors import DTYPE_BY_TORCH, DType
@@ -175,7 +176,7 @@ def _room(storage: Value, dtype: DType | None) -> tuple[int, int] | None:
     """
     if is_call_of(storage, ("torch.storage", "_load_from_bytes")):
         args = storage.args
-        return (length_of(args[0]) or 0 if type(args) is tuple and args else 0), 1
+        return (most_of(args[0]) if type(args) is tuple and args else 0), 1
     declared = declaration_of(storage) if type(storage) is Persistent else None
     if declared is None:
         return None

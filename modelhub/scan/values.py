@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelhub.pickles import Blob, Call, Dict, Global, Value
-from modelhub.pickles.rebuild import is_count
+from modelhub.pickles.elements import is_count
 
 ORDERED_DICT = (("collections", "OrderedDict"), ("typing", "OrderedDict"))
 
@@ -38,6 +38,15 @@ def length_of(value: Value) -> int | None:
         return None if value.kind == "str" else value.nbytes
     text = value.args[0] if type(value) is Call and type(value.args) is tuple and value.args else None
     return len(text) if type(text) is str else None
+
+
+def most_of(value: Value) -> int:
+    """How many bytes *value*, one of :func:`is_bytes`, is at most: no character of text takes less than one."""
+    length = length_of(value)
+    if length is not None:
+        return length
+    text = value.args[0] if type(value) is Call and type(value.args) is tuple and value.args else value
+    return text.nbytes if type(text) is Blob else 0
 
 
 def is_shape(value: Value) -> bool:

@@ -54,12 +54,14 @@ class Maker(Protocol):
 class _Sharing:
     """What tensors must agree in to share memory.
 
-    ``unit`` is the number of bytes that are reversed together (1: none are), ``widened`` the element type if it is.
+    ``unit`` is the number of bytes that are reversed together (1: none are), ``widened`` the element type if it is;
+    ``phase`` is how many bytes after a whole number of elements they begin, which is 0 but where a header is before.
     """
 
     storage: StorageRef
     unit: int
     widened: DType | None
+    phase: int
 
 
 def read_arrays(tensors: Iterable[TensorInfo], source: Source, maker: Maker) -> dict[str, Any]:
@@ -76,8 +78,9 @@ def read_arrays(tensors: Iterable[TensorInfo], source: Source, maker: Maker) -> 
             arrays[tensor.name] = _make(maker.empty, tensor, source=source)
         else:
             widened = tensor.dtype if maker.growth(tensor.dtype) > 1 else None
-            groups.setdefault(_Sharing(tensor.storage, _swapped_unit(tensor), widened), []).append(tensor)
-    runs = {sharing: _hull(group) for sharing, group in groups.items()}
+            phase = tensor.offset % max(1, tensor.dtype.bits // 8)
+            groups.setdefault(_Sharing(tensor.storage, _swapped_unit(tensor), widened, phase), []).append(tensor)
+    runs = {sharing: _hull(group, sharing.phase) for sharing, group in groups.items()}
     _check_size(groups, runs, source, maker)
     storages = Storages(source)
     for sharing in sorted(groups, key=lambda s: s.storage.start):
@@ -123,10 +126,10 @@ def _swapped_unit(tensor: TensorInfo) -> int:
     return tensor.dtype.itemsize // (2 if tensor.dtype.is_complex else 1)
 
 
-def _hull(tensors: Iterable[TensorInfo]) -> tuple[int, int]:
-    """First byte of their storage, aligned, and one past the last one that *tensors* look at."""
+def _hull(tensors: Iterable[TensorInfo], phase: int) -> tuple[int, int]:
+    """First byte of their storage, aligned after *phase*, and one past the last one that *tensors* look at."""
     first = min(tensor.offset for tensor in tensors)
-    return first - first % _ALIGNMENT, max(tensor.offset + extent(tensor) for tensor in tensors)
+    return first - (first - phase) % _ALIGNMENT, max(tensor.offset + extent(tensor) for tensor in tensors)
 
 
 def _fill(place: memoryview, source: Source, start: int, unit: int) -> None:

@@ -430,12 +430,13 @@ def test_tensors_of_other_kinds_are_refused_and_not_left_out(tmp_path, make):
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_tensors_in_a_plain_pickle_are_refused(tmp_path, protocol):
-    """pickle.dump nests a whole file in each tensor; torch.load cannot read such a file either."""
+def test_tensors_and_arrays_in_a_plain_pickle(tmp_path, protocol):
+    """pickle.dump nests a whole file in each tensor, which torch.load cannot read; arrays are bytes of the pickle."""
+    tensors = weights((8, 8), (300, 200))
+    array = np.arange(60_000, dtype=">f4").reshape(300, 200, order="F")
     with (tmp_path / "m.pkl").open("wb") as file:
-        pickle.dump(weights((8, 8)), file, protocol=protocol)
-    with pytest.raises(UnsupportedLayout, match=r"tensor 'model\.layer\.0\.weight' is of a kind"):
-        convert(tmp_path / "m.pkl", salvage=True)
+        pickle.dump(tensors | {"array": array}, file, protocol=protocol)
+    assert_equal(convert(tmp_path / "m.pkl").target, tensors | {"array": torch.from_numpy(array.astype("<f4"))})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 
 from modelhub.pickles import (
     StorageDeclaration,
+    Surroundings,
     TensorReading,
     Trace,
     read_state_dict,
@@ -39,7 +40,7 @@ def storages_of(trace: Trace) -> dict[str, StorageRef]:
 def read(program: bytes) -> TensorReading:
     trace = trace_pickle(BytesSource("data.pkl", program))
     assert trace.stopped
-    return read_state_dict(trace, storages_of(trace))
+    return read_state_dict(trace, Surroundings(storages_of(trace)))
 
 
 def rules(reading: TensorReading) -> list[str]:
@@ -226,9 +227,9 @@ def test_lying_geometry_is_told(numel, offset, shape, stride):
 def test_a_missing_or_shorter_storage_is_told():
     """A tensor whose storage is not in the file, or shorter there, is an anomaly."""
     trace = trace_pickle(BytesSource("x", tensor_program(4, 0, (4,), (1,))))
-    assert rules(read_state_dict(trace, {})) == ["tensor.missing-storage"]
-    assert rules(read_state_dict(trace, {"0": StorageRef("0", 0, 12)})) == ["tensor.out-of-bounds"]
-    assert not read_state_dict(trace, {"0": StorageRef("0", 0, 16)}).anomalies
+    assert rules(read_state_dict(trace, Surroundings({}))) == ["tensor.missing-storage"]
+    assert rules(read_state_dict(trace, Surroundings({"0": StorageRef("0", 0, 12)}))) == ["tensor.out-of-bounds"]
+    assert not read_state_dict(trace, Surroundings({"0": StorageRef("0", 0, 16)})).anomalies
 
 
 def test_vast_expansion_is_told():
@@ -268,7 +269,7 @@ def test_a_graph_that_unfolds_forever_ends():
 
 def test_unfinished_programs_have_no_state_dict():
     """A program that breaks off has no state dict."""
-    assert read_state_dict(trace_pickle(BytesSource("x", b"}")), {}).state_dict is None
+    assert read_state_dict(trace_pickle(BytesSource("x", b"}")), Surroundings({})).state_dict is None
 
 
 def test_keys_of_one_name_collide_aloud():

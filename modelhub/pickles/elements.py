@@ -1,0 +1,279 @@
+"""Storages as pickles ask for them, and tensors over them, every number checked against the bytes that are there.
+
+Source of the signatures: torch 2.13 ``torch/_utils.py`` (``_rebuild_*``) and ``torch/serialization.py`` (persistent
+ids).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import NamedTuple
+
+from modelhub.pickles.values import PLAIN, Call, Dict, Global, Persistent, Value
+from modelhub.source import Source
+from modelhub.tensors import DTYPE_BY_TORCH, DType, StorageRef, Structure, TensorInfo
+
+MAX_RANK = 64
+MAX_NUMEL = 1 << 50
+
+_TYPED_STORAGES = {
+    "FloatStorage": DType.F32,
+    "DoubleStorage": DType.F64,
+    "HalfStorage": DType.F16,
+    "BFloat16Storage": DType.BF16,
+    "LongStorage": DType.I64,
+    "IntStorage": DType.I32,
+    "ShortStorage": DType.I16,
+    "CharStorage": DType.I8,
+    "ByteStorage": DType.U8,
+    "BoolStorage": DType.BOOL,
+    "ComplexFloatStorage": DType.C64,
+    "ComplexDoubleStorage": DType.C128,
+    "QInt8Storage": DType.QI8,
+    "QUInt8Storage": DType.QU8,
+    "QInt32Storage": DType.QI32,
+}
+_UNTYPED_STORAGES = {"UntypedStorage", "_UntypedStorage"}
+_STORAGE_MODULES = {"torch", "torch.cuda", "torch.storage"}
+REBUILDS = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"})
+"""Functions of ``torch._utils`` that make a tensor of a storage, an offset, a shape and strides."""
+
+
+class StorageDeclaration(NamedTuple):
+    """A torch storage that a persistent id asks for.
+
+    ``dtype`` is its element type, ``None`` when untyped (``numel`` is then in bytes); ``view`` is the legacy format's
+    ``(view key, offset in elements, elements)`` when the persistent id asks for a part of storage ``key``; ``offset``
+    is where in the pickle the id was asked for.
+    """
+
+    key: str
+    dtype: DType | None
+    numel: int
+    location: str
+    offset: int
+    view: tuple[str, int, int] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * (self.dtype.itemsize if self.dtype else 1)
+
+
+class Elements(NamedTuple):
+    """A storage as a tensor sees it: ``nbytes`` of *storage* from byte ``start`` on, of one type if it has one."""
+
+    dtype: DType | None
+    storage: StorageRef
+    start: int
+    nbytes: int
+
+
+class Surroundings(NamedTuple):
+    """What a loader of a pickle has at hand beside the pickle itself.
+
+    ``storages`` are what its persistent ids ask for by key, ``tensors`` what those of tar files do; ``nested`` finds
+    the storage in bytes that are handed to ``torch.storage._load_from_bytes``. ``unpacked`` is what was traced, where
+    that is not the file itself but an unpacked part of it.
+    """
+
+    storages: Mapping[str, StorageRef]
+    tensors: Mapping[str, TensorInfo] = MappingProxyType({})
+    nested: Callable[[Call], Elements | None] | None = None
+    unpacked: Source | None = None
+
+
+class BadTensor(Exception):
+    """A tensor's description does not fit the bytes that are there; ``rule`` is the anomaly's."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+        self.message = message
+
+
+class Composite(Exception):
+    """A tensor whose elements do not lie in the file: what it is, in words, and what there is instead."""
+
+    def __init__(self, description: str, structure: Structure | None = None) -> None:
+        super().__init__(description)
+        self.description = description
+        self.structure = structure
+
+
+def is_count(value: Value) -> bool:
+    """Whether *value* is an integer of at least 0 (a truth value is not)."""
+    return type(value) is int and value >= 0
+
+
+def declaration_of(persistent: Persistent) -> StorageDeclaration | None:
+    """The storage that *persistent* asks for, ``None`` when it is not torch's ``('storage', ...)`` tuple.
+
+    It is read once, and kept with *persistent*: each storage is asked about by several readers.
+    """
+    if not persistent.read:
+        persistent.declaration = _read_declaration(persistent)
+        persistent.read = True
+    declared: StorageDeclaration | None = persistent.declaration
+    return declared
+
+
+def _read_declaration(persistent: Persistent) -> StorageDeclaration | None:
+    pid = persistent.pid
+    if persistent.text or type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
+        return None
+    _, storage_type, key, location, numel = pid[:5]
+    if type(storage_type) is not Global or storage_type.module not in _STORAGE_MODULES:
+        return None
+    if storage_type.name not in _TYPED_STORAGES and storage_type.name not in _UNTYPED_STORAGES:
+        return None
+    if type(key) is not str or type(location) is not str or not is_count(numel):
+        return None
+    view = pid[5] if len(pid) == 6 else None
+    if view is not None and not (
+        type(view) is tuple
+        and len(view) == 3
+        and type(view[0]) is str
+        and is_count(view[1])
+        and is_count(view[2])
+        and view[1] + view[2] <= numel
+    ):
+        return None
+    return StorageDeclaration(key, _TYPED_STORAGES.get(storage_type.name), numel, location, persistent.offset, view)
+
+
+def elements_of(value: Value, around: Surroundings, name: str) -> Elements | None:
+    """The storage object that *value* is, ``None`` when it is none.
+
+    Raises :class:`BadTensor` when the file does not have it.
+    """
+    if type(value) is Call and around.nested is not None:
+        return around.nested(value)
+    declared = declaration_of(value) if type(value) is Persistent else None
+    if declared is None:
+        return None
+    storage = around.storages.get(declared.key)
+    if storage is None:
+        raise BadTensor("tensor.missing-storage", f"{name}: its storage {declared.key!r:.40} is not in the file")
+    if declared.view is None:
+        return Elements(declared.dtype, storage, 0, storage.nbytes)
+    width = declared.dtype.itemsize if declared.dtype else 1
+    start, nbytes = declared.view[1] * width, declared.view[2] * width
+    if start + nbytes > storage.nbytes:
+        message = f"{name}: it reaches to byte {start + nbytes} of a storage of {storage.nbytes} bytes"
+        raise BadTensor("tensor.out-of-bounds", message)
+    return Elements(declared.dtype, storage, start, nbytes)
+
+
+def sizes_of(value: Value) -> tuple[Value, ...] | None:
+    """The numbers of a shape: a tuple, or a ``torch.Size`` of one."""
+    if type(value) is Call and type(value.callee) is Global and value.callee.qualified == "torch.Size":
+        value = value.args[0] if type(value.args) is tuple and len(value.args) == 1 else None
+    return tuple(value) if type(value) in (tuple, list) else None
+
+
+def count_of(name: str, shape: tuple[int, ...]) -> int:
+    """Elements of a tensor of *shape*. Raises :class:`BadTensor` where they are more than can be."""
+    numel = 1
+    for size in shape:
+        numel *= size
+        if numel > MAX_NUMEL:
+            raise BadTensor("tensor.geometry", f"{name}: it claims more than 2^50 elements")
+    return numel
+
+
+def plain_tensor(name: str, function: str, args: tuple[Value, ...], around: Surroundings) -> TensorInfo | None:
+    """The tensor that torch's *function*, one of :data:`REBUILDS`, makes of *args*; ``None`` when it makes none."""
+    if len(args) < 4:
+        return None
+    elements = elements_of(args[0], around, name)
+    shape, strides = sizes_of(args[2]), sizes_of(args[3])
+    if elements is None or shape is None or strides is None:
+        return None
+    dtype, metadata = _dtype_and_metadata(name, function, args, elements.dtype)
+    tensor = placed(name, dtype, elements, (args[1], shape, strides))
+    conj, neg = metadata.get("conj") is True, metadata.get("neg") is True
+    return replace(tensor, conj=conj, neg=neg) if conj or neg else tensor
+
+
+def placed(
+    name: str, dtype: DType, elements: Elements, geometry: tuple[Value, tuple[Value, ...], tuple[Value, ...]]
+) -> TensorInfo:
+    """The tensor with *geometry* (offset, shape, strides, in elements of type *dtype*) in *elements*.
+
+    Raises :class:`BadTensor` unless these are numbers that fit the bytes that are there.
+    """
+    offset, shape, strides = geometry
+    layout = layout_of(shape, strides) if is_count(offset) else None
+    if layout is None:
+        raise BadTensor("tensor.geometry", f"{name}: its offset, shape or strides are not counts, or not as many")
+    numel, reach, contiguous = layout
+    if numel > MAX_NUMEL:
+        raise BadTensor("tensor.geometry", f"{name}: it claims more than 2^50 elements")
+    width = max(1, dtype.bits // 8)
+    reach += offset
+    if reach * width > elements.nbytes:
+        end, length = elements.start + reach * width, elements.storage.nbytes
+        raise BadTensor("tensor.out-of-bounds", f"{name}: it reaches to byte {end} of a storage of {length} bytes")
+    start = elements.start + offset * width
+    tensor = TensorInfo(name, dtype, shape, elements.storage, start, None if contiguous else strides)
+    return _unpacked(tensor) if dtype is DType.F4 else tensor
+
+
+class Layout(NamedTuple):
+    """What shape and strides come to: elements, elements of storage from the first to the last that is touched (both
+    included; 0 without any), and whether they lie in C order without holes (dimensions of size 1 have no say)."""
+
+    numel: int
+    reach: int
+    contiguous: bool
+
+
+def layout_of(shape: tuple[Value, ...], strides: tuple[Value, ...]) -> Layout | None:
+    """The layout of a tensor; ``None`` when these are not counts, or not equally many, or more than torch allows."""
+    if len(shape) != len(strides) or len(shape) > MAX_RANK:
+        return None
+    numel = reach = 1
+    contiguous = True
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if type(size) is not int or type(stride) is not int or size < 0 or stride < 0:
+            return None
+        if size != 1:
+            contiguous = contiguous and stride == numel
+            reach += (size - 1) * stride
+            numel *= size
+    return Layout(numel, reach, contiguous) if numel else Layout(0, 0, True)
+
+
+def _dtype_and_metadata(
+    name: str, function: str, args: tuple[Value, ...], dtype: DType | None
+) -> tuple[DType, dict[str, Value]]:
+    """Element type, and the pairs of the trailing metadata dict (``conj``, ``neg``)."""
+    extra = 6
+    if function == "_rebuild_tensor_v3":
+        dtype = dtype_of(args[6]) if len(args) > 6 else None
+        if dtype is None:
+            asked = args[6] if len(args) > 6 else "missing"
+            raise BadTensor("tensor.dtype", f"{name}: its element type {asked!r:.60} is not known")
+        extra = 7
+    if dtype is None:
+        raise BadTensor("tensor.dtype", f"{name}: its storage has no element type")
+    metadata = args[extra] if len(args) > extra else None
+    pairs = metadata.pairs if type(metadata) is Dict else ()
+    if any(key is PLAIN for key, _ in pairs):
+        raise BadTensor("tensor.limit", f"{name}: it lies behind too much else for its flags to be known")
+    return dtype, {key: value for key, value in pairs if type(key) is str}
+
+
+def dtype_of(value: Value) -> DType | None:
+    """The element type that ``torch.<name>`` names."""
+    return DTYPE_BY_TORCH.get(value.name) if type(value) is Global and value.module == "torch" else None
+
+
+def _unpacked(tensor: TensorInfo) -> TensorInfo:
+    """torch packs two F4 elements into one byte-sized element; safetensors counts them apart."""
+    if not tensor.contiguous or not tensor.shape:
+        raise BadTensor("tensor.geometry", f"{tensor.name}: a strided tensor of packed 4-bit elements")
+    shape = (*tensor.shape[:-1], tensor.shape[-1] * 2)
+    return TensorInfo(tensor.name, tensor.dtype, shape, tensor.storage, tensor.offset)
