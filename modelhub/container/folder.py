@@ -16,6 +16,9 @@ from modelhub.source import open_local
 INDEX = "model_index.json"
 """The file that makes a folder a diffusers pipeline."""
 
+CONFIG = "config.json"
+"""The file that makes a folder one model of transformers or diffusers, in shards perhaps."""
+
 LOADABLE = frozenset(
     ".safetensors .sft .bin .pt .pth .pt2 .ckpt .pkl .pickle .joblib .npy .npz .onnx .gguf .h5 .keras .msgpack".split()
 )
@@ -41,13 +44,16 @@ _PIPELINE_MODULES = frozenset(
 
 
 def read_folder(path: str, stack: ExitStack) -> Container:
-    """Open the diffusers folder at *path*; its files are closed with *stack*.
+    """Open the diffusers folder, or the folder of one model, at *path*; its files are closed with *stack*.
 
-    Raises :class:`~modelhub.errors.SourceError` when there is no such folder, when it is not a diffusers folder, or
-    when a file in it cannot be had.
+    Raises :class:`~modelhub.errors.SourceError` when there is no such folder, when it is neither, or when a file in it
+    cannot be had.
     """
-    if not os.path.isfile(os.path.join(path, INDEX)):
-        raise SourceError(f"{path}: a folder without {INDEX}", hint="name the files in it, or a diffusers folder")
+    pipeline = os.path.isfile(os.path.join(path, INDEX))
+    if not pipeline and not os.path.isfile(os.path.join(path, CONFIG)):
+        raise SourceError(
+            f"{path}: a folder without {INDEX} or {CONFIG}", hint="name the files in it, or a diffusers folder"
+        )
     parts: dict[str, Container] = {}
     configs: dict[str, Mapping[str, object]] = {}
     anomalies: list[Anomaly] = []
@@ -68,7 +74,7 @@ def read_folder(path: str, stack: ExitStack) -> Container:
     for relative, config in configs.items():
         anomalies += _foreign_code(relative, config)
     return Container(
-        "diffusers-folder",
+        "diffusers-folder" if pipeline else "model-folder",
         path,
         None,
         anomalies=tuple(anomalies),

@@ -18,6 +18,7 @@ KINDS: Mapping[str, str] = {
     "torchscript": "a TorchScript program (zip)",
     "pickle": "a Python pickle",
     "diffusers-folder": "a diffusers folder",
+    "model-folder": "a folder of one model",
     "gguf": "a GGUF model",
     "onnx": "an ONNX model",
     "hdf5": "an HDF5 file",

@@ -16,6 +16,7 @@ from modelhub.container import Container, open_path
 from modelhub.convert.base import Assembly, Conversion, ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor
 from modelhub.convert.convertible import convertible
 from modelhub.convert.execute import check_target, execute
+from modelhub.convert.folder_files import NO_FILES, open_beside
 from modelhub.convert.names import SALVAGED_KEY, SHARED_KEY
 from modelhub.convert.options import NO_OPTIONS, ConversionOptions, DTypeRule, byte_count, dtype_rule, metadata_pair
 from modelhub.convert.plan import plan_conversion
@@ -66,7 +67,7 @@ def convert(
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Conversion | ConversionPlan:
-    """Convert the file *source_path* to safetensors, if it is safe; the plan alone with *dry_run*.
+    """Convert *source_path*, a file or a folder of model files, to safetensors if it is safe; *dry_run*: plan it only.
 
     *target_path* is a file or an existing folder, by default :func:`default_target`; *force* replaces the file that is
     there. *options* say what is changed on the way; *fix_vae* is a file whose VAE is put into the checkpoint. *salvage*
@@ -89,7 +90,8 @@ def convert(
 
             identity = identify(container)
         metadata = None if safe else {SALVAGED_KEY: "true"}
-        plan = plan_conversion(container, identity, options, metadata=metadata, vae=vae)
+        beside = open_beside(container, stack) if container.source is None else NO_FILES
+        plan = plan_conversion(container, identity, options, metadata=metadata, vae=vae, beside=beside)
         if in_place:
             _check_in_place(container, plan, target_path)
             target = name
@@ -114,10 +116,12 @@ def default_target(source_path: str, target_path: str | None = None, *, folder: 
     """Where converting *source_path* writes: *target_path*, inside it where that is a folder, by default beside itself.
 
     ``model.vae.pt`` becomes ``model.vae.safetensors``, or with *folder* (several files) ``model.vae``; an ending that
-    no model file has is kept as a part of the name.
+    no model file has is kept as a part of the name. A folder ``model`` becomes ``model-safetensors``.
     """
     stem, extension = os.path.splitext(source_path)
-    if extension.lower() not in MODEL_EXTENSIONS:
+    if os.path.isdir(source_path):
+        stem = f"{source_path.rstrip(os.sep)}-safetensors"
+    elif extension.lower() not in MODEL_EXTENSIONS:
         stem = source_path
     ending = "" if folder else ".safetensors"
     if target_path is None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from modelhub.container.safetensors import canonical_order, encode_header
-from modelhub.convert.base import Assembly, OutputFile, PlainFile, PlannedTensor
+from modelhub.convert.base import Assembly, ConversionPlan, Draft, OutputFile, PlainFile, PlannedTensor
+from modelhub.convert.convertible import check_tensors
+from modelhub.convert.names import SHARED_KEY
+from modelhub.convert.options import ConversionOptions
+from modelhub.convert.sharing import dedupe, duplicated_bytes, shared_groups
+from modelhub.errors import NothingToConvert
 from modelhub.source import BytesSource
 
 Tensors = Mapping[str, Assembly]
@@ -52,6 +58,45 @@ def output_files(
     total = sum(made.nbytes for made in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     return tuple(outputs), (json_file(f"{whole}.index.json", index),)
+
+
+def arranged(
+    name: str, drafts: Mapping[str, Draft], metadata: Mapping[str, str], options: ConversionOptions
+) -> ConversionPlan:
+    """The plan of one file for each of *drafts* by path, or of the shards that it takes; *name* is the source's.
+
+    Raises :class:`NothingToConvert` for a file without tensors, and what :func:`check_tensors` raises.
+    """
+    outputs: list[OutputFile] = []
+    plain: list[PlainFile] = []
+    plan = ConversionPlan(name, ())
+    for path, edited in drafts.items():
+        if not edited.tensors:
+            raise NothingToConvert(f"{name}: no tensor would be left")
+        check_tensors(edited.tensors, name)
+        kept = dict(metadata)
+        groups = shared_groups(edited.tensors)
+        if groups:
+            kept[SHARED_KEY] = json.dumps(groups, ensure_ascii=False, separators=(",", ":"))
+        draft = edited
+        if options.dedupe_shared:
+            draft, removed = dedupe(edited)
+            kept |= removed
+            groups = shared_groups(draft.tensors)
+        if options.max_shard_size is None:
+            outputs.append(output_file(path, draft.tensors, kept, options.align))
+        else:
+            files, beside = output_files(path, draft.tensors, kept, options.align, options.max_shard_size)
+            outputs += files
+            plain += beside
+        plan = replace(
+            plan,
+            leftovers=plan.leftovers + draft.leftovers,
+            notes=plan.notes + draft.notes,
+            duplicated=plan.duplicated + groups,
+            duplicated_bytes=plan.duplicated_bytes + duplicated_bytes(draft.tensors, groups),
+        )
+    return replace(plan, outputs=tuple(outputs), plain=tuple(plain))
 
 
 def json_file(path: str, value: Mapping[str, object]) -> PlainFile:

@@ -23,8 +23,8 @@ _SCHEDULE = frozenset(
 _COUNTERS = frozenset({"model_ema.decay", "model_ema.num_updates"})
 
 
-def cast(draft: Draft, rules: Sequence[DTypeRule], kind: str | None = None) -> Draft:
-    """*draft* with the element types that *rules* ask for; *kind* is the identity's.
+def cast(draft: Draft, rules: Sequence[DTypeRule], whole: str | None = None) -> Draft:
+    """*draft* with the element types that *rules* ask for; *whole* is the component that the file is, if it is one.
 
     Only real floating point tensors of 16 bits or more are cast; the noise schedule's buffers and the counters of
     averaged weights never are. Raises :class:`~modelhub.errors.MissingExtra` when something is to be cast and numpy
@@ -33,7 +33,7 @@ def cast(draft: Draft, rules: Sequence[DTypeRule], kind: str | None = None) -> D
     tensors: dict[str, Assembly] = {}
     casts: Counter[tuple[DType, DType]] = Counter()
     for name, made in draft.tensors.items():
-        wanted = _wanted(name, rules, kind)
+        wanted = _wanted(name, rules, whole)
         kept = wanted is None or not made.dtype.is_float or is_left_alone(name)
         tensors[name] = made if wanted is None or kept else replace(made, dtype=wanted)
         if tensors[name].dtype is not made.dtype:
@@ -50,10 +50,10 @@ def is_left_alone(name: str) -> bool:
     return name in _COUNTERS or name.rpartition(".")[2] in _SCHEDULE
 
 
-def _wanted(name: str, rules: Sequence[DTypeRule], kind: str | None) -> DType | None:
+def _wanted(name: str, rules: Sequence[DTypeRule], whole: str | None) -> DType | None:
     """The element type that the last rule that fits *name* asks for."""
     for rule in reversed(rules):
         component = component_named(rule.pattern)
-        if is_part(component_of(name, kind), component) if component is not None else fnmatchcase(name, rule.pattern):
+        if is_part(component_of(name, whole), component) if component is not None else fnmatchcase(name, rule.pattern):
             return rule.dtype
     return None

@@ -53,11 +53,16 @@ _KINDS = {
 }
 
 
-def component_of(name: str, kind: str | None = None) -> str | None:
-    """The component of the tensor *name* in a file whose identity is of *kind*; ``None`` for what is of no part."""
-    if kind in _KINDS:
-        return _KINDS[kind]
+def component_of(name: str, whole: str | None = None) -> str | None:
+    """The component of the tensor *name*, *whole* where its file is one as a whole; ``None`` for what is of no part."""
+    if whole is not None:
+        return whole
     return next((component for prefix, component in _PREFIXES if name.startswith(prefix)), None)
+
+
+def part_of_kind(kind: str | None) -> str | None:
+    """The component that a file is whose identity is of *kind*, if it is one as a whole."""
+    return _KINDS.get(kind or "")
 
 
 def component_named(word: str) -> str | None:
@@ -71,7 +76,7 @@ def is_part(component: str | None, wanted: str) -> bool:
     return component == wanted or (wanted == "te" and component in ("te_2", "te_3"))
 
 
-def split(draft: Draft, words: tuple[str, ...], name: str, kind: str | None) -> tuple[Mapping[str, Draft], Draft]:
+def split(draft: Draft, words: tuple[str, ...], name: str, whole: str | None) -> tuple[Mapping[str, Draft], Draft]:
     """Drafts of the components *words* by component, and the draft without tensors: what was left out and said.
 
     Names lose the prefix that says which part of a single file they are, as loaders of parts expect it. Raises
@@ -86,14 +91,14 @@ def split(draft: Draft, words: tuple[str, ...], name: str, kind: str | None) -> 
     parts: dict[str, dict[str, Assembly]] = {}
     left: list[Leftover] = []
     for key, made in draft.tensors.items():
-        component = component_of(key, kind)
+        component = component_of(key, whole)
         if component is not None and any(is_part(component, word) for word in wanted):
             parts.setdefault(component, {})[_bare(key)] = made
         else:
             left.append(Leftover(key, "a tensor of no component that was asked for"))
     for word in wanted:
         if not any(is_part(component, word) for component in parts):
-            found = {component for key in draft.tensors if (component := component_of(key, kind)) is not None}
+            found = {component for key in draft.tensors if (component := component_of(key, whole)) is not None}
             has = f"its parts are {', '.join(sorted(found))}" if found else "its tensors' names tell no parts"
             raise ConversionError(f"{name}: there is no component {word!r} in it: {has}")
     return {component: Draft(tensors) for component, tensors in parts.items()}, draft.changed({}, left=left)

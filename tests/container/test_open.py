@@ -81,7 +81,7 @@ FILES = {
 
 def test_every_kind_has_an_example_here():
     """Each kind of file that has a name is recognised in a test, folders in their own."""
-    assert set(FILES) | {"diffusers-folder"} == set(KINDS)
+    assert set(FILES) | {"diffusers-folder", "model-folder"} == set(KINDS)
 
 
 @pytest.mark.parametrize("name", ["file", "model.safetensors", "model.ckpt", "image.png"])

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from modelhub.convert import Conversion, ConversionPlan, convert, default_target
 from modelhub.errors import (
-    ConversionError,
     Malformed,
     NotFound,
     NothingToConvert,
@@ -398,7 +397,7 @@ def test_files_without_tensors_are_told_as_what_they_are(tmp_path):
         convert(tmp_path / "page.ckpt")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "model_index.json").write_text("{}")
-    with pytest.raises(ConversionError, match="folder"):
+    with pytest.raises(NothingToConvert, match="there are no weights in it"):
         convert(tmp_path / "folder")
 
 

@@ -11,7 +11,6 @@ from modelhub.anomalies import Anomaly
 from modelhub.container import Container
 from modelhub.convert import SHARED_KEY, plan_conversion
 from modelhub.errors import (
-    ConversionError,
     LimitExceeded,
     Malformed,
     NothingToConvert,
@@ -167,7 +166,7 @@ def test_other_oddities_do_not_stop_the_plan():
         ({"kind": "html"}, UnknownContainer, "an HTML or XML page is not"),
         ({"state_dict": None}, Malformed, "cannot be told"),
         ({"state_dict": StateDict({})}, NothingToConvert, "no tensor"),
-        ({"source": None, "kind": "diffusers-folder"}, ConversionError, "folder"),
+        ({"source": None, "kind": "diffusers-folder"}, NothingToConvert, "no weights"),
     ],
 )
 def test_a_file_without_tensors_to_convert_is_refused(changes, error, words):

@@ -1,0 +1,83 @@
+"""What converting a folder of model files will write: the same folder, its weights in safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from modelhub.container.base import Container
+from modelhub.convert.arrange import arranged, json_file
+from modelhub.convert.base import ConversionPlan, Draft, PlainFile
+from modelhub.convert.casting import cast
+from modelhub.convert.components import component_named
+from modelhub.convert.folder_files import FolderFiles, Shards, drafts_of, index_of, weight_groups
+from modelhub.convert.options import ConversionOptions
+from modelhub.errors import ConversionError, NothingToConvert
+
+
+def plan_folder(
+    folder: Container, options: ConversionOptions, metadata: Mapping[str, str], beside: FolderFiles
+) -> ConversionPlan:
+    """What converting *folder*, a diffusers pipeline or one model in transformers' form, will write.
+
+    Of *options* those apply that a component's file can have: casts, alignment, shared tensors, shards and metadata;
+    files that are safetensors already and that nothing changes are copied. *metadata* is added to every file's.
+    Raises :class:`ConversionError` for other options, :class:`NothingToConvert` where nothing would change, and what
+    planning a file raises.
+    """
+    name = folder.name
+    if options.prune or options.ema is not None or options.components or options.modelspec:
+        asked = "--prune, --ema, --components and --modelspec"
+        raise ConversionError(f"{name}: {asked} are for single files", hint="name one of the folder's files")
+    groups, left = weight_groups(folder)
+    plan = ConversionPlan(name, (), beside.plain, (*beside.left, *left))
+    for shards in groups:
+        if _is_kept(folder, shards, options, metadata):
+            plan = replace(plan, plain=(*plan.plain, *_copies(folder, shards)))
+        else:
+            plan = _joined(plan, _plan_shards(folder, shards, options, metadata))
+    if not plan.outputs:
+        raise NothingToConvert(f"{name}: {'it is safetensors already' if groups else 'there are no weights in it'}")
+    return plan
+
+
+def _plan_shards(
+    folder: Container, shards: Shards, options: ConversionOptions, metadata: Mapping[str, str]
+) -> ConversionPlan:
+    drafts, kept, left = drafts_of(folder, shards)
+    if options.max_shard_size is not None:
+        tensors = {name: made for draft in drafts.values() for name, made in draft.tensors.items()}
+        drafts = {shards.path: Draft(tensors, notes=tuple(note for draft in drafts.values() for note in draft.notes))}
+    if options.dtypes:
+        whole = component_named(shards.path.partition("/")[0])
+        drafts = {path: cast(draft, options.dtypes, whole) for path, draft in drafts.items()}
+    plan = arranged(folder.name, drafts, {**kept, **metadata, **options.metadata}, options)
+    plain = plan.plain
+    if shards.index is not None and options.max_shard_size is None:
+        plain = (*plain, json_file(f"{shards.path}.index.json", index_of(plan.outputs)))
+    notes = tuple(f"{shards.path}: {note}" for note in plan.notes)
+    return replace(plan, plain=plain, leftovers=(*plan.leftovers, *left), notes=notes)
+
+
+def _is_kept(folder: Container, shards: Shards, options: ConversionOptions, metadata: Mapping[str, str]) -> bool:
+    """Whether the files of *shards* are copied as they are."""
+    return options.changes_nothing and not metadata and all(folder.parts[f].kind == "safetensors" for f in shards.files)
+
+
+def _copies(folder: Container, shards: Shards) -> tuple[PlainFile, ...]:
+    copies = [PlainFile(file, source) for file in shards.files if (source := folder.parts[file].source) is not None]
+    if shards.index is not None:
+        copies.append(json_file(shards.index, folder.configs[shards.index]))
+    return tuple(copies)
+
+
+def _joined(first: ConversionPlan, second: ConversionPlan) -> ConversionPlan:
+    return replace(
+        first,
+        outputs=first.outputs + second.outputs,
+        plain=first.plain + second.plain,
+        leftovers=first.leftovers + second.leftovers,
+        duplicated=first.duplicated + second.duplicated,
+        duplicated_bytes=first.duplicated_bytes + second.duplicated_bytes,
+        notes=first.notes + second.notes,
+    )
