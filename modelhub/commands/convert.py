@@ -43,6 +43,14 @@ if TYPE_CHECKING:
 )
 @click.option("--max-shard-size", metavar="SIZE", help="Write several files of at most SIZE (5GB) and an index.")
 @click.option(
+    "--layout",
+    type=click.Choice(("ldm", "diffusers")),
+    help="Make a checkpoint of SD 1, SD 2 or SDXL a diffusers folder, or such a folder a checkpoint (ldm).",
+)
+@click.option(
+    "--tokenizer", metavar="DIR", help="Take the tokenizer of a diffusers folder from DIR: vocab.json, merges.txt."
+)
+@click.option(
     "--in-place", is_flag=True, help="Rewrite a .safetensors file under its own name, once the new one is verified."
 )
 @click.option("--delete-source", is_flag=True, help="Delete SRC once the output is verified.")
@@ -55,6 +63,7 @@ def command(
     source: str,
     target: str | None,
     fix_vae: str | None,
+    tokenizer: str | None,
     in_place: bool,
     delete_source: bool,
     force: bool,
@@ -78,6 +87,7 @@ def command(
             target,
             options=_options(**changes),
             fix_vae=fix_vae,
+            tokenizer=tokenizer,
             in_place=in_place,
             delete_source=delete_source,
             force=force,
@@ -113,6 +123,7 @@ def _options(
     dedupe_shared: bool,
     align: str | None,
     max_shard_size: str | None,
+    layout: str | None,
 ) -> ConversionOptions:
     from modelhub.convert import ConversionOptions, byte_count, dtype_rule, metadata_pair
 
@@ -126,4 +137,5 @@ def _options(
         dedupe_shared=dedupe_shared,
         align=None if align is None else int(align),
         max_shard_size=None if max_shard_size is None else byte_count(max_shard_size),
+        layout=cast('Literal["ldm", "diffusers"] | None', layout),
     )

@@ -59,6 +59,7 @@ def convert(
     *,
     options: ConversionOptions = NO_OPTIONS,
     fix_vae: Path | None = None,
+    tokenizer: Path | None = None,
     in_place: bool = False,
     delete_source: bool = False,
     force: bool = False,
@@ -70,11 +71,12 @@ def convert(
     """Convert *source_path*, a file or a folder of model files, to safetensors if it is safe; *dry_run*: plan it only.
 
     *target_path* is a file or an existing folder, by default :func:`default_target`; *force* replaces the file that is
-    there. *options* say what is changed on the way; *fix_vae* is a file whose VAE is put into the checkpoint. *salvage*
-    also converts files whose verdict is not SAFE and says so in the metadata. *in_place* rewrites a .safetensors file
-    under its own name, *delete_source* removes the source: both only after the output was verified. *progress* is told
-    bytes as they are written. Raises :class:`UnsafeModelError` for a file that is not safe, and what
-    :func:`plan_conversion` and :func:`execute` raise.
+    there. *options* say what is changed on the way; *fix_vae* is a file whose VAE is put into the checkpoint,
+    *tokenizer* a folder with the vocabulary that a diffusers folder is to have. *salvage* also converts files whose
+    verdict is not SAFE and says so in the metadata. *in_place* rewrites a .safetensors file under its own name,
+    *delete_source* removes the source: both only after the output was verified. *progress* is told bytes as they are
+    written. Raises :class:`UnsafeModelError` for a file that is not safe, and what :func:`plan_conversion` and
+    :func:`execute` raise.
     """
     name = os.fspath(source_path)
     with ExitStack() as stack:
@@ -91,7 +93,19 @@ def convert(
             identity = identify(container)
         metadata = None if safe else {SALVAGED_KEY: "true"}
         beside = open_beside(container, stack) if container.source is None else NO_FILES
-        plan = plan_conversion(container, identity, options, metadata=metadata, vae=vae, beside=beside)
+        vocabulary = None
+        if tokenizer is not None:
+            if options.layout != "diffusers" or container.source is None:
+                hint = "say --layout diffusers, or leave out --tokenizer"
+                raise ConversionError(
+                    f"{name}: only a checkpoint that becomes a folder is given a tokenizer", hint=hint
+                )
+            from modelhub.convert.tokenizers import open_vocabulary
+
+            vocabulary = open_vocabulary(tokenizer, stack)
+        plan = plan_conversion(
+            container, identity, options, metadata=metadata, vae=vae, beside=beside, vocabulary=vocabulary
+        )
         if in_place:
             _check_in_place(container, plan, target_path)
             target = name

@@ -41,6 +41,7 @@ class ConversionOptions:
     * ``dedupe_shared``: write tensors that are one and the same in the source once, under their first name.
     * ``align``: let tensors begin at multiples of so many bytes (64 or 4096) in the file, where their sizes permit.
     * ``max_shard_size``: the most bytes of tensors in one file; what does not fit becomes several, with an index.
+    * ``layout``: make a checkpoint a ``diffusers`` folder, or such a folder a checkpoint, whose names are ``ldm``'s.
     """
 
     dtypes: tuple[DTypeRule, ...] = ()
@@ -52,6 +53,7 @@ class ConversionOptions:
     dedupe_shared: bool = False
     align: int | None = None
     max_shard_size: int | None = None
+    layout: Literal["ldm", "diffusers"] | None = None
 
     @property
     def changes_nothing(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from modelhub.container.base import Container
 from modelhub.convert.arrange import arranged
-from modelhub.convert.base import ConversionPlan, Draft
+from modelhub.convert.base import ConversionPlan, Draft, PlainFile
 from modelhub.convert.casting import cast
 from modelhub.convert.components import part_of_kind, split
 from modelhub.convert.convertible import convertible
@@ -23,6 +23,7 @@ from modelhub.convert.stream import Run, runs
 from modelhub.convert.vae_swap import swap_vae
 from modelhub.errors import ConversionError, NothingToConvert
 from modelhub.source import Source
+from modelhub.tensors import Leftover
 
 if TYPE_CHECKING:
     from modelhub.identify import Identity
@@ -36,6 +37,7 @@ def plan_conversion(
     metadata: Mapping[str, str] | None = None,
     vae: Container | None = None,
     beside: FolderFiles = NO_FILES,
+    vocabulary: Mapping[str, Source] | None = None,
 ) -> ConversionPlan:
     """What converting *container* to safetensors will write; reads nothing and writes nothing.
 
@@ -43,9 +45,10 @@ def plan_conversion(
     would write them; without plain values or shared bytes in the source it is byte for byte that function's output
     with ``{"format": "pt"}``. Tensors that share bytes each get their own copy. Names and metadata are as
     :mod:`modelhub.convert.names` says; *metadata* is added to it. *options* say what is changed on the way; *vae* is a
-    file whose VAE replaces the source's. *identity*, where it is known, keeps a file that is no embedding from being
-    named like one, and tells the part of files that are one part as a whole. A folder becomes a folder, with *beside*,
-    its files without weights (:func:`~modelhub.convert.folder_files.open_beside`).
+    file whose VAE replaces the source's, *vocabulary* the files of a tokenizer for a diffusers folder. *identity*,
+    where it is known, keeps a file that is no embedding from being named like one, tells the part of files that are one
+    part as a whole, and what a model laid out as a folder predicts. A folder becomes a folder, with *beside*, its files
+    without weights (:func:`~modelhub.convert.folder_files.open_beside`), unless its layout is to be a checkpoint's.
 
     Raises :class:`NothingToConvert` (no tensors, or safetensors already), :class:`UnsupportedDtype`,
     :class:`UnsupportedLayout`, :class:`Truncated`, :class:`Malformed`, :class:`LimitExceeded`,
@@ -53,29 +56,58 @@ def plan_conversion(
     tensor.
     """
     name = container.name
-    if container.source is None:
+    if container.source is None and options.layout != "ldm":
         if vae is not None:
             raise ConversionError(f"{name}: a VAE is put into a single file; in a folder, replace the one in its vae/")
-        return plan_folder(container, options, metadata or {}, beside)
-    state_dict = convertible(container)
-    if container.kind == "safetensors" and options.changes_nothing and vae is None:
-        raise NothingToConvert(f"{name}: it is safetensors already", hint="say what to change: --dtype, --prune ...")
+        return plan_folder(container, replace(options, layout=None), metadata or {}, beside)
     kind = identity.kind if identity is not None else None
     whole = part_of_kind(kind)
-    drafts = named_tensors(state_dict, container.source, kind)
+    drafts, kept, left = _named(container, identity, options, beside, vae)
     drafts = {path: _edited(draft, options, whole, name, vae) for path, draft in drafts.items()}
-    kept, left = output_metadata(state_dict)
-    if options.components:
+    plain: tuple[PlainFile, ...] = ()
+    if options.layout == "diffusers":
+        drafts, plain = _folder(drafts, options, name, identity, vocabulary)
+    elif options.components:
         drafts = _split(drafts, options.components, name, whole)
     if options.modelspec:
         if identity is None:
             raise ConversionError(f"{name}: ModelSpec metadata needs its identity")
-        kept |= modelspec(identity, os.path.splitext(os.path.basename(name))[0], "ldm", name)
+        kept |= modelspec(identity, os.path.splitext(os.path.basename(name))[0], options.layout or "ldm", name)
     plan = arranged(name, drafts, {**kept, **(metadata or {}), **options.metadata}, options)
-    plan = replace(plan, leftovers=(*plan.leftovers, *left))
-    if container.kind == "safetensors" and _is_source(plan, container.source):
+    plan = replace(plan, leftovers=(*plan.leftovers, *left), plain=(*plan.plain, *plain))
+    if container.kind == "safetensors" and container.source is not None and _is_source(plan, container.source):
         raise NothingToConvert(f"{name}: it is already what was asked for")
     return plan
+
+
+def _named(
+    container: Container,
+    identity: Identity | None,
+    options: ConversionOptions,
+    beside: FolderFiles,
+    vae: Container | None,
+) -> tuple[Mapping[str, Draft], dict[str, str], tuple[Leftover, ...]]:
+    """The source's tensors by each output file's name, its metadata, and what can be neither."""
+    if container.source is None:
+        from modelhub.convert.folders import checkpoint_of
+
+        draft, metadata = checkpoint_of(container, beside)
+        if identity is not None and identity.prediction_type == "v_prediction" and "v_pred" not in draft.tensors:
+            draft = draft.changed(draft.tensors, _PREDICTS_V)
+        return {"": draft}, metadata, ()
+    state_dict = convertible(container)
+    if container.kind == "safetensors" and options.changes_nothing and vae is None:
+        hint = "say what to change: --dtype, --prune ..."
+        raise NothingToConvert(f"{container.name}: it is safetensors already", hint=hint)
+    drafts = named_tensors(state_dict, container.source, identity.kind if identity is not None else None)
+    if options.layout == "ldm":
+        from modelhub.convert.relayout import lone_component
+
+        drafts = {path: lone_component(draft, container.name) for path, draft in drafts.items()}
+    return drafts, *output_metadata(state_dict)
+
+
+_PREDICTS_V = "the model predicts v, which nothing in a checkpoint of this kind says but metadata: see --modelspec"
 
 
 def _edited(draft: Draft, options: ConversionOptions, whole: str | None, name: str, vae: Container | None) -> Draft:
@@ -88,6 +120,24 @@ def _edited(draft: Draft, options: ConversionOptions, whole: str | None, name: s
     if options.prune:
         draft = prune(draft)
     return cast(draft, options.dtypes, whole) if options.dtypes else draft
+
+
+def _folder(
+    drafts: Mapping[str, Draft],
+    options: ConversionOptions,
+    name: str,
+    identity: Identity | None,
+    vocabulary: Mapping[str, Source] | None,
+) -> tuple[Mapping[str, Draft], tuple[PlainFile, ...]]:
+    """The files of the diffusers folder that *drafts*, a checkpoint, becomes."""
+    from modelhub.convert.relayout import as_folder
+
+    if options.components:
+        raise ConversionError(f"{name}: a diffusers folder has all components in it", hint="leave out --components")
+    (whole, *others) = drafts.values()
+    if others:
+        raise ConversionError(f"{name}: embeddings have no layout as a folder")
+    return as_folder(whole, name, identity.prediction_type if identity is not None else None, vocabulary)
 
 
 def _split(

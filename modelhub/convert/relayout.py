@@ -7,11 +7,10 @@ the way back ends at the same checkpoint.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
-from modelhub.convert.base import Assembly, Piece, PlainFile
+from modelhub.convert.arrange import json_file
+from modelhub.convert.base import Assembly, Draft, Piece, PlainFile
 from modelhub.convert.layouts import (
     CHECKPOINT,
     UNPLACED,
@@ -19,13 +18,14 @@ from modelhub.convert.layouts import (
     Shapes,
     Told,
     View,
+    component_under_diffusers_names,
     resolve,
     to_diffusers,
     to_ldm,
     viewed_shape,
 )
 from modelhub.errors import ConversionError, UnsupportedLayout
-from modelhub.source import BytesSource, Source
+from modelhub.source import Source
 from modelhub.tensors import Leftover
 
 Tensors = Mapping[str, Assembly]
@@ -34,33 +34,22 @@ UNPLACED_FILE = f"{UNPLACED}.safetensors"
 """The file of a folder that holds the checkpoint's tensors for which diffusers has no place."""
 
 _UNET = "model.diffusion_model."
+_VAE = "first_stage_model."
 _WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 
 
-@dataclass(frozen=True, slots=True)
-class Relaid:
-    """A model in the other layout: the tensors of each safetensors file by its relative path (empty: the one file
-    that a checkpoint is), a folder's files beside those, the tensors that are left out, and what there is to say."""
-
-    files: Mapping[str, Tensors]
-    plain: tuple[PlainFile, ...]
-    leftovers: tuple[Leftover, ...]
-    notes: tuple[str, ...]
-
-
-def weights_stem(component: str) -> str:
-    """The name, without its ending, of the safetensors file of a folder's *component*."""
-    return _WEIGHTS.get(component, "model")
-
-
 def as_folder(
-    tensors: Tensors, name: str, prediction_type: str | None = None, vocabulary: Mapping[str, Source] | None = None
-) -> Relaid:
-    """The checkpoint *tensors* of the file *name* as a diffusers folder.
+    draft: Draft, name: str, prediction_type: str | None = None, vocabulary: Mapping[str, Source] | None = None
+) -> tuple[Mapping[str, Draft], tuple[PlainFile, ...]]:
+    """The checkpoint *draft* of the file *name* as the safetensors files of a diffusers folder, by relative path, and
+    the files beside them.
 
     *prediction_type* is what the model predicts in diffusers' word, where it is known; *vocabulary* the files of CLIP's
     tokenizer by name. Raises :class:`ConversionError` for a model without such a folder, or one that lacks something.
     """
+    tensors = draft.tensors
+    if _is_lone_vae(tensors):
+        tensors = {_VAE + key: made for key, made in tensors.items()}
     told = Told(prediction_type, _latents(tensors), vocabulary is not None)
     layout = _laid_out(lambda: to_diffusers(_shapes(tensors), told), name)
     strangers = [key for _, key in layout.unused if key.startswith(_UNET)]
@@ -68,12 +57,12 @@ def as_folder(
         which = f"{len(strangers)} tensors of its UNet, such as {strangers[0]!r:.100}"
         raise ConversionError(f"{name}: diffusers has no place for {which}")
     made = _made(layout, {CHECKPOINT: tensors})
-    files = {f"{part}/{weights_stem(part)}.safetensors": inner for part, inner in made.items()}
+    files = {f"{part}/{_WEIGHTS.get(part, 'model')}.safetensors": Draft(inner) for part, inner in made.items()}
     plain = [json_file(path, config) for path, config in layout.configs.items()]
     notes = [f"laid out as a diffusers folder: {', '.join(sorted(made))}"]
     unplaced = {key: tensors[key] for _, key in layout.unused}
     if unplaced:
-        files[UNPLACED_FILE] = unplaced
+        files[UNPLACED_FILE] = Draft(unplaced)
         notes.append(f"tensors that diffusers has no place for are kept in {UNPLACED_FILE}: {len(unplaced)}")
     encoders = [part for part in made if part.startswith("text_encoder")]
     for encoder in encoders:
@@ -81,21 +70,33 @@ def as_folder(
         plain += [PlainFile(f"{folder}/{each}", source) for each, source in (vocabulary or {}).items()]
     if encoders and not vocabulary:
         notes.append("the folder has no tokenizer files: give a pipeline its tokenizer, or name one with --tokenizer")
-    return Relaid(files, tuple(plain), (), tuple(notes))
+    first = next(iter(files))
+    files[first] = draft.changed(files[first].tensors, *notes)
+    return files, tuple(plain)
 
 
-def as_checkpoint(components: Mapping[str, Tensors], name: str) -> Relaid:
+def as_checkpoint(components: Mapping[str, Tensors], name: str) -> Draft:
     """The *components* of the diffusers folder *name* as a checkpoint; :data:`UNPLACED` is what had no place there.
 
     Raises :class:`ConversionError` for a folder without a model of the sort, or one that lacks something.
     """
     layout = _laid_out(lambda: to_ldm({part: _shapes(tensors) for part, tensors in components.items()}), name)
-    files = {"": _made(layout, components)[CHECKPOINT]}
     left = tuple(Leftover(f"{part}/{key}", "a tensor without a place in a checkpoint") for part, key in layout.unused)
-    notes = [f"laid out as a checkpoint: {', '.join(sorted(components.keys() - {UNPLACED}))}"]
-    if left:
-        notes.append(f"tensors that a checkpoint has no place for are left out: {len(left)}")
-    return Relaid(files, (), left, tuple(notes))
+    note = f"laid out as a checkpoint: {', '.join(sorted(components.keys() - {UNPLACED}))}"
+    return Draft(_made(layout, components)[CHECKPOINT], left, (note,))
+
+
+def lone_component(draft: Draft, name: str) -> Draft:
+    """*draft* with the names of a checkpoint, where it is a single component under diffusers' names.
+
+    A VAE gets them without the prefix, as files of only a VAE have them. What is no such component stays as it is.
+    """
+    component = component_under_diffusers_names(draft.tensors)
+    if component is None:
+        return draft
+    made = as_checkpoint({component: draft.tensors}, name)
+    tensors = {key.removeprefix(_VAE): tensor for key, tensor in made.tensors.items()}
+    return draft.changed(tensors, *made.notes, left=made.leftovers)
 
 
 def _laid_out(plan: Callable[[], Layout], name: str) -> Layout:
@@ -110,6 +111,11 @@ def _laid_out(plan: Callable[[], Layout], name: str) -> Layout:
         others = f" and {len(layout.missing) - 1} others" if len(layout.missing) > 1 else ""
         raise ConversionError(f"{name}: it is incomplete: there is no tensor {key!r:.150}{where}{others}")
     return layout
+
+
+def _is_lone_vae(tensors: Tensors) -> bool:
+    """Whether *tensors* are those of a VAE's own file, under a checkpoint's names without the prefix."""
+    return "decoder.mid.block_1.norm1.weight" in tensors and not any(key.startswith((_VAE, _UNET)) for key in tensors)
 
 
 def _made(layout: Layout, sources: Mapping[str, Tensors]) -> Mapping[str, Tensors]:
@@ -127,7 +133,6 @@ def _assembly(views: tuple[View, ...], sources: Mapping[str, Tensors]) -> Assemb
         labels = ", ".join(sorted(dtype.label for dtype in dtypes))
         raise UnsupportedLayout(
             f"{views[0].name!r:.100} and what is put together with it are of different types ({labels})",
-            hint="cast them to one: --dtype fp16",
         )
     pieces = tuple(piece for view, made in seen for piece in _pieces(view, made))
     shape = viewed_shape(views, {view.name: made.shape for view, made in seen})
@@ -140,11 +145,6 @@ def _pieces(view: View, made: Assembly) -> tuple[Piece, ...]:
     if len(made.pieces) > 1:
         raise UnsupportedLayout(f"{view.name!r:.100} is put together from several tensors already")
     return tuple(Piece(piece.source, resolve(view, piece.tensor)) for piece in made.pieces)
-
-
-def json_file(path: str, value: Mapping[str, object]) -> PlainFile:
-    """The JSON file *path* that holds *value*, written as transformers and diffusers write theirs."""
-    return PlainFile(path, BytesSource(path, json.dumps(value, indent=2).encode() + b"\n"))
 
 
 def _shapes(tensors: Tensors) -> Shapes:

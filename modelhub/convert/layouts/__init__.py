@@ -10,12 +10,14 @@ can express.
 from __future__ import annotations
 
 from modelhub.convert.layouts.base import CHECKPOINT, UNPLACED, Layout, Place, Shape, Shapes, View
+from modelhub.convert.layouts.components import FOLDER_COMPONENTS, component_under_diffusers_names
 from modelhub.convert.layouts.configs import Told
 from modelhub.convert.layouts.plan import to_diffusers, to_ldm, viewed_shape
 from modelhub.convert.layouts.views import resolve
 
 __all__ = [
     "CHECKPOINT",
+    "FOLDER_COMPONENTS",
     "UNPLACED",
     "Layout",
     "Place",
@@ -23,6 +25,7 @@ __all__ = [
     "Shapes",
     "Told",
     "View",
+    "component_under_diffusers_names",
     "resolve",
     "to_diffusers",
     "to_ldm",

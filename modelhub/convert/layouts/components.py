@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from modelhub.convert.layouts import text_encoders, unet, vae
@@ -67,6 +67,9 @@ SDXL_TEXT = _clip("conditioner.embedders.0.transformer.")
 SDXL_TEXT_2 = _open_clip("text_encoder_2", "conditioner.embedders.1.model.", text_encoders.open_clip_places)
 REFINER_TEXT = _open_clip("text_encoder_2", "conditioner.embedders.0.model.", text_encoders.open_clip_places)
 
+FOLDER_COMPONENTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2"})
+"""Components of a folder that have a place in a checkpoint."""
+
 IN_CHECKPOINTS = (UNET, VAE, SD1_TEXT, SD2_TEXT, SDXL_TEXT, SDXL_TEXT_2, REFINER_TEXT)
 
 
@@ -81,3 +84,17 @@ def of_folder(components: Mapping[str, Shapes]) -> Iterator[Component]:
     else:
         found.append(SD1_TEXT if positions[-1:] == (text_encoders.CLIP_L_WIDTH,) else SD2_TEXT)
     return (component for component in found if component.name in components)
+
+
+_UNDER_DIFFUSERS_NAMES = (
+    ("unet", "mid_block.resnets.0.norm1.weight"),
+    ("unet", "down_blocks.0.resnets.0.time_emb_proj.weight"),
+    ("vae", "decoder.mid_block.resnets.0.norm1.weight"),
+)
+"""Names that no other component, and no checkpoint, has; a text encoder's are the same in both layouts, or its place
+cannot be told from them alone."""
+
+
+def component_under_diffusers_names(names: Container[str]) -> str | None:
+    """The component whose diffusers *names* these are, each for itself; ``None`` where they are of none."""
+    return next((component for component, marker in _UNDER_DIFFUSERS_NAMES if marker in names), None)

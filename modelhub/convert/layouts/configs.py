@@ -83,7 +83,7 @@ def folder_configs(components: Mapping[str, Shapes], checkpoint: Shapes, told: T
     unet = components.get("unet")
     kind = _kind(unet) if unet is not None else "sdxl" if "text_encoder_2" in components else "sd"
     xl = kind in {"sdxl", "refiner"}
-    prediction = told.prediction_type or "epsilon"
+    prediction = told.prediction_type if told.prediction_type in {"epsilon", "v_prediction"} else "epsilon"
     if told.prediction_type is None and {"v_pred", "edm_vpred.sigma_max"} & set(checkpoint):
         prediction = "v_prediction"
     if "edm_mean" in checkpoint and told.latents is None:

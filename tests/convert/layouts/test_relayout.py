@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modelhub.container import Container, open_path
-from modelhub.container.storages import Storages
-from modelhub.convert import Assembly, ConversionPlan, Piece, execute
-from modelhub.convert.arrange import output_file
-from modelhub.convert.folder_weights import weight_files
-from modelhub.convert.layouts import UNPLACED
+from modelhub.container import open_path
+from modelhub.convert import Conversion, ConversionOptions, ConversionPlan, convert, dtype_rule
+from modelhub.convert.folder_files import weight_groups
+from modelhub.convert.folders import component_weights
 from modelhub.convert.names import FORMAT
-from modelhub.convert.relayout import UNPLACED_FILE, Relaid, as_checkpoint, as_folder
-from modelhub.convert.tokenizers import open_vocabulary
-from modelhub.errors import ConversionError, NotFound, UnsupportedLayout
+from modelhub.convert.relayout import UNPLACED_FILE
+from modelhub.errors import ConversionError, NotFound, NothingToConvert, UnsupportedLayout
 from modelhub.samples.layouts import Architecture, checkpoint
 from modelhub.tensors import DType
+from tests.cli.run import modelhub
 from tests.convert.layouts.build import ARCHITECTURES, SMALL, Weights
 
 TORCH = {DType.F16: torch.float16, DType.F32: torch.float32, DType.I64: torch.int64, DType.I32: torch.int32}
@@ -37,42 +33,25 @@ def weights_of(architecture: Architecture, **options) -> Weights:
     return made
 
 
-def tensors_in(part: Container) -> dict[str, Assembly]:
-    assert part.source is not None
-    assert part.state_dict is not None
-    storages = Storages(part.source)
-    return {k: Assembly(t.dtype, t.shape, (Piece(*storages.locate(t)),)) for k, t in part.state_dict.items()}
+FOLDER = ConversionOptions(layout="diffusers")
+CHECKPOINT = ConversionOptions(layout="ldm")
 
 
-def write(relaid: Relaid, source: str, target: Path) -> None:
-    outputs = tuple(output_file(path, tensors, FORMAT) for path, tensors in relaid.files.items())
-    execute(ConversionPlan(source, outputs, relaid.plain), target)
+def lay_out(source: Path, target: Path, tokenizer: Path | None = None) -> ConversionPlan:
+    done = convert(source, target, options=FOLDER, tokenizer=tokenizer)
+    assert isinstance(done, Conversion)
+    return done.plan
 
 
-def lay_out(source: Path, target: Path, vocabulary: Path | None = None, prediction: str | None = None) -> Relaid:
-    with ExitStack() as stack:
-        container = stack.enter_context(open_path(source))
-        files = open_vocabulary(vocabulary, stack) if vocabulary else None
-        relaid = as_folder(tensors_in(container), source.name, prediction, files)
-        write(relaid, source.name, target)
-    return relaid
+def put_together(source: Path, target: Path) -> ConversionPlan:
+    done = convert(source, target, options=CHECKPOINT)
+    assert isinstance(done, Conversion)
+    return done.plan
 
 
-def components_of(folder: Container) -> Mapping[str, Mapping[str, Assembly]]:
-    found = {
-        component: {name: made for path in paths for name, made in tensors_in(folder.parts[path]).items()}
-        for component, paths in weight_files(folder).items()
-    }
-    if UNPLACED_FILE in folder.parts:
-        found[UNPLACED] = tensors_in(folder.parts[UNPLACED_FILE])
-    return found
-
-
-def put_together(source: Path, target: Path) -> Relaid:
-    with open_path(source) as folder:
-        relaid = as_checkpoint(components_of(folder), source.name)
-        write(relaid, source.name, target)
-    return relaid
+def save_without(path: Path, *names: str) -> None:
+    weights = load_file(path)
+    save_file({name: tensor for name, tensor in weights.items() if name not in names}, path, FORMAT)
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +65,16 @@ def sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_file_comes_back_byte_for_byte(architecture: Architecture, tmp_path: Path) -> None:
-    """A safetensors checkpoint made a folder and a checkpoint again is the same file."""
+    """A safetensors checkpoint made a folder and a checkpoint again is the same file, metadata and all."""
     source, folder, again = tmp_path / "a.safetensors", tmp_path / "a", tmp_path / "b.safetensors"
-    save_file(weights_of(architecture, ema=architecture == "sd-2"), source, FORMAT)
-    relaid = lay_out(source, folder)
-    assert any("tokenizer" in note for note in relaid.notes)
+    ema = architecture == "sd-2"
+    with_metadata = tmp_path / "first.safetensors"
+    save_file(weights_of(architecture, ema=ema), with_metadata, FORMAT)
+    convert(with_metadata, source, options=ConversionOptions(metadata={"author": "somebody", "license": "none"}))
+    plan = lay_out(source, folder)
+    assert any("tokenizer" in note for note in plan.notes)
     back = put_together(folder, again)
-    assert back.leftovers == ()
+    assert all(left.path.endswith(".json") for left in back.leftovers)
     assert again.read_bytes() == source.read_bytes()
 
 
@@ -137,23 +119,26 @@ def test_a_folder_with_a_tokenizer_is_a_whole_pipeline(sd1: Path, tmp_path: Path
     words = ["!", "a", "b</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"]
     (vocabulary / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (vocabulary / "merges.txt").write_text("#version: 0.2\na b</w>\n")
-    relaid = lay_out(sd1, tmp_path / "folder", vocabulary.parent)
-    assert not any("tokenizer" in note for note in relaid.notes)
+    plan = lay_out(sd1, tmp_path / "folder", vocabulary.parent)
+    assert not any("tokenizer" in note for note in plan.notes)
     index = json.loads((tmp_path / "folder" / "model_index.json").read_text())
     assert index["tokenizer"] == ["transformers", "CLIPTokenizer"]
     tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path / "folder" / "tokenizer")
     assert tokenizer.model_max_length == 77
     assert tokenizer("ab")["input_ids"] == [4, 3, 5]
     assert tokenizer.pad_token == "<|endoftext|>"
-    with ExitStack() as stack, pytest.raises(NotFound, match=r"vocab\.json"):
-        open_vocabulary(sd1.parent, stack)
+    with pytest.raises(NotFound, match=r"vocab\.json"):
+        lay_out(sd1, tmp_path / "other", tmp_path)
+    with pytest.raises(ConversionError, match="only a checkpoint that becomes a folder"):
+        convert(sd1, tmp_path / "other.safetensors", tokenizer=vocabulary)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "theirs"]
 
 
 def test_the_scheduler_is_that_of_what_the_model_predicts(tmp_path: Path) -> None:
     """v-prediction, its SDXL markers and zero terminal SNR reach the scheduler's configuration."""
     scheduler = Path("scheduler") / "scheduler_config.json"
-    save_file(weights_of("sd-2"), tmp_path / "v.safetensors")
-    lay_out(tmp_path / "v.safetensors", tmp_path / "v", prediction="v_prediction")
+    save_file(weights_of("sd-2"), tmp_path / "v.safetensors", {"modelspec.prediction_type": "v"})
+    lay_out(tmp_path / "v.safetensors", tmp_path / "v")
     config = json.loads((tmp_path / "v" / scheduler).read_text())
     assert (config["_class_name"], config["prediction_type"]) == ("DDIMScheduler", "v_prediction")
     assert json.loads((tmp_path / "v" / "unet" / "config.json").read_text())["upcast_attention"] is True
@@ -177,22 +162,21 @@ def test_the_statistics_of_playground_reach_the_vae(tmp_path: Path) -> None:
     assert config["scaling_factor"] == 0.5
 
 
-def test_an_incomplete_checkpoint_is_refused_by_name(sd1: Path) -> None:
-    """What the folder would lack is named."""
-    lost = "model.diffusion_model.out.2.bias"
-    with open_path(sd1) as container:
-        tensors = {name: made for name, made in tensors_in(container).items() if name != lost}
-        with pytest.raises(ConversionError, match=r"sd1\.ckpt.*incomplete.*model\.diffusion_model\.out\.2\.bias"):
-            as_folder(tensors, sd1.name)
+def test_an_incomplete_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    """What the folder would lack is named, and nothing is written."""
+    source, lost = tmp_path / "a.safetensors", "model.diffusion_model.out.2.bias"
+    save_file({name: tensor for name, tensor in weights_of("sd-1").items() if name != lost}, source)
+    with pytest.raises(ConversionError, match=r"a\.safetensors.*incomplete.*model\.diffusion_model\.out\.2\.bias"):
+        lay_out(source, tmp_path / "a")
+    assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_unet_with_more_than_diffusers_knows_is_refused(sd1: Path) -> None:
+def test_a_unet_with_more_than_diffusers_knows_is_refused(tmp_path: Path) -> None:
     """A UNet with modules that diffusers' has not would not be the same model there."""
-    with open_path(sd1) as container:
-        tensors = tensors_in(container)
-        tensors["model.diffusion_model.input_blocks.1.1.time_mixer.mix_factor"] = tensors["betas"]
-        with pytest.raises(ConversionError, match=r"sd1\.ckpt.*time_mixer"):
-            as_folder(tensors, sd1.name)
+    more = {"model.diffusion_model.input_blocks.1.1.time_mixer.mix_factor": torch.zeros(1)}
+    save_file(weights_of("sd-1") | more, tmp_path / "a.safetensors")
+    with pytest.raises(ConversionError, match=r"a\.safetensors.*time_mixer"):
+        lay_out(tmp_path / "a.safetensors", tmp_path / "a")
 
 
 def test_parts_of_different_types_do_not_become_one(tmp_path: Path) -> None:
@@ -203,25 +187,74 @@ def test_parts_of_different_types_do_not_become_one(tmp_path: Path) -> None:
     weights = load_file(path)
     weights["text_model.encoder.layers.1.self_attn.k_proj.weight"] = torch.zeros(26, 26)
     save_file(weights, path)
-    with open_path(tmp_path / "a") as folder, pytest.raises(UnsupportedLayout, match="F16, F32") as raised:
-        as_checkpoint(components_of(folder), "a")
-    assert raised.value.hint is not None
+    with pytest.raises(UnsupportedLayout, match="F16, F32"):
+        put_together(tmp_path / "a", tmp_path / "b.safetensors")
 
 
-def names_in(folder: Path) -> set[str]:
-    with open_path(folder) as container:
-        return {name for tensors in components_of(container).values() for name in tensors}
+def test_other_changes_go_with_it(sd1: Path, tmp_path: Path) -> None:
+    """Casts, pruning and shards work on the way to a folder, and the shards of a folder become one checkpoint."""
+    options = ConversionOptions(layout="diffusers", dtypes=(dtype_rule("vae=fp32"),), max_shard_size=200_000)
+    convert(sd1, tmp_path / "a", options=options)
+    assert {t.dtype for t in load_file(tmp_path / "a" / "vae" / "diffusion_pytorch_model.safetensors").values()} == {
+        torch.float32
+    }
+    assert len(list((tmp_path / "a" / "unet").glob("diffusion_pytorch_model-*-of-*.safetensors"))) > 1
+    assert (tmp_path / "a" / "unet" / "diffusion_pytorch_model.safetensors.index.json").is_file()
+    put_together(tmp_path / "a", tmp_path / "b.safetensors")
+    weights, found = weights_of("sd-1"), load_file(tmp_path / "b.safetensors")
+    assert found.keys() == weights.keys()
+    for name, tensor in weights.items():
+        wanted = tensor.float() if name.startswith("first_stage_model.") else tensor
+        assert found[name].dtype == wanted.dtype
+        assert torch.equal(found[name], wanted), name
 
 
-def test_the_files_that_diffusers_loads_are_chosen(sd1: Path, tmp_path: Path) -> None:
-    """Whole files come before shards, safetensors before pickles, plain names before variants."""
+def test_a_vae_alone_is_understood_both_ways(tmp_path: Path) -> None:
+    """A VAE's own file becomes a folder with only that, and diffusers' VAE file a checkpoint's VAE file."""
+    prefix = "first_stage_model."
+    weights = {n.removeprefix(prefix): t for n, t in weights_of("sd-1").items() if n.startswith(prefix)}
+    save_file(weights, tmp_path / "a.safetensors", FORMAT)
+    lay_out(tmp_path / "a.safetensors", tmp_path / "a")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["model_index.json", "scheduler", "vae"]
+    put_together(tmp_path / "a" / "vae" / "diffusion_pytorch_model.safetensors", tmp_path / "b.safetensors")
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+
+
+def test_what_is_laid_out_so_already_is_left_alone(sd1: Path, tmp_path: Path) -> None:
+    """A folder that is to be a folder, and a checkpoint that is to be one, are nothing to convert."""
+    with pytest.raises(NothingToConvert):
+        lay_out(sd1.with_suffix(""), tmp_path / "b")
+    put_together(sd1.with_suffix(""), tmp_path / "b.safetensors")
+    with pytest.raises(NothingToConvert):
+        put_together(tmp_path / "b.safetensors", tmp_path / "c.safetensors")
+
+
+def test_what_a_checkpoint_has_no_place_for_is_listed(sd1: Path, tmp_path: Path) -> None:
+    """Files of the folder that do not go into the checkpoint are named, its own leftovers' file is not one of them."""
+    folder = tmp_path / "a"
+    lay_out(sd1, folder)
+    (folder / "safety_checker").mkdir()
+    save_file({"concept_embeds": torch.zeros(2)}, folder / "safety_checker" / "model.safetensors")
+    plan = put_together(folder, tmp_path / "b.safetensors")
+    left = {item.path for item in plan.leftovers}
+    assert "safety_checker/model.safetensors" in left
+    assert {"model_index.json", "unet/config.json"} <= left
+    assert UNPLACED_FILE not in left
+    save_without(folder / "vae" / "diffusion_pytorch_model.safetensors", "decoder.conv_out.bias")
+    with pytest.raises(ConversionError, match=r"decoder\.conv_out\.bias.* of vae"):
+        put_together(folder, tmp_path / "c.safetensors")
+
+
+def test_the_files_that_diffusers_loads_are_chosen(tmp_path: Path) -> None:
+    """Safetensors come before pickles, plain names before variants, and shards are taken together."""
     unet = tmp_path / "unet"
     unet.mkdir()
     (tmp_path / "model_index.json").write_text("{}")
 
     def chosen() -> tuple[str, ...]:
         with open_path(tmp_path) as container:
-            return weight_files(container).get("unet", ())
+            found = component_weights(weight_groups(container)[0], "folder").get("unet")
+            return found.files if found is not None else ()
 
     assert chosen() == ()
     stem = "diffusion_pytorch_model"
@@ -237,9 +270,6 @@ def test_the_files_that_diffusers_loads_are_chosen(sd1: Path, tmp_path: Path) ->
         chosen()
     save_file({"b": torch.zeros(1)}, unet / shards[1])
     assert chosen() == tuple(f"unet/{shard}" for shard in shards)
-    assert names_in(tmp_path) == {"a", "b"}
-    save_file({"a": torch.zeros(1)}, unet / f"{stem}.safetensors")
-    assert chosen() == (f"unet/{stem}.safetensors",)
 
 
 def test_several_variants_alone_are_not_chosen_between(tmp_path: Path) -> None:
@@ -249,4 +279,23 @@ def test_several_variants_alone_are_not_chosen_between(tmp_path: Path) -> None:
     for variant in ("ema", "fp16"):
         save_file({"a": torch.zeros(1)}, tmp_path / "vae" / f"diffusion_pytorch_model.{variant}.safetensors")
     with open_path(tmp_path) as container, pytest.raises(ConversionError, match="several variants"):
-        weight_files(container)
+        component_weights(weight_groups(container)[0], "folder")
+
+
+def test_the_command_line_goes_both_ways(tmp_path: Path) -> None:
+    """``--layout`` names each file of the folder, says what is kept where, and by default writes beside the source."""
+    source = tmp_path / "model.safetensors"
+    save_file(weights_of("sd-1"), source, FORMAT)
+    dry = modelhub("convert", str(source), "--layout", "diffusers", "--dry-run")
+    assert (dry.code, list(tmp_path.iterdir())) == (0, [source])
+    ran = modelhub("convert", str(source), "--layout", "diffusers")
+    assert ran.code == 0, ran.err
+    assert "laid out as a diffusers folder: text_encoder, unet, vae" in ran.out
+    assert "kept in unplaced.safetensors: 12" in ran.out
+    found = {path.relative_to(source.with_suffix("")) for path in source.with_suffix("").rglob("*") if path.is_file()}
+    assert all(str(path) in ran.out for path in found)
+    ran = modelhub("convert", str(source.with_suffix("")), "--layout", "ldm", str(tmp_path / "again.safetensors"))
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "again.safetensors").read_bytes() == source.read_bytes()
+    ran = modelhub("convert", str(source), "--layout", "diffusers", "--components", "unet", str(tmp_path / "b"))
+    assert (ran.code, "leave out --components" in ran.err) == (2, True)
