@@ -83,6 +83,10 @@ class Surroundings(NamedTuple):
     nested: Callable[[Call], Elements | None] | None = None
     unpacked: Source | None = None
 
+    def given(self, value: Value) -> TensorInfo | None:
+        """The tensor that *value*, a persistent id, asks for; its name is not the one that it has in the object."""
+        return self.tensors.get(value.pid) if type(value) is Persistent and type(value.pid) is str else None
+
 
 class BadTensor(Exception):
     """A tensor's description does not fit the bytes that are there; ``rule`` is the anomaly's."""
@@ -124,9 +128,8 @@ def _read_declaration(persistent: Persistent) -> StorageDeclaration | None:
     if persistent.text or type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
         return None
     _, storage_type, key, location, numel = pid[:5]
-    if type(storage_type) is not Global or storage_type.module not in _STORAGE_MODULES:
-        return None
-    if storage_type.name not in _TYPED_STORAGES and storage_type.name not in _UNTYPED_STORAGES:
+    dtype = storage_dtype(storage_type)
+    if dtype is None and not _is_untyped(storage_type):
         return None
     if type(key) is not str or type(location) is not str or not is_count(numel):
         return None
@@ -140,7 +143,17 @@ def _read_declaration(persistent: Persistent) -> StorageDeclaration | None:
         and view[1] + view[2] <= numel
     ):
         return None
-    return StorageDeclaration(key, _TYPED_STORAGES.get(storage_type.name), numel, location, persistent.offset, view)
+    return StorageDeclaration(key, dtype, numel, location, persistent.offset, view)
+
+
+def storage_dtype(value: Value) -> DType | None:
+    """The element type of the typed storages whose class *value* is, ``None`` when it is not such a class."""
+    known = type(value) is Global and value.module in _STORAGE_MODULES
+    return _TYPED_STORAGES.get(value.name) if known else None
+
+
+def _is_untyped(value: Value) -> bool:
+    return type(value) is Global and value.module in _STORAGE_MODULES and value.name in _UNTYPED_STORAGES
 
 
 def elements_of(value: Value, around: Surroundings, name: str) -> Elements | None:

@@ -127,12 +127,7 @@ class _Walk:
         return False
 
     def _is_tensor(self, value: Value) -> bool:
-        return self._given(value) is not None if type(value) is Persistent else is_tensor(value)
-
-    def _given(self, persistent: Persistent) -> TensorInfo | None:
-        """The tensor that a persistent id asks for, as those of tar files do."""
-        pid = persistent.pid
-        return self.around.tensors.get(pid) if type(pid) is str else None
+        return self.around.given(value) is not None if type(value) is Persistent else is_tensor(value)
 
     def visit(self, value: Value, path: str, depth: int) -> None:
         """Take up *value*, which stands at *path*, and everything below it."""
@@ -188,7 +183,7 @@ class _Walk:
     def _tensor(self, value: Value, name: str) -> None:
         try:
             if type(value) is Persistent:
-                given = self._given(value)
+                given = self.around.given(value)
                 tensor = None if given is None else replace(given, name=name)
             else:
                 tensor = tensor_of(name, value, self.around)

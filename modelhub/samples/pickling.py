@@ -41,6 +41,13 @@ class Call:
     new: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Persistent:
+    """What the loader supplies for the persistent id *pid* (``BINPERSID``)."""
+
+    pid: Any
+
+
 def parameter(weight: Weight) -> Call:
     """*weight* as a ``torch.nn.Parameter``."""
     return Call(_REBUILD_PARAMETER, (weight, True, OrderedDict()))
@@ -54,8 +61,8 @@ def dumps(value: Any, persistent_id: PersistentId | None = None, *, before: Iter
     """*value* as a pickle of protocol 2, which first makes the values *before* and drops them.
 
     *value* is built of ``None``, numbers, strings, bytes, lists, tuples, dicts (also ordered), :class:`Import`,
-    :class:`Call` and, where a *persistent_id* stands for their storages, :class:`Weight`. Raises ``TypeError`` for
-    anything else.
+    :class:`Call`, :class:`Persistent` and, where a *persistent_id* stands for their storages, :class:`Weight`. Raises
+    ``TypeError`` for anything else.
     """
     writer = _Writer(persistent_id)
     writer.out += b"\x80\x02"
@@ -113,6 +120,9 @@ class _Writer:
                 self._remember(value)
             case Call():
                 self._save_call(value, value)
+            case Persistent():
+                self.save(value.pid)
+                self.out += b"Q"
             case Weight():
                 self._save_call(value, _rebuild(value))
             case Storage():
@@ -180,7 +190,7 @@ class _Writer:
     def _save_storage(self, storage: Storage) -> None:
         if self._persistent_id is None:
             raise TypeError("a pickle without persistent ids cannot hold a tensor")
-        name = _STORAGE_CLASSES.get(storage.dtype)
+        name = STORAGE_CLASSES.get(storage.dtype)
         if name is None:
             pid = self._persistent_id(storage, Import("torch.storage", "UntypedStorage"), storage.nbytes)
         else:
@@ -231,7 +241,7 @@ _REBUILD_TENSOR = Import("torch._utils", "_rebuild_tensor_v2")
 _REBUILD_TENSOR_OF_DTYPE = Import("torch._utils", "_rebuild_tensor_v3")
 _REBUILD_PARAMETER = Import("torch._utils", "_rebuild_parameter")
 
-_STORAGE_CLASSES = {  # the types that torch has a storage class for; the rest are stored untyped
+STORAGE_CLASSES = {  # the types that torch has a storage class for; the rest are stored untyped
     DType.F16: "HalfStorage",
     DType.BF16: "BFloat16Storage",
     DType.F32: "FloatStorage",
@@ -252,7 +262,7 @@ def _rebuild(weight: Weight) -> Call:
     strides = contiguous_strides(weight.shape) if weight.strides is None else weight.strides
     geometry = ((*weight.shape,), (*strides,))  # made anew as torch does: the memo never meets them again
     args: tuple[Any, ...] = (weight.storage, weight.offset, *geometry, weight.requires_grad, OrderedDict())
-    if weight.dtype in _STORAGE_CLASSES:
+    if weight.dtype in STORAGE_CLASSES:
         return Call(_REBUILD_TENSOR, args)
     return Call(_REBUILD_TENSOR_OF_DTYPE, (*args, Import("torch", weight.dtype.torch_name)))
 

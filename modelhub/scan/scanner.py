@@ -91,7 +91,8 @@ def _judge_program(program: PickleProgram, container: Container, policy: Policy)
     is_object = program.role == "object"
     storages = nested or (is_object and container.kind in _STORAGE_KINDS)
     classes = nested or (is_object and container.kind in _CLASS_KINDS)
-    yield from judge_persistent_ids(trace, storages, classes)
+    tensors = is_object and container.kind == "torch-tar"
+    yield from judge_persistent_ids(trace, storages, classes, tensors)
 
 
 def _followed(program: PickleProgram, container: Container) -> frozenset[int]:

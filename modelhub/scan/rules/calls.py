@@ -79,12 +79,14 @@ def judge_mutations(trace: Trace) -> Iterator[Finding]:
         yield _finding("items.foreign", severity, message, mutation.offset, mutation.target)
 
 
-def judge_persistent_ids(trace: Trace, storages: bool, classes: bool) -> Iterator[Finding]:
-    """A persistent id must ask for a tensor storage, where the file has *storages*, or a class, where its format
-    wraps *classes*; the class itself is judged as an import."""
+def judge_persistent_ids(trace: Trace, storages: bool, classes: bool, tensors: bool) -> Iterator[Finding]:
+    """A persistent id must ask for a tensor storage, where the file has *storages*, or for one of its *tensors* by
+    number, or a class, where its format wraps *classes*; the class itself is judged as an import."""
     for persistent in trace.persistent_ids:
         if persistent.text or (storages and declaration_of(persistent) is not None):
             continue  # written as text it is an anomaly of its own
+        if tensors and type(persistent.pid) is str and persistent.pid.isascii() and persistent.pid.isdecimal():
+            continue
         if classes and type(legacy_class(persistent)) is Global:
             continue
         message = "asks its loader for an object that is not a tensor storage"
