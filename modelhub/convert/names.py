@@ -12,7 +12,7 @@ Tensors keep the names they have in the unwrapped state dict, with these excepti
 
 Plain values (``global_step``, an embedding's ``name``) become metadata, whose values are text: text as it is, numbers
 as Python writes them, truth values as ``true`` and ``false``, a hypernetwork's lists as JSON. ``None`` says nothing and
-is left out. ``format`` and what begins with ``modelhub.`` are names of our own: a plain value of such a name is a
+is a leftover. ``format`` and what begins with ``modelhub.`` are names of our own: a plain value of such a name is a
 leftover. A safetensors file's own metadata is kept as it is.
 """
 
@@ -104,6 +104,7 @@ def output_metadata(state_dict: StateDict) -> tuple[dict[str, str], tuple[Leftov
     left: list[Leftover] = []
     for key, value in _gathered(state_dict.scalars).items():
         if value is None:
+            left.append(Leftover(key, "None, which says nothing"))
             continue
         text = _as_text(value)
         if key in FORMAT or key.startswith((_OURS, _TOKEN)) or not (_is_text(key) and _is_text(text)):

@@ -114,8 +114,10 @@ def _edited(draft: Draft, options: ConversionOptions, whole: str | None, name: s
     """*draft* with other tensors, and in other types, as *options* say."""
     if vae is not None:
         assert vae.source is not None
+        from modelhub.convert.relayout import lone_component
+
         (other,) = named_tensors(convertible(vae), vae.source, "vae").values()
-        draft = swap_vae(draft, other, name, vae.name)
+        draft = swap_vae(draft, lone_component(other, vae.name), name, vae.name)
     draft = apply_ema(draft, options.ema or ("drop" if options.prune else "keep"), name)
     if options.prune:
         draft = prune(draft)

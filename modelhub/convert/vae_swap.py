@@ -13,10 +13,10 @@ _HEADS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 
 def swap_vae(draft: Draft, vae: Draft, name: str, vae_name: str) -> Draft:
-    """*draft* with the VAE of *vae*: a VAE's own file, or another checkpoint. Both are known by their files' names.
+    """*draft* with the VAE of *vae*: a VAE's own file in ``ldm``'s names, or another checkpoint.
 
-    A checkpoint without a VAE is given one. Raises :class:`ConversionError` where *vae* has none of ``ldm``'s names,
-    where *draft* is no checkpoint, and where the two VAEs differ in names or shapes.
+    Both are known by their files' names. A checkpoint without a VAE is given one. Raises :class:`ConversionError` where
+    *vae* has none of ``ldm``'s names, where *draft* is no checkpoint, and where the two VAEs differ in names or shapes.
     """
     new = {key: made for key, made in vae.tensors.items() if key.startswith(PREFIX)}
     if not new:
