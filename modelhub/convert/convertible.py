@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modelhub.container.base import Container
-from modelhub.container.sniff import KINDS
+from modelhub.container.sniff import COMPRESSED, KINDS
 from modelhub.convert.base import Assembly, file_of
 from modelhub.convert.gather import extent, needs_gathering
 from modelhub.convert.stream import can_negate
@@ -26,6 +26,8 @@ MAX_GROWTH = (64 << 20, 16)
 
 CONVERTED_KINDS = frozenset({"torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "numpy"})
 """Kinds of container whose tensors become safetensors; safetensors itself can be rewritten."""
+
+_WRAPPERS = COMPRESSED | {"7z", "tar", "zip"}
 
 _REFUSALS: Mapping[str, type[ConversionError | LimitExceeded]] = {
     "tensor.dtype": UnsupportedDtype,
@@ -48,7 +50,8 @@ def convertible(container: Container) -> StateDict:
             raise Truncated(f"{name}: {anomaly.message}")
     arrays = container.kind == "zip" and container.state_dict is not None
     if container.kind not in CONVERTED_KINDS and container.kind != "safetensors" and not arrays:
-        raise UnknownContainer(f"{name}: {KINDS.get(container.kind, container.kind)} is not converted")
+        hint = "unpack it, and convert what is in it" if container.kind in _WRAPPERS else None
+        raise UnknownContainer(f"{name}: {KINDS.get(container.kind, container.kind)} is not converted", hint=hint)
     for anomaly in container.anomalies:
         if anomaly.rule in _REFUSALS:
             raise _REFUSALS[anomaly.rule](f"{name}: {anomaly.message}")

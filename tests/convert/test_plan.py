@@ -174,3 +174,11 @@ def test_a_file_without_tensors_to_convert_is_refused(changes, error, words):
     with pytest.raises(error, match=words) as caught:
         plan_conversion(replace(container(WEIGHT), **changes))
     assert str(caught.value).startswith("m.ckpt: ")
+
+
+@pytest.mark.parametrize("kind", ["gzip", "xz", "lz4", "zstd", "zip", "tar", "7z"])
+def test_what_is_packed_is_to_be_unpacked_first(kind):
+    """A checkpoint in a compressed file or an archive is refused, and people are told to unpack it."""
+    with pytest.raises(UnknownContainer, match="is not converted") as caught:
+        plan_conversion(replace(container(WEIGHT), kind=kind, state_dict=None))
+    assert caught.value.hint == "unpack it, and convert what is in it"
