@@ -5,7 +5,8 @@ Some are known by their members: NumPy's ``.npz``, programs that torch exported 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from modelhub.anomalies import Anomaly
@@ -53,13 +54,27 @@ def read_other_zip(source: Source, archive: Archive, nesting: Nesting) -> Contai
                 inner = not_opened(source, member.name, "zip.limit", TOO_MANY)
             programs += len(inner.pickles)
             found.append(OpenedMember(member.name, member.start, inner, packing_of(member)))
+    found += (OpenedMember(each.name, each.start, open_foreign(source, each, nesting)) for each in archive.foreign)
     skipped = [Skipped("the member cannot be read", name) for name in archive.unreadable]
     if not archive.whole:
         skipped.append(Skipped("the archive's directory could not be read to its end"))
     if not found:
         skipped.append(Skipped("there is nothing in the archive that a loader could take up"))
     anomalies = [*archive.anomalies, *_programs_in({each.name for each in found})]
+    if {"config.json", "metadata.json"} <= {member.name for member in archive.members}:
+        anomalies += _keras(source, archive)
     return gathered("zip", source, found, anomalies, skipped)
+
+
+def _keras(source: Source, archive: Archive) -> Iterator[Anomaly]:
+    """What is odd about a Keras 3 model."""
+    from modelhub.container.keras import MAX_CONFIG, code_in_config
+
+    message = "a Keras model, whose configuration can name code to run; it is not examined"
+    yield Anomaly("container.not-examined", message, "config.json")
+    for member in archive.members:
+        if member.name == "config.json":
+            yield from code_in_config(peek_member(source, member, MAX_CONFIG), member.name)
 
 
 def open_member(source: Source, member: Member, nesting: Nesting) -> Container:
@@ -77,6 +92,19 @@ def open_member(source: Source, member: Member, nesting: Nesting) -> Container:
         return not_opened(source, member.name, "container.nested-limit", message)
     inner = open_inside(BytesSource(member.name, data or b""), member.name, nesting, whole=whole)
     return replace(inner, anomalies=(*odd, *inner.anomalies)) if odd else inner
+
+
+def open_foreign(source: Source, member: Member, nesting: Nesting) -> Container:
+    """The same of a member packed by a method that torch does not know, of which the first bytes are looked at."""
+    from modelhub.container.unpackers import zip_unpacker
+
+    data = b""
+    if nesting.unpacks(MAX_PREFIX):
+        with suppress(Exception):  # MissingExtra, zlib.error, OSError, EOFError, lzma.LZMAError: it stays unreadable
+            packed = source.read_at(member.start, min(member.packed, MAX_PREFIX))
+            unpacker, packed = zip_unpacker(member.method, packed)
+            data = unpacker.decompress(packed, MAX_PREFIX)
+    return open_inside(BytesSource(member.name, data), member.name, nesting)
 
 
 def gathered(
@@ -146,6 +174,3 @@ def _programs_in(names: set[str]) -> Iterable[Anomaly]:
         yield Anomaly("torch.exported", message)
     for name in sorted(name for name in names if name.lower().endswith(_LIBRARIES))[:_TOLD]:
         yield Anomaly("archive.native-code", "a compiled library, which a loader of the archive may run", name)
-    if {"config.json", "metadata.json"} <= names:
-        message = "a Keras model, whose configuration can name code to run; it is not examined"
-        yield Anomaly("container.not-examined", message, "config.json")

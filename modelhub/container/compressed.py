@@ -7,19 +7,22 @@ here.
 from __future__ import annotations
 
 import os.path
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, Skipped
-from modelhub.container.nesting import MAX_INNER, MAX_PREFIX, Nesting, open_inside
+from modelhub.container.nesting import MAX_INNER, MAX_PREFIX, Nesting, Part, open_inside
 from modelhub.container.sniff import KINDS
-from modelhub.container.unpackers import Unpacker, is_bomb, unpackers
+from modelhub.container.unpackers import Inflater, Unpacker, is_bomb, unpackers
 from modelhub.errors import MissingExtra
 from modelhub.source import BytesSource, Source
 
 _CHUNK = 1 << 16
 _MAX_STREAMS = 1000
+_MAX_GZIP_HEADER = 1 << 20
+_ZFILE = 21  # bytes that joblib before 0.10 began a file with: "ZF" and the unpacked size in hexadecimal
 _EXTENSIONS = (".gz", ".bz2", ".xz", ".lzma", ".zlib", ".z", ".lz4", ".zst")
 
 
@@ -37,8 +40,11 @@ def read_compressed(source: Source, kind: str, nesting: Nesting) -> Container:
         message = f"{KINDS[kind]}, which is not examined: {missing} ({missing.hint})"
         odd = Anomaly("container.not-examined", message)
         return Container(kind, source.name, source, anomalies=(odd,), skipped=(Skipped(message),))
+    packed = source if source.read_at(0, 2) != b"ZF" else _behind_zfile(source)
     limit = min(MAX_INNER, nesting.left["unpacked"])
-    unpacked = _unpack(source, fresh, limit)
+    unpacked = _unpack(packed, fresh, limit)
+    if kind == "gzip" and not unpacked.data:
+        unpacked = _unpack_gzip(source, limit) or unpacked
     nesting.left["unpacked"] -= len(unpacked.data)
     data = unpacked.data if unpacked.whole else unpacked.data[:MAX_PREFIX]
     stem, extension = os.path.splitext(os.path.basename(source.name))
@@ -105,6 +111,36 @@ def _unpack(source: Source, fresh: Callable[[], Unpacker], limit: int) -> _Unpac
             whole = False
             break
     return _Unpacked(bytes(out[:limit]), whole, tuple(anomalies))
+
+
+def _unpack_gzip(source: Source, limit: int) -> _Unpacked | None:
+    """The same of a gzip file whose header only Python's ``gzip`` accepts: it looks at no more than it needs.
+
+    It passes over the header's checksum and reserved flags. Such a file is broken, and loaded all the same.
+    """
+    head = source.read_at(0, _MAX_GZIP_HEADER)
+    flags = head[3] if len(head) > 3 else 0
+    at = 10
+    if flags & 4:
+        at += 2 + int.from_bytes(head[at : at + 2], "little")
+    for text in (8, 16):
+        if flags & text:
+            at = head.find(b"\0", at) + 1
+            if not at:
+                return None
+    if flags & 2:
+        at += 2
+    unpacked = _unpack(Part(source, source.name, at, source.size), lambda: Inflater(-zlib.MAX_WBITS), limit)
+    if not unpacked.data:
+        return None
+    odd = Anomaly("compressed.broken", "the gzip header is broken, but Python reads on behind it", offset=0)
+    return _Unpacked(unpacked.data, unpacked.whole, (odd,))
+
+
+def _behind_zfile(source: Source) -> Source:
+    """The data of an old file of joblib's, whose size may be one character longer (``numpy_pickle_compat.py``)."""
+    start = _ZFILE + (source.read_at(_ZFILE, 1) == b" ")
+    return Part(source, source.name, start, source.size)
 
 
 def _rest(source: Source, position: int) -> bool:

@@ -27,6 +27,10 @@ LOADABLE = frozenset(
 _INERT = frozenset({"empty", "git-lfs-pointer", "html", "image", "json", "text", "unknown"})
 """Kinds of file that are of no concern in a folder unless their name says that they are loaded."""
 
+_CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"})
+_UNLOADED = frozenset({".cache", ".git", ".huggingface", ".ipynb_checkpoints"})
+"""Folders that tools keep their own files in; a component may have any other name."""
+
 _MAX_ENTRIES = 10_000
 _MAX_DEPTH = 8
 _MAX_JSON = 4 << 20
@@ -64,8 +68,8 @@ def read_folder(path: str, stack: ExitStack) -> Container:
         part = _part(full, stack, always=extension in LOADABLE)
         if part is not None:
             parts[relative] = part
-        elif extension == ".py":
-            message = "a Python file, which a loader runs when it is told to trust the folder's code"
+        elif extension in _CODE:
+            message = "Python or machine code, which a loader runs when it is told to trust the folder's code"
             anomalies.append(Anomaly("folder.custom-code", message, relative))
         elif extension == ".json" and os.path.basename(relative) not in _VOCABULARIES:
             config = _read_json(full, relative, anomalies, skipped)
@@ -112,7 +116,7 @@ def _walk(path: str, below: str, depth: int, anomalies: list[Anomaly], skipped: 
         if entry.is_dir():
             if entry.is_symlink() or depth >= _MAX_DEPTH:
                 skipped.append(Skipped("a folder that was not entered", relative))
-            elif not entry.name.startswith("."):
+            elif entry.name not in _UNLOADED:
                 yield from _walk(path, relative, depth + 1, anomalies, skipped)
         elif entry.is_file():
             yield relative

@@ -16,6 +16,7 @@ from modelhub.pickles import Limits, Trace, trace_pickle
 from modelhub.source import Source
 
 _MAX_ALIKE = 20
+_END_RECORD = 22  # bytes, without the comment that may follow
 _GLANCE = Limits(program=1 << 20)
 
 
@@ -38,6 +39,8 @@ def _open(source: Source, nesting: Nesting) -> Container:
     container = reader(source, nesting) if reader is not None else _not_examined(source, kind, head)
     if container.kind not in _RUN_AS_PICKLES and kind not in ("text", "unknown"):
         container = _with_hidden_pickle(container, source, head, nesting)
+    if kind not in ("zip", "empty") and _ends_as_zip(source):
+        container = _with_hidden_zip(container, source, nesting)
     odd = _wrong_extension(container)
     anomalies = container.anomalies if odd is None else (odd, *container.anomalies)
     return replace(container, anomalies=_at_most(_MAX_ALIKE, anomalies), skipped=_first(container.skipped))
@@ -78,6 +81,10 @@ def _reader_of(kind: str) -> Opener | None:
             from modelhub.container.onnx import read_onnx
 
             return lambda source, _: read_onnx(source)
+        case "hdf5":
+            from modelhub.container.keras import read_hdf5
+
+            return lambda source, _: read_hdf5(source)
         case "7z":
             from modelhub.container.sevenzip import read_7z
 
@@ -128,6 +135,30 @@ def _with_hidden_pickle(container: Container, source: Source, head: bytes, nesti
         pickles=(*container.pickles, hidden, *inner.programs),
         anomalies=(odd, *container.anomalies, *inner.anomalies),
         skipped=(*container.skipped, *inner.skipped),
+    )
+
+
+def _ends_as_zip(source: Source) -> bool:
+    """Whether the file ends with a zip archive's end record, by which an archive is found behind other bytes."""
+    length = min(source.size, _END_RECORD + 0xFFFF)
+    tail = source.read_at(source.size - length, length)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < _END_RECORD:
+        return False
+    return int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail) - at - _END_RECORD
+
+
+def _with_hidden_zip(container: Container, source: Source, nesting: Nesting) -> Container:
+    """*container* and the zip archive that its bytes are at the same time."""
+    from modelhub.container.any_zip import read_any_zip
+
+    hidden = read_any_zip(source, nesting)
+    message = f"{KINDS[container.kind]} that can also be read as a zip archive"
+    return replace(
+        container,
+        pickles=(*container.pickles, *(replace(each, role="other") for each in hidden.pickles)),
+        anomalies=(Anomaly("container.polyglot", message), *container.anomalies, *hidden.anomalies),
+        skipped=(*container.skipped, *hidden.skipped),
     )
 
 

@@ -17,13 +17,12 @@ from modelhub.container.base import Container, Skipped
 from modelhub.container.nesting import MAX_PREFIX, Nesting, Part, not_opened, open_inside
 from modelhub.container.sevenzip_folders import Broken, Coder, Folder, Member
 from modelhub.container.sevenzip_header import MAX_HEADER, SIGNATURE, SevenZip, read_header
-from modelhub.container.unpackers import Inflater, Unpacker, is_bomb, unpackers
+from modelhub.container.unpackers import Inflater, Unpacker, bounded_dictionary, is_bomb, lzma_filter, unpackers
 from modelhub.errors import MissingExtra
 from modelhub.source import BytesSource, Source
 
 _CHUNK = 1 << 16
 _MAX_FOLDERS = 1000
-_MOST_DICTIONARY = 256 << 20  # as much as is unpacked of all that one file holds
 _COPY, _DELTA, _LZMA, _LZMA2 = b"\x00", b"\x03", b"\x03\x01\x01", b"\x21"
 _DEFLATE = b"\x04\x01\x08"
 _KINDS = {b"\x04\x02\x02": "bz2", b"\x04\xf7\x11\x01": "zstd", b"\x04\xf7\x11\x04": "lz4"}
@@ -238,17 +237,8 @@ def _lzma_filter(coder: Coder, size: int) -> dict[str, int]:
         if len(settings) != 1 or settings[0] > 40:
             raise ValueError("no dictionary's size")
         dictionary = (2 | settings[0] & 1) << settings[0] // 2 + 11
-        return {"id": lzma.FILTER_LZMA2, "dict_size": _dictionary(dictionary, size)}
-    if len(settings) != 5:
-        raise ValueError("no dictionary's size")
-    rest, lc = divmod(settings[0], 9)
-    pb, lp = divmod(rest, 5)
-    dictionary = int.from_bytes(settings[1:], "little")
-    return {"id": lzma.FILTER_LZMA1, "dict_size": _dictionary(dictionary, size), "lc": lc, "lp": lp, "pb": pb}
-
-
-def _dictionary(size: int, unpacked: int) -> int:
-    return max(4096, min(size, unpacked, _MOST_DICTIONARY))
+        return {"id": lzma.FILTER_LZMA2, "dict_size": bounded_dictionary(dictionary, size)}
+    return lzma_filter(settings, size)
 
 
 def _filter(coder: Coder) -> dict[str, int]:

@@ -72,7 +72,8 @@ _MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"\xfd7zXZ\x00", "xz"),
     (b"\x04\x22\x4d\x18", "lz4"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
-    (b"\x5d\0\0", "lzma"),
+    (b"\x5d\0", "lzma"),
+    (b"ZF0x", "zlib"),  # as joblib wrote it before 0.10
     (b"version https://git-lfs.github.com/spec/", "git-lfs-pointer"),
     (b"\x89PNG\r\n\x1a\n", "image"),
     (b"\xff\xd8\xff", "image"),

@@ -97,6 +97,7 @@ class _Reading:
             code = [m.name for m in members if below_top(m.name).startswith("code/")]
             message = "an executable model (TorchScript): loading it can run code that the file brings along"
             self.anomalies.append(Anomaly("torch.script", message, evidence=", ".join(code)[:400] or None))
+        self._look_at_foreign()
         state_dict = self._state_dict(*objects[0], storages, byteorder) if objects else None
         constants = [m for m in members if self.script and m.name == self.top + "constants.pkl"]
         if state_dict is not None and constants:
@@ -156,6 +157,14 @@ class _Reading:
         self.anomalies += inner.anomalies
         self.skipped += inner.skipped
         return not inner.skipped
+
+    def _look_at_foreign(self) -> None:
+        """Members that torch cannot read, but others could."""
+        if self.archive.foreign:
+            from modelhub.container.archive import open_foreign
+
+            for member in self.archive.foreign:
+                self.pickles += open_foreign(self.source, member, self.nesting).pickles
 
     def _beside(self, member: Member, part: str) -> None:
         """A member that no checkpoint written by torch has."""

@@ -66,6 +66,37 @@ def unpackers(kind: str) -> Callable[[], Unpacker]:
     return lambda: Inflater(31 if kind == "gzip" else 15)
 
 
+def zip_unpacker(method: int, packed: bytes) -> tuple[Unpacker, bytes]:
+    """What unpacks a zip member of *method*, and what of its first bytes *packed* it is to be given (APPNOTE 4.4.5).
+
+    Raises :class:`MissingExtra`, or whatever error bytes give that are not packed by that method.
+    """
+    if method == 14:  # LZMA: two bytes of version, two of the settings' length, the settings
+        import lzma
+
+        settings = packed[4 : 4 + int.from_bytes(packed[2:4], "little")]
+        chain = [lzma_filter(settings, len(packed) << 10)]
+        return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=chain), packed[4 + len(settings) :]
+    return unpackers({12: "bz2", 93: "zstd", 95: "xz"}[method])(), packed
+
+
+def lzma_filter(settings: bytes, size: int) -> dict[str, int]:
+    """liblzma's filter for LZMA with *settings* as its files have them, for no more than *size* unpacked bytes."""
+    import lzma
+
+    if len(settings) != 5:
+        raise ValueError("no dictionary's size")
+    rest, lc = divmod(settings[0], 9)
+    pb, lp = divmod(rest, 5)
+    dictionary = bounded_dictionary(int.from_bytes(settings[1:], "little"), size)
+    return {"id": lzma.FILTER_LZMA1, "dict_size": dictionary, "lc": lc, "lp": lp, "pb": pb}
+
+
+def bounded_dictionary(size: int, unpacked: int) -> int:
+    """The size of a dictionary, which need not be larger than the *unpacked* bytes."""
+    return max(4096, min(size, unpacked, _MOST_MEMORY))
+
+
 class Inflater:
     """zlib's decompressor with the interface of those of ``bz2`` and ``lzma``; *window_bits* are zlib's."""
 

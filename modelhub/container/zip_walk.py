@@ -61,13 +61,15 @@ class Member(NamedTuple):
 class Archive(NamedTuple):
     """The members that can be read, in directory order, every departure from the strict format, and what cannot.
 
-    ``whole`` is false when the directory could not be read to its end.
+    ``whole`` is false when the directory could not be read to its end. ``foreign`` are members that torch cannot read,
+    and so count as unreadable, but other loaders can: they are packed by a method that few archives have.
     """
 
     members: tuple[Member, ...]
     anomalies: tuple[Anomaly, ...]
     unreadable: tuple[str, ...] = ()
     whole: bool = True
+    foreign: tuple[Member, ...] = ()
 
 
 def walk_zip(source: Source) -> Archive | None:
@@ -79,13 +81,16 @@ def walk_zip(source: Source) -> Archive | None:
     starts = dict(_check_layout(source, directory, anomalies))
     members: list[Member] = []
     unreadable: list[str] = []
+    foreign: list[Member] = []
     for index, entry in enumerate(directory.entries):
         start = starts.get(index)
         if start is None or entry.flags & ENCRYPTED or entry.method not in (STORED, DEFLATED):
             unreadable.append(entry.name)
+            if start is not None and not entry.flags & ENCRYPTED:
+                foreign.append(Member(entry.name, entry.method, entry.crc, entry.packed, entry.size, start))
         else:
             members.append(Member(entry.name, entry.method, entry.crc, entry.packed, entry.size, start))
-    return Archive(tuple(members), tuple(anomalies), tuple(unreadable), directory.whole)
+    return Archive(tuple(members), tuple(anomalies), tuple(unreadable), directory.whole, tuple(foreign))
 
 
 class _Window:

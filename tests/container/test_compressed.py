@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import pickle
 import sys
+import zlib
 
 import lz4.frame
 import pytest
@@ -76,3 +79,32 @@ def test_without_its_package_a_file_is_unknown(kind, monkeypatch):
     assert "[archives]" in container.anomalies[0].message
     assert scan(container).verdict is Verdict.UNKNOWN
     assert deep_check(container) == ()
+
+
+@pytest.mark.parametrize("flags", [0x80, 0x02, 0x1E], ids=["reserved flag", "wrong header checksum", "all fields"])
+def test_gzip_headers_are_read_as_python_reads_them(flags):
+    """A header that zlib refuses and Python's gzip passes over does not hide what is inside."""
+    data = gzip.compress(hostile())
+    fields = (b"\2\0xx" if flags & 4 else b"") + b"a\0" * (flags >> 3 & 1) + b"b\0" * (flags >> 4 & 1)
+    odd = data[:3] + bytes([flags]) + data[4:10] + fields + (b"\0\0" if flags & 2 else b"") + data[10:]
+    assert gzip.decompress(odd) == hostile()
+    container = opened(odd)
+    assert "compressed.broken" in rules(container)
+    assert scan(container).verdict is Verdict.UNSAFE
+
+
+@pytest.mark.parametrize("tail", ["", " "])
+def test_old_joblib_files_are_unpacked(tail):
+    """A file as joblib compressed it before 0.10 is judged by what is inside."""
+    head = b"ZF" + (hex(len(hostile())).ljust(19) + tail).encode()
+    container = opened(head + zlib.compress(hostile()))
+    assert container.kind == "zlib"
+    assert scan(container).verdict is Verdict.UNSAFE
+
+
+def test_any_lzma_file_is_unpacked():
+    """What joblib takes for LZMA is unpacked, whatever the dictionary's size in its header."""
+    data = bytearray(lzma.compress(hostile(), lzma.FORMAT_ALONE))
+    data[2] = 1
+    assert lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(bytes(data)) == hostile()
+    assert scan(opened(bytes(data))).verdict is Verdict.UNSAFE

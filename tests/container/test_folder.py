@@ -152,3 +152,21 @@ def test_other_files_are_let_be(folder):
     with open_path(folder) as container:
         assert container.anomalies == () and container.skipped == ()
         assert len(container.parts) == 2
+
+
+@pytest.mark.parametrize("name", ["unet/modeling.PY", "unet/modeling.cpython-311.pyc", "ops.so", "ops.pyd", "x.dll"])
+def test_code_of_any_form_is_told(folder, name):
+    """Compiled Python and machine code are code too."""
+    (folder / name).write_bytes(b"\xa7\r\r\n" + bytes(40))
+    with open_path(folder) as container:
+        assert [(odd.rule, odd.member) for odd in container.anomalies] == [("folder.custom-code", name)]
+
+
+def test_a_component_may_have_a_hidden_name(folder):
+    """A folder whose name begins with a dot is looked into, unless it is one that tools keep their own files in."""
+    for name in (".unet", ".git", ".cache"):
+        (folder / name).mkdir()
+        (folder / name / "model.bin").write_bytes(hostile())
+    with open_path(folder) as container:
+        assert ".unet/model.bin" in container.parts
+        assert not [part for part in container.parts if part.startswith((".git", ".cache"))]
