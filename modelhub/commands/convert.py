@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--fix-vae", metavar="FILE", help="Put the VAE of FILE, a VAE or a checkpoint, into the checkpoint.")
 @click.option("--add-metadata", "pairs", metavar="KEY=VALUE", multiple=True, help="Add a pair to the header.")
 @click.option("--modelspec", is_flag=True, help="Describe the model in the header by ModelSpec 1.0.1.")
+@click.option("--dense", is_flag=True, help="Write sparse and quantised tensors with all their elements.")
 @click.option("--dedupe-shared", is_flag=True, help="Write a tensor that has several names once, under the first.")
 @click.option(
     "--align",
@@ -120,6 +121,7 @@ def _options(
     components: str | None,
     pairs: tuple[str, ...],
     modelspec: bool,
+    dense: bool,
     dedupe_shared: bool,
     align: str | None,
     max_shard_size: str | None,
@@ -134,6 +136,7 @@ def _options(
         components=tuple(word.strip() for word in components.split(",")) if components is not None else (),
         metadata=dict(map(metadata_pair, pairs)),
         modelspec=modelspec,
+        dense=dense,
         dedupe_shared=dedupe_shared,
         align=None if align is None else int(align),
         max_shard_size=None if max_shard_size is None else byte_count(max_shard_size),

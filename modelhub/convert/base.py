@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from modelhub.container.storages import StorageSource
 from modelhub.source import Source
 from modelhub.tensors import DType, Leftover, TensorInfo
 
@@ -25,8 +24,9 @@ class Piece:
 
 
 def file_of(source: Source) -> Source:
-    """The open file that *source* is, or is unpacked from."""
-    return source.file if isinstance(source, StorageSource) else source
+    """The open file that *source* is, or is unpacked or computed from."""
+    file: Source = getattr(source, "file", source)
+    return file
 
 
 @dataclass(frozen=True, slots=True)

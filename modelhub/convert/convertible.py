@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from modelhub.container.base import Container
 from modelhub.container.sniff import COMPRESSED, KINDS
 from modelhub.convert.base import Assembly, file_of
+from modelhub.convert.dense import can_be_dense
 from modelhub.convert.gather import extent, needs_gathering
 from modelhub.convert.stream import can_negate
 from modelhub.errors import (
@@ -38,8 +39,10 @@ _REFUSALS: Mapping[str, type[ConversionError | LimitExceeded]] = {
 """Errors for anomalies of tensors; for the other ones it is Malformed."""
 
 
-def convertible(container: Container) -> StateDict:
+def convertible(container: Container, *, dense: bool = False) -> StateDict:
     """The tensors of *container*, if it is of a kind to convert and nothing is wrong with them.
+
+    *dense*: tensors of which the file holds less than their elements may be among the leftovers.
 
     Raises :class:`NothingToConvert`, :class:`UnknownContainer`, :class:`Truncated`, :class:`Malformed`,
     :class:`LimitExceeded`, :class:`UnsupportedDtype` or :class:`UnsupportedLayout`, each naming the file.
@@ -62,10 +65,11 @@ def convertible(container: Container) -> StateDict:
         reason = container.skipped[0].reason if container.skipped else "its tensors cannot be told"
         raise Malformed(f"{name}: {reason}")
     for left in state_dict.leftovers:
-        if left.unread:  # leaving weights out would be a silent loss
+        if left.unread and not (dense and can_be_dense(left)):  # leaving weights out would be a silent loss
             reason = f"tensor {left.path!r:.100} is of a kind that cannot be copied: {left.description}"
-            raise UnsupportedLayout(f"{name}: {reason}")
-    if not state_dict.tensors:
+            hint = "--dense writes it with all its elements" if can_be_dense(left) else None
+            raise UnsupportedLayout(f"{name}: {reason}", hint=hint)
+    if not state_dict.tensors and not (dense and any(map(can_be_dense, state_dict.leftovers))):
         raise NothingToConvert(f"{name}: there is no tensor in it")
     size = container.source.size if container.source is not None else 0
     for key, tensor in state_dict.items():

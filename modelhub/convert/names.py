@@ -24,6 +24,8 @@ from collections.abc import Mapping
 
 from modelhub.container.storages import Storages
 from modelhub.convert.base import Assembly, Draft, Piece
+from modelhub.convert.dense import can_be_dense
+from modelhub.convert.dense import dense as dense_tensor
 from modelhub.errors import ConversionError
 from modelhub.source import Source
 from modelhub.tensors import Leftover, Scalar, StateDict
@@ -49,10 +51,13 @@ _LISTS = frozenset({"layer_structure", "dropout_structure"})
 _AVERAGED = {("params_ema",), ("params-ema",)}
 
 
-def named_tensors(state_dict: StateDict, source: Source, kind: str | None = None) -> Mapping[str, Draft]:
+def named_tensors(
+    state_dict: StateDict, source: Source, kind: str | None = None, *, dense: bool = False
+) -> Mapping[str, Draft]:
     """The tensors of the file *source* by their names in the output, for each file that it becomes, by file name.
 
-    Nearly always that is one file, of no name of its own. *kind* is the identity's, ``None`` where it is not known.
+    Nearly always that is one file, of no name of its own. *kind* is the identity's, ``None`` where it is not known;
+    *dense*: sparse and quantised tensors are among them, with all their elements.
     Raises :class:`ConversionError` for names that a safetensors header cannot hold.
     """
     storages = Storages(source)
@@ -60,6 +65,13 @@ def named_tensors(state_dict: StateDict, source: Source, kind: str | None = None
         key: Assembly(tensor.dtype, tensor.shape, (Piece(*storages.locate(tensor)),))
         for key, tensor in state_dict.items()
     }
+    leftovers = state_dict.leftovers
+    notes: list[str] = []
+    if dense:
+        computed = [left for left in leftovers if can_be_dense(left)]
+        tensors |= {left.path: dense_tensor(left, storages) for left in computed}
+        leftovers = tuple(left for left in leftovers if not can_be_dense(left))
+        notes += [f"{left.path} was {left.description}, and has all its elements now" for left in computed]
     for key in tensors:
         if key == "__metadata__":
             raise ConversionError(
@@ -69,8 +81,7 @@ def named_tensors(state_dict: StateDict, source: Source, kind: str | None = None
             raise ConversionError(f"{source.name}: the tensor name {key!r:.100} is not valid text")
     vectors = [key for key in tensors if key.startswith(_PARAM)]
     if vectors and kind in (None, "embedding"):
-        return _embeddings(tensors, vectors, state_dict.leftovers)
-    notes: list[str] = []
+        return _embeddings(tensors, vectors, leftovers)
     if all(key.startswith(_MODULE) and key != _MODULE for key in tensors):
         tensors = {key.removeprefix(_MODULE): made for key, made in tensors.items()}
         notes.append("every tensor's name began with 'module.', which was taken off")
@@ -78,7 +89,7 @@ def named_tensors(state_dict: StateDict, source: Source, kind: str | None = None
         notes.append("the tensors have no names in the source: they are called by their place in its list")
     if state_dict.wrapper in _AVERAGED:
         notes.append("the tensors are the averaged ones, params_ema")
-    return {"": Draft(tensors, state_dict.leftovers, tuple(notes))}
+    return {"": Draft(tensors, leftovers, tuple(notes))}
 
 
 def _embeddings(

@@ -38,6 +38,7 @@ class ConversionOptions:
     * ``prune``: leave out what no loader uses: averaged weights, losses and their networks, optimizer state.
     * ``components``: write only these parts of a checkpoint, each into a file of its own.
     * ``metadata``: further pairs for the header. ``modelspec``: describe the model there by ModelSpec 1.0.1.
+    * ``dense``: write sparse and quantised tensors with all their elements, which are refused otherwise.
     * ``dedupe_shared``: write tensors that are one and the same in the source once, under their first name.
     * ``align``: let tensors begin at multiples of so many bytes (64 or 4096) in the file, where their sizes permit.
     * ``max_shard_size``: the most bytes of tensors in one file; what does not fit becomes several, with an index.
@@ -50,6 +51,7 @@ class ConversionOptions:
     components: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     modelspec: bool = False
+    dense: bool = False
     dedupe_shared: bool = False
     align: int | None = None
     max_shard_size: int | None = None

@@ -95,11 +95,12 @@ def _named(
         if identity is not None and identity.prediction_type == "v_prediction" and "v_pred" not in draft.tensors:
             draft = draft.changed(draft.tensors, _PREDICTS_V)
         return {"": draft}, metadata, ()
-    state_dict = convertible(container)
+    state_dict = convertible(container, dense=options.dense)
     if container.kind == "safetensors" and options.changes_nothing and vae is None:
         hint = "say what to change: --dtype, --prune ..."
         raise NothingToConvert(f"{container.name}: it is safetensors already", hint=hint)
-    drafts = named_tensors(state_dict, container.source, identity.kind if identity is not None else None)
+    kind = identity.kind if identity is not None else None
+    drafts = named_tensors(state_dict, container.source, kind, dense=options.dense)
     if options.layout == "ldm":
         from modelhub.convert.relayout import lone_component
 
