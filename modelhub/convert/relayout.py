@@ -35,6 +35,10 @@ UNPLACED_FILE = f"{UNPLACED}.safetensors"
 
 _UNET = "model.diffusion_model."
 _VAE = "first_stage_model."
+_ALONE = {"decoder.mid.block_1.norm1.weight": _VAE, "input_blocks.0.0.weight": _UNET}
+"""Tensors that only a VAE's or a UNet's own file has, under a checkpoint's names without the prefix."""
+
+_LAST_OF_SD2 = "cond_stage_model.model.transformer.resblocks.23.ln_1.weight"
 _WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 
 
@@ -48,14 +52,11 @@ def as_folder(
     tokenizer by name. Raises :class:`ConversionError` for a model without such a folder, or one that lacks something.
     """
     tensors = draft.tensors
-    if _is_lone_vae(tensors):
-        tensors = {_VAE + key: made for key, made in tensors.items()}
+    prefix = next((prefix for marker, prefix in _ALONE.items() if marker in tensors), "")
+    tensors = {prefix + key: made for key, made in tensors.items()}
     told = Told(prediction_type, _latents(tensors), vocabulary is not None)
     layout = _laid_out(lambda: to_diffusers(_shapes(tensors), told), name)
-    strangers = [key for _, key in layout.unused if key.startswith(_UNET)]
-    if strangers:
-        which = f"{len(strangers)} tensors of its UNet, such as {strangers[0]!r:.100}"
-        raise ConversionError(f"{name}: diffusers has no place for {which}")
+    _refuse_strangers([key for _, key in layout.unused if key.startswith(_UNET)], name, "diffusers")
     made = _made(layout, {CHECKPOINT: tensors})
     files = {f"{part}/{_WEIGHTS.get(part, 'model')}.safetensors": Draft(inner) for part, inner in made.items()}
     plain = [json_file(path, config) for path, config in layout.configs.items()]
@@ -81,9 +82,13 @@ def as_checkpoint(components: Mapping[str, Tensors], name: str) -> Draft:
     Raises :class:`ConversionError` for a folder without a model of the sort, or one that lacks something.
     """
     layout = _laid_out(lambda: to_ldm({part: _shapes(tensors) for part, tensors in components.items()}), name)
+    _refuse_strangers([key for part, key in layout.unused if part == "unet"], name, "a checkpoint")
     left = tuple(Leftover(f"{part}/{key}", "a tensor without a place in a checkpoint") for part, key in layout.unused)
-    note = f"laid out as a checkpoint: {', '.join(sorted(components.keys() - {UNPLACED}))}"
-    return Draft(_made(layout, components)[CHECKPOINT], left, (note,))
+    made = _made(layout, components)[CHECKPOINT]
+    notes = [f"laid out as a checkpoint: {', '.join(sorted(components.keys() - {UNPLACED}))}"]
+    if "cond_stage_model.model.ln_final.weight" in made and _LAST_OF_SD2 not in made:
+        notes.append("the text encoder has not its last layer, which SD 2 does not run, since the folder has not")
+    return Draft(made, left, tuple(notes))
 
 
 def lone_component(draft: Draft, name: str) -> Draft:
@@ -113,9 +118,11 @@ def _laid_out(plan: Callable[[], Layout], name: str) -> Layout:
     return layout
 
 
-def _is_lone_vae(tensors: Tensors) -> bool:
-    """Whether *tensors* are those of a VAE's own file, under a checkpoint's names without the prefix."""
-    return "decoder.mid.block_1.norm1.weight" in tensors and not any(key.startswith((_VAE, _UNET)) for key in tensors)
+def _refuse_strangers(strangers: list[str], name: str, there: str) -> None:
+    """Refuse a UNet that would be another model *there* without the tensors *strangers*."""
+    if strangers:
+        others = f" and {len(strangers) - 1} others" if len(strangers) > 1 else ""
+        raise ConversionError(f"{name}: {there} has no place for its UNet's tensor {strangers[0]!r:.100}{others}")
 
 
 def _made(layout: Layout, sources: Mapping[str, Tensors]) -> Mapping[str, Tensors]:

@@ -151,18 +151,15 @@ def _scheduler(kind: str, prediction: str, checkpoint: Shapes) -> Config:
             "sigma_schedule": "exponential",
         }
     common = _NOISE | {"prediction_type": prediction, "steps_offset": 1, "trained_betas": None}
+    zero_snr: dict[str, object] = {}
+    if "ztsnr" in checkpoint:
+        zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     if kind in {"sdxl", "refiner"}:
-        zero_snr = "ztsnr" in checkpoint
-        return common | {
-            "_class_name": "EulerDiscreteScheduler",
-            "interpolation_type": "linear",
-            "rescale_betas_zero_snr": zero_snr,
-            "timestep_spacing": "trailing" if zero_snr else "leading",
-            "use_karras_sigmas": False,
-        }
+        euler = {"_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear", "use_karras_sigmas": False}
+        return common | euler | {"timestep_spacing": "leading"} | zero_snr
     if prediction == "epsilon":
         return common | {"_class_name": "PNDMScheduler", "set_alpha_to_one": False, "skip_prk_steps": True}
-    return common | {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False}
+    return common | {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False} | zero_snr
 
 
 def _model_index(kind: str, components: Mapping[str, Shapes], scheduler: Config, told: Told) -> Config:

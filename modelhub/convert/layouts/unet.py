@@ -103,7 +103,7 @@ def _from_ldm(shapes: Shapes) -> Structure:
             level = []
     up.append(tuple(level))
     pooled = None
-    if "label_emb" in modules:
+    if "label_emb.0" in modules:
         context = last_of(shapes, ".attn2.to_k.weight")
         pooled = "add_embedding" if context in SDXL_CONTEXTS else "class_embedding"
     return Structure(tuple(down), middle, tuple(up), pooled)

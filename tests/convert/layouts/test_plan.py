@@ -219,6 +219,32 @@ def test_no_shapes_make_it_fail_otherwise(architecture, changed, lost) -> None:
     assert seen | {name for _, name in layout.unused} == shapes.keys()
 
 
+@settings(max_examples=30, deadline=None)
+@given(architecture=st.sampled_from(ARCHITECTURES), data=st.data())
+def test_no_folder_makes_it_fail_otherwise(architecture, data) -> None:
+    """Nor does any folder: a checkpoint in which every tensor is accounted for, or a refusal."""
+    single = shapes_of(architecture, width=SMALL)
+    folder = {
+        part: {name: viewed_shape(views, single) for name, views in tensors.items()}
+        for part, tensors in to_diffusers(single).components.items()
+    }
+    for _ in range(data.draw(st.integers(0, 4))):
+        part = folder[data.draw(st.sampled_from(sorted(folder)))]
+        name = data.draw(st.sampled_from(sorted(part)))
+        shape = data.draw(st.none() | st.lists(st.integers(0, 8), max_size=5).map(tuple))
+        if shape is None:
+            del part[name]
+        else:
+            part[name] = shape
+    try:
+        layout = to_ldm(folder)
+    except ConversionError:
+        return
+    views = {view for made in layout.components[CHECKPOINT].values() for view in made}
+    seen = {(view.component, view.name) for view in views}
+    assert seen | set(layout.unused) == {(part, name) for part, tensors in folder.items() for name in tensors}
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_view_reads_what_it_says(data) -> None:

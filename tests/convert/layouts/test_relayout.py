@@ -179,6 +179,26 @@ def test_a_unet_with_more_than_diffusers_knows_is_refused(tmp_path: Path) -> Non
         lay_out(tmp_path / "a.safetensors", tmp_path / "a")
 
 
+def test_a_folder_whose_unet_has_more_is_refused(tmp_path: Path) -> None:
+    """So is the way back: a latent consistency model's UNet has a tensor that no checkpoint's has."""
+    prefix = "model.diffusion_model."
+    save_file({n: t for n, t in weights_of("sd-1").items() if n.startswith(prefix)}, tmp_path / "a.safetensors")
+    lay_out(tmp_path / "a.safetensors", tmp_path / "a")
+    path = tmp_path / "a" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(path) | {"time_embedding.cond_proj.weight": torch.zeros(6, 6)}, path)
+    with pytest.raises(ConversionError, match=r"checkpoint has no place for .*time_embedding\.cond_proj\.weight"):
+        put_together(tmp_path / "a", tmp_path / "b.safetensors")
+
+
+def test_a_folder_of_sd2_from_elsewhere_says_what_is_not_there(tmp_path: Path) -> None:
+    """Published folders of SD 2 lack the layer that is never run: the checkpoint says that it does, too."""
+    save_file(weights_of("sd-2"), tmp_path / "a.safetensors")
+    lay_out(tmp_path / "a.safetensors", tmp_path / "a")
+    assert not any("last layer" in note for note in put_together(tmp_path / "a", tmp_path / "b.safetensors").notes)
+    (tmp_path / "a" / UNPLACED_FILE).unlink()
+    assert any("last layer" in note for note in put_together(tmp_path / "a", tmp_path / "c.safetensors").notes)
+
+
 def test_parts_of_different_types_do_not_become_one(tmp_path: Path) -> None:
     """Query, key and value of different element types are not put into one matrix in silence."""
     save_file(weights_of("sdxl"), tmp_path / "a.safetensors")
@@ -207,6 +227,18 @@ def test_other_changes_go_with_it(sd1: Path, tmp_path: Path) -> None:
         wanted = tensor.float() if name.startswith("first_stage_model.") else tensor
         assert found[name].dtype == wanted.dtype
         assert torch.equal(found[name], wanted), name
+
+
+def test_a_unet_alone_is_understood(tmp_path: Path) -> None:
+    """A UNet's own file, without the prefix it has in a checkpoint, becomes a folder with only that."""
+    prefix = "model.diffusion_model."
+    weights = {n.removeprefix(prefix): t for n, t in weights_of("sdxl").items() if n.startswith(prefix)}
+    save_file(weights, tmp_path / "a.safetensors", FORMAT)
+    lay_out(tmp_path / "a.safetensors", tmp_path / "a")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["model_index.json", "scheduler", "unet"]
+    put_together(tmp_path / "a", tmp_path / "b.safetensors")
+    found = load_file(tmp_path / "b.safetensors")
+    assert found.keys() == {prefix + name for name in weights}
 
 
 def test_a_vae_alone_is_understood_both_ways(tmp_path: Path) -> None:
