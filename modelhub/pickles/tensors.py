@@ -62,7 +62,7 @@ def read_state_dict(trace: Trace, around: Surroundings) -> TensorReading:
         return TensorReading(None, tuple(anomalies))
     walk = _Walk(around, _MAX_NODES if trace.calls or around.tensors else _MAX_PLAIN_NODES)
     root, wrapper = walk.unwrap(trace.result)
-    walk.visit(root, "", 0)
+    walk.visit(root, None, 0)
     anomalies += walk.anomalies
     leftovers = tuple(walk.leftovers.values())
     return TensorReading(StateDict(walk.tensors, walk.scalars, leftovers, wrapper=wrapper), tuple(anomalies))
@@ -129,8 +129,8 @@ class _Walk:
     def _is_tensor(self, value: Value) -> bool:
         return self.around.given(value) is not None if type(value) is Persistent else is_tensor(value)
 
-    def visit(self, value: Value, path: str, depth: int) -> None:
-        """Take up *value*, which stands at *path*, and everything below it."""
+    def visit(self, value: Value, path: str | None, depth: int) -> None:
+        """Take up *value*, which stands at *path* (``None``: it is all there is), and everything below it."""
         if self.nodes >= self.most or self.again >= _MAX_AGAIN:
             return
         self.nodes += 1
@@ -141,16 +141,17 @@ class _Walk:
             self._left("...", describe(PLAIN))
             return
         if self._is_tensor(value):
-            self._tensor(value, path or "tensor")
+            self._tensor(value, "tensor" if path is None else path)
             return
+        name = path or ""
         plain = _plain(value)
         if plain is not None:
-            self.scalars[path] = plain[0]
+            self._scalar(name, plain[0])
             return
         below = children(value)
         first = next(below, None)
         if first is None or depth >= _MAX_DEPTH or id(value) in self.above:
-            self._left(path, describe(value), unread=_is_unread(value))
+            self._left(name, describe(value), unread=_is_unread(value))
             return
         self.again += id(value) in self.seen
         if self.again == _MAX_AGAIN:
@@ -172,9 +173,15 @@ class _Walk:
         """Keep something that stands beside the state dict, not in it."""
         plain = _plain(value)
         if plain is not None:
-            self.scalars[path] = plain[0]
+            self._scalar(path, plain[0])
         else:
             self._left(path, describe(value))
+
+    def _scalar(self, path: str, value: Scalar) -> None:
+        if path in self.scalars:
+            self._left(path, f"another value of that name, {describe(value)}")
+        else:
+            self.scalars[path] = value
 
     def _left(self, path: str, what: str, *, unread: bool = False, structure: Structure | None = None) -> None:
         if unread or len(self.leftovers) < _MAX_LEFTOVERS:
@@ -205,8 +212,8 @@ class _Walk:
                 self.anomalies.append(Anomaly("tensor.expansion", message, None, value.offset))
 
 
-def _joined(path: str, key: str) -> str:
-    return key if not path else f"{path}.{key}" if key else path
+def _joined(path: str | None, key: str) -> str:
+    return key if path is None else f"{path}.{key}"
 
 
 def _plain(value: Value) -> tuple[Scalar] | None:

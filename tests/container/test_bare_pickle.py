@@ -71,9 +71,7 @@ def test_any_arrays(values, protocol, listed):
     """Any arrays, those without dimensions or elements among them, in a dict or a list."""
     value = list(values.values()) if listed else values
     found = as_numpy(opened(value, protocol))
-    expected = (
-        {str(i): array for i, array in enumerate(value)} if listed else {k or "tensor": a for k, a in value.items()}
-    )
+    expected = {str(i): array for i, array in enumerate(value)} if listed else values
     assert found.keys() == expected.keys()
     assert all(same(found[name], array) for name, array in expected.items())
 

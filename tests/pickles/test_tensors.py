@@ -277,6 +277,23 @@ def test_keys_of_one_name_collide_aloud():
     assert rules(read(program_of({1: torch.zeros(1), "1": torch.zeros(1)}))) == ["tensor.name-collision"]
 
 
+def test_an_empty_key_is_a_part_of_the_name():
+    """A dict under the key '' does not spill into the one around it, not even where that is the dict itself."""
+    nested = read(program_of({"": {"w": torch.zeros(1), "n": 1}, "w": torch.zeros(2), "n": 2}))
+    assert (rules(nested), set(nested.state_dict), nested.state_dict.scalars) == ([], {"w", ".w"}, {"n": 2, ".n": 1})
+    around = read(b"\x80\x02}q\x00(" + text("") + b"h\x00" + text("n") + b"K\x01u.")
+    assert (rules(around), around.state_dict.scalars) == ([], {"n": 1})
+
+
+def test_values_of_one_name_are_both_told():
+    """Of two plain values with one name the first is kept, and the other listed."""
+    reading = read(program_of({"a": {"b": 1}, "a.b": 2}))
+    assert reading.state_dict.scalars == {"a.b": 1}
+    assert [(left.path, left.description) for left in reading.state_dict.leftovers] == [
+        ("a.b", "another value of that name, 2")
+    ]
+
+
 def test_tensors_that_cannot_be_read_are_marked():
     """A sparse tensor of the state dict is a leftover that says so; one beside it is not a part of the model."""
     sparse = torch.eye(2).to_sparse()
