@@ -90,8 +90,8 @@ def test_codebooks_are_not_such_vaes() -> None:
                 "decoder.conv_in.conv.weight": (512, 128, 3, 3, 3),
                 "decoder.up_blocks.0.res_blocks.0.conv1.conv.bias": (1,),
             },
-            "ltx-video",
-            (),
+            None,
+            ("ltx-video", "ltx-2"),
         ),
     ],
 )
