@@ -109,6 +109,12 @@ def bytes_(call: Call) -> str | None:
     return "its arguments are not bytes"
 
 
+def tagged(call: Call) -> str | None:
+    """A value, and the name of its type: ``restore_type_tag``, which gives back the value (torch 2.13)."""
+    args = arguments(call, 2, 2)
+    return None if args is not None and type(args[1]) is str else "it is not a value and the name of its type"
+
+
 def latin1(call: Call) -> str | None:
     """``_codecs.encode(text, 'latin1')``: how protocol 2 spells bytes; any other codec could do other things."""
     args = arguments(call, 2, 2)
@@ -258,6 +264,7 @@ CALLS: Mapping[str, CallContract] = {
     "plain": plain,
     "reconstructed": reconstructed,
     "sequence": sequence,
+    "tagged": tagged,
     "tensor": tensor,
     "tensor-of-type": tensor_of_type,
 }

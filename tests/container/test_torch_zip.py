@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelhub.scan import Verdict, scan
 from tests.container.build import (
     Part,
     build_zip,
@@ -223,6 +224,33 @@ def test_torchscript():
     assert "torch.unexpected-member" not in rules(container)
     assert {"data.pkl", "constants.pkl"} <= {p.member.rpartition("/")[2] for p in container.pickles}
     assert any("code" in (skip.member or "") for skip in container.skipped)
+
+
+class Typed(torch.nn.Module):
+    """A network with attributes and constants of the types that TorchScript spells in its pickles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = torch.jit.Attribute([1, 2], list[int])
+        self.names = torch.jit.Attribute({"a": 1.0}, dict[str, float])
+        self.layer = torch.nn.Linear(2, 2)
+        self.register_buffer("steps", torch.arange(3))
+
+    def forward(self, x: torch.Tensor, sizes: list[float], flags: list[bool]) -> list[torch.Tensor]:
+        return [self.layer(x) * self.sizes[0], x + torch.tensor([[1.5, 2.5]])]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("lite", [False, True])
+def test_torchscript_is_called_executable_and_not_malicious(lite):
+    """What torch itself writes for a TorchScript program, typed lists, debug information and all, is no gadget."""
+    script = torch.jit.script(Typed())
+    data = script._save_to_buffer_for_lite_interpreter() if lite else script.save_to_buffer()
+    container = opened(data, "typed.pt")
+    report = scan(container)
+    assert report.verdict is Verdict.UNKNOWN
+    assert {finding.rule for finding in report.findings} >= {"torch.script", "object.executable"}
+    assert imports(container) & {"torch.jit._pickle.restore_type_tag", "torch.jit._pickle.build_intlist"}
 
 
 def test_offsets_in_anomalies_are_within_the_member():
