@@ -1,6 +1,6 @@
 """GGUF files: their header checked against the file's size, their chat templates looked at, their tensors listed.
 
-Source of the layout and of the block sizes: ggml's ``gguf.md`` (versions 2 and 3) and ``ggml.c`` (``type_traits``).
+Source of the layout: ggml's ``gguf.md`` (versions 2 and 3).
 Loaders run a model's chat templates in Jinja; a template that reaches for Python's internals is how CVE-2024-34359 ran
 code.
 """
@@ -14,8 +14,9 @@ from typing import NoReturn
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, Skipped
+from modelhub.container.ggml import BLOCKS, PLAIN
 from modelhub.source import Source
-from modelhub.tensors import DTYPE_BY_LABEL, Leftover, Scalar, StateDict, StorageRef, TensorInfo
+from modelhub.tensors import BlockTensor, Leftover, Scalar, StateDict, StorageRef, TensorInfo
 
 _WINDOW = 1 << 18
 _MAX_HEADER = 256 << 20
@@ -28,13 +29,6 @@ _MAX_TEMPLATE = 1 << 20
 _MAX_DIMENSIONS = 4
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY, _BOOL = 8, 9, 7
-_PLAIN = {0: "F32", 1: "F16", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16"}
-_BLOCKS = {  # ggml type: (elements, bytes) of a block
-    2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36), 10: (256, 84), 11: (256, 110),
-    12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66), 17: (256, 74), 18: (256, 98),
-    19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82), 23: (256, 136), 29: (256, 56), 34: (256, 54),
-    35: (256, 66), 39: (32, 17),
-}  # fmt: skip
 _ESCAPE = re.compile(
     r"__\w+__|\|\s*attr\b|\battr\s*\(|\b(?:cycler|joiner|namespace|lipsum|url_for|get_flashed_messages|config|request)"
     r"\s*[.\[]\s*['\"]?_|\bimport\s+os\b|\bos\s*\.\s*(?:popen|system)|\bsubprocess\b|\bpopen\b"
@@ -52,7 +46,7 @@ class _Refused(Exception):
 def read_gguf(source: Source) -> Container:
     """Open the GGUF file *source*; reads its header and nothing else.
 
-    Quantised tensors have no element type here: they are told as leftovers, with their place checked all the same.
+    Quantised tensors have no element type here: they are told as leftovers, with where their blocks lie.
     """
     anomalies: list[Anomaly] = []
     try:
@@ -192,11 +186,13 @@ class _Reading:
             if offset % alignment:
                 self.refuse("gguf.offsets", f"{name!r:.100} does not begin at a multiple of {alignment} bytes")
             spans.append((start + offset, start + offset + nbytes, name))
-            if kind in _PLAIN:
-                storage = StorageRef(name, start + offset, nbytes)
-                found[name] = TensorInfo(name, DTYPE_BY_LABEL[_PLAIN[kind]], shape, storage)
+            storage = StorageRef(name, start + offset, nbytes)
+            if kind in PLAIN:
+                found[name] = TensorInfo(name, PLAIN[kind], shape, storage)
             else:
-                leftovers.append(Leftover(name, f"a quantised tensor (ggml type {kind}) of shape {shape}", unread=True))
+                what = f"a tensor of shape {shape} in quantised blocks of ggml's type {BLOCKS[kind].name}"
+                structure = BlockTensor(BLOCKS[kind].name, shape, storage)
+                leftovers.append(Leftover(name, what, unread=True, structure=structure))
         if len(found) + len({left.path for left in leftovers}) != len(declared):
             self.refuse("gguf.duplicate-key", "two tensors have one name")
         self.anomalies += _layout(spans, start, alignment, self.source.size)
@@ -208,14 +204,14 @@ class _Reading:
             numel *= size
         if numel > 1 << 50:
             self.refuse("gguf.shape", f"{name!r:.100} has more elements than can be")
-        if kind in _PLAIN:
-            return numel * DTYPE_BY_LABEL[_PLAIN[kind]].itemsize
-        if kind not in _BLOCKS:
+        if kind in PLAIN:
+            return numel * PLAIN[kind].itemsize
+        if kind not in BLOCKS:
             self.refuse("gguf.type", f"{name!r:.100} is of the unknown ggml type {kind}")
-        elements, size = _BLOCKS[kind]
-        if numel and (shape[-1] if shape else 1) % elements:
+        block = BLOCKS[kind]
+        if numel and (shape[-1] if shape else 1) % block.elements:
             self.refuse("gguf.shape", f"the rows of {name!r:.100} do not fill whole blocks")
-        return numel // elements * size
+        return numel // block.elements * block.nbytes
 
 
 def _layout(spans: list[tuple[int, int, str]], start: int, alignment: int, size: int) -> Iterator[Anomaly]:

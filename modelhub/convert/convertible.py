@@ -25,7 +25,7 @@ from modelhub.tensors import StateDict, TensorInfo
 MAX_GROWTH = (64 << 20, 16)
 """The output has at most so many bytes, plus so many times the source's: expanded and shared tensors can claim more."""
 
-CONVERTED_KINDS = frozenset({"torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "numpy"})
+CONVERTED_KINDS = frozenset({"torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "numpy", "gguf"})
 """Kinds of container whose tensors become safetensors; safetensors itself can be rewritten."""
 
 _WRAPPERS = COMPRESSED | {"7z", "tar", "zip"}

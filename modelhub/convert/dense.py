@@ -2,7 +2,8 @@
 
 Each becomes a source of its own whose bytes are computed where they are read, so that everything else (copying,
 casting, comparing) goes on as with bytes that lie in a file. Quantised values become F32 by ``(value - zero point) *
-scale``; a sparse tensor keeps its type, and what it does not say is zero. numpy computes, imported when it first does.
+scale``, ggml's blocks by their own arithmetic; a sparse tensor keeps its type, and what it does not say is zero. numpy
+computes, imported when it first does.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from modelhub.container.storages import Storages
 from modelhub.convert.base import Assembly, Piece, PlannedTensor, file_of
+from modelhub.convert.dequantise import DEQUANTISED, dequantised
 from modelhub.convert.gather import extent
 from modelhub.convert.stream import stream
 from modelhub.errors import LimitExceeded, Malformed, MissingExtra, UnsupportedLayout
 from modelhub.source import Source
-from modelhub.tensors import DType, Leftover, QuantizedTensor, SparseTensor, StorageRef, TensorInfo
+from modelhub.tensors import BlockTensor, DType, Leftover, QuantizedTensor, SparseTensor, StorageRef, TensorInfo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +47,8 @@ Compute = Callable[[int, int], "NDArray[Any]"]
 
 def can_be_dense(left: Leftover) -> bool:
     """Whether :func:`dense` knows all elements of the tensor *left*."""
+    if isinstance(left.structure, BlockTensor):
+        return left.structure.kind in DEQUANTISED
     return isinstance(left.structure, SparseTensor | QuantizedTensor)
 
 
@@ -59,6 +63,8 @@ def dense(left: Leftover, storages: Storages) -> Assembly:
         raise MissingExtra("numpy, which computes the elements of sparse and quantised tensors,", "cast")
     if isinstance(left.structure, QuantizedTensor):
         return _quantised(left.path, left.structure, storages)
+    if isinstance(left.structure, BlockTensor):
+        return _in_blocks(left.path, left.structure, storages)
     assert isinstance(left.structure, SparseTensor)
     return _sparse(left.path, left.structure, storages)
 
@@ -128,6 +134,16 @@ def _quantised(name: str, tensor: QuantizedTensor, storages: Storages) -> Assemb
 
         count, strides = values.numel, None
     return _made(name, DType.F32, values.shape, ComputedSource(file_of(source), count, 4, compute), strides)
+
+
+def _in_blocks(name: str, tensor: BlockTensor, storages: Storages) -> Assembly:
+    raw = TensorInfo(name, DType.U8, (tensor.storage.nbytes,), tensor.storage)
+    source, _ = storages.locate(raw)
+
+    def compute(first: int, last: int) -> NDArray[Any]:
+        return dequantised(tensor, source, first, last)
+
+    return _made(name, DType.F32, tensor.shape, ComputedSource(source, prod(tensor.shape), 4, compute), None)
 
 
 def _sparse(name: str, tensor: SparseTensor, storages: Storages) -> Assembly:

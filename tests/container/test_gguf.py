@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+import gguf as package
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -115,3 +117,35 @@ def test_no_damage_makes_it_raise(at, junk):
     container = opened(data)
     for info in (container.state_dict or {}).values():
         assert container.anomalies or info.start + info.nbytes <= len(data)
+
+
+def test_files_by_ggufs_own_writer(tmp_path):
+    """Plain tensors are where they lie, in the order of dimensions that numpy and torch have; blocks are described."""
+    values = {name: np.arange(3 * 64, dtype=name).reshape(3, 64) for name in ("f4", "f2", "f8", "i1", "i2", "i4", "i8")}
+    writer = package.GGUFWriter(tmp_path / "m.gguf", "sd1")
+    writer.add_uint32("sd1.block_count", 4)
+    writer.add_array("sd1.names", ["a", "b"])
+    for name, array in values.items():
+        writer.add_tensor(name, array)
+    whole = np.random.default_rng(1).standard_normal((4, 256), np.float32)
+    kinds = [package.GGMLQuantizationType[name] for name in ("Q4_0", "Q5_1", "Q8_0")]
+    packed = {kind.name: package.quants.quantize(whole, kind) for kind in kinds}
+    for kind in kinds:
+        writer.add_tensor(kind.name, packed[kind.name], raw_dtype=kind)
+    brain = package.quants.quantize(whole, package.GGMLQuantizationType.BF16)
+    writer.add_tensor("bf16", brain, raw_dtype=package.GGMLQuantizationType.BF16)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    data = (tmp_path / "m.gguf").read_bytes()
+    container = opened(data, "m.gguf")
+    assert container.anomalies == ()
+    expected = {name: torch.from_numpy(array) for name, array in values.items()}
+    expected["bf16"] = torch.frombuffer(bytearray(brain.tobytes()), dtype=torch.bfloat16).reshape(4, 256)
+    assert same_tensors(data, container, expected)
+    assert {left.path for left in container.state_dict.leftovers} == set(packed)
+    for left in container.state_dict.leftovers:
+        block = left.structure
+        assert (block.kind, block.shape, left.unread) == (left.path, (4, 256), True)
+        assert data[block.storage.start : block.storage.end] == packed[left.path].tobytes()

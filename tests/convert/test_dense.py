@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -130,3 +132,29 @@ def test_computed_bytes_can_be_had_from_anywhere():
     buffer = bytearray(7)
     assert source.readinto_at(36, memoryview(buffer)) == 4
     assert bytes(buffer[:4]) == whole[36:]
+
+
+def test_quantised_gguf_is_what_its_own_package_makes_of_it(tmp_path):
+    """Blocks become float32, or what was asked for; plain tensors are copied beside them."""
+    values = np.random.default_rng(1).standard_normal((6, 512), np.float32)
+    kinds = [gguf.GGMLQuantizationType[name] for name in ("Q4_0", "Q5_1", "Q8_0")]
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "sd1")
+    writer.add_tensor("plain", values.astype("f2"))
+    for kind in kinds:
+        writer.add_tensor(kind.name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UnsupportedLayout, match="Q4_0"):
+        convert(tmp_path / "m.gguf")
+    done = convert(tmp_path / "m.gguf", options=ConversionOptions(dense=True))
+    half = convert(
+        tmp_path / "m.gguf", tmp_path / "h.safetensors", options=ConversionOptions((dtype_rule("fp16"),), dense=True)
+    )
+    found, cast = load_file(done.target), load_file(half.target)
+    assert torch.equal(found.pop("plain"), torch.from_numpy(values).half())
+    assert found.keys() == {kind.name for kind in kinds}
+    for kind in kinds:
+        expected = torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(values, kind), kind))
+        assert torch.equal(found[kind.name], expected) and torch.equal(cast[kind.name], expected.half())
