@@ -39,6 +39,9 @@ _REFUSALS: Mapping[str, type[ConversionError | LimitExceeded]] = {
 """Errors for anomalies of tensors; for the other ones it is Malformed."""
 
 
+_AGAIN = "download it again"
+
+
 def convertible(container: Container, *, dense: bool = False) -> StateDict:
     """The tensors of *container*, if it is of a kind to convert and nothing is wrong with them.
 
@@ -50,7 +53,7 @@ def convertible(container: Container, *, dense: bool = False) -> StateDict:
     name = container.name
     for anomaly in container.anomalies:
         if anomaly.rule.endswith(".truncated"):
-            raise Truncated(f"{name}: {anomaly.message}")
+            raise Truncated(f"{name}: {anomaly.message}", hint=_AGAIN)
     arrays = container.kind == "zip" and container.state_dict is not None
     if container.kind not in CONVERTED_KINDS and container.kind != "safetensors" and not arrays:
         hint = "unpack it, and convert what is in it" if container.kind in _WRAPPERS else None
@@ -75,7 +78,8 @@ def convertible(container: Container, *, dense: bool = False) -> StateDict:
     for key, tensor in state_dict.items():
         if tensor.nbytes and tensor.storage.end > size:
             missing = tensor.storage.end - size
-            raise Truncated(f"{name}: tensor {key!r:.100} is cut off: at least {missing} bytes are missing")
+            message = f"{name}: tensor {key!r:.100} is cut off: at least {missing} bytes are missing"
+            raise Truncated(message, hint=_AGAIN)
     return state_dict
 
 
