@@ -162,7 +162,7 @@ def test_other_oddities_do_not_stop_the_plan():
     ("changes", "error", "words"),
     [
         ({"kind": "safetensors"}, NothingToConvert, "safetensors already"),
-        ({"kind": "gguf"}, UnknownContainer, "a GGUF model is not converted"),
+        ({"kind": "onnx"}, UnknownContainer, "an ONNX model is not converted"),
         ({"kind": "html"}, UnknownContainer, "an HTML or XML page is not"),
         ({"state_dict": None}, Malformed, "cannot be told"),
         ({"state_dict": StateDict({})}, NothingToConvert, "no tensor"),
