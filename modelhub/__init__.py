@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelhub import errors as errors
     from modelhub.convert import convert as convert
+    from modelhub.convert.content import content_digest as content_digest
     from modelhub.db import Catalog as Catalog
     from modelhub.errors import UnsafeModelError as UnsafeModelError
     from modelhub.scan.findings import Finding as Finding
@@ -44,6 +45,7 @@ __all__ = [
     "UnsafeModelError",
     "Verdict",
     "__version__",
+    "content_digest",
     "convert",
     "errors",
     "identify",
@@ -60,6 +62,7 @@ _HOME = {
     "Severity": "modelhub.scan",
     "UnsafeModelError": "modelhub.errors",
     "Verdict": "modelhub.scan",
+    "content_digest": "modelhub.convert.content",
     "inspect": "modelhub.verbs",
     "load_state_dict": "modelhub.weights",
 }

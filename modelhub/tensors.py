@@ -104,7 +104,8 @@ class StorageRef:
     ``start`` is the absolute offset in the source of the first byte, ``nbytes`` the length. ``key`` is the
     container's own name of it. A storage that is not :attr:`plain` cannot be range-copied, only read by
     :class:`modelhub.container.storages.Storages`: one with a ``packing`` unpacks to ``nbytes`` bytes; of a short one,
-    ``data`` are the bytes themselves and ``start`` says nothing.
+    ``data`` are the bytes themselves and ``start`` says nothing. ``crc`` is the CRC-32 that the file gives of the bytes
+    of a plain one, ``None`` where it gives none.
     """
 
     key: str
@@ -113,6 +114,7 @@ class StorageRef:
     byteorder: Literal["little", "big"] = "little"
     packing: Packing | None = None
     data: bytes | None = field(default=None, repr=False)
+    crc: int | None = None
 
     @property
     def plain(self) -> bool:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     "--in-place", is_flag=True, help="Rewrite a .safetensors file under its own name, once the new one is verified."
 )
 @click.option("--delete-source", is_flag=True, help="Delete SRC once the output is verified.")
+@click.option("--digests", is_flag=True, help="Compute the SHA-256 of SRC and of what is written, in the same pass.")
 @click.option("--force", is_flag=True, help="Replace DST if it is a file that exists.")
 @click.option("--salvage", is_flag=True, help="Copy the tensors of a file that is not SAFE as well.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
@@ -67,6 +68,7 @@ def command(
     tokenizer: str | None,
     in_place: bool,
     delete_source: bool,
+    digests: bool,
     force: bool,
     salvage: bool,
     dry_run: bool,
@@ -91,6 +93,7 @@ def command(
             tokenizer=tokenizer,
             in_place=in_place,
             delete_source=delete_source,
+            digests=digests,
             force=force,
             salvage=salvage,
             dry_run=dry_run,

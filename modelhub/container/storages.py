@@ -98,14 +98,14 @@ class Storages:
 
 
 class StorageSource:
-    """The bytes of one storage of *file*, as a source."""
+    """The bytes of one storage of *file*, as a source; ``storage`` is how it lies there."""
 
     def __init__(self, storages: Storages, file: Source, storage: StorageRef) -> None:
         self.file = file
         self.name = file.name
         self.size = storage.nbytes
         self._storages = storages
-        self._storage = storage
+        self.storage = storage
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Bytes ``[offset, offset + length)``, fewer only at the end."""
@@ -117,7 +117,7 @@ class StorageSource:
         """Fill *buffer* from *offset* on; returns the bytes filled."""
         buffer = buffer[: max(0, self.size - offset)]
         if buffer:
-            self._storages._fill(self._storage, offset, buffer.cast("B"))
+            self._storages._fill(self.storage, offset, buffer.cast("B"))
         return len(buffer)
 
 

@@ -249,5 +249,6 @@ def _refs(folder: str, members: dict[str, Member], byteorder: Literal["little", 
     for key, member in members.items():
         size = min(member.packed, member.size) if member.stored else member.size
         name = f"{folder}/{key}" if folder else key
-        found[key] = StorageRef(name, member.start, size, byteorder, packing_of(member))
+        crc = member.crc or None if member.stored and member.packed == member.size else None  # 0: torch computed none
+        found[key] = StorageRef(name, member.start, size, byteorder, packing_of(member), crc=crc)
     return found

@@ -13,7 +13,18 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from modelhub.container import Container, open_path
-from modelhub.convert.base import Assembly, Conversion, ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor
+from modelhub.convert.base import (
+    Assembly,
+    Conversion,
+    ConversionPlan,
+    Integrity,
+    OutputDigests,
+    OutputFile,
+    Piece,
+    PlainFile,
+    PlannedTensor,
+    inside,
+)
 from modelhub.convert.convertible import convertible
 from modelhub.convert.execute import check_target, execute
 from modelhub.convert.folder_files import NO_FILES, open_beside
@@ -36,6 +47,8 @@ __all__ = [
     "ConversionOptions",
     "ConversionPlan",
     "DTypeRule",
+    "Integrity",
+    "OutputDigests",
     "OutputFile",
     "Piece",
     "PlainFile",
@@ -45,6 +58,7 @@ __all__ = [
     "default_target",
     "dtype_rule",
     "execute",
+    "inside",
     "metadata_pair",
     "plan_conversion",
     "verify",
@@ -66,6 +80,7 @@ def convert(
     salvage: bool = False,
     policy: Policy | None = None,
     dry_run: bool = False,
+    digests: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Conversion | ConversionPlan:
     """Convert *source_path*, a file or a folder of model files, to safetensors if it is safe; *dry_run*: plan it only.
@@ -117,7 +132,7 @@ def convert(
         if dry_run:
             check_target(plan, target, force=force, in_place=in_place)
             return plan
-        done = execute(plan, target, force=force, in_place=in_place, progress=progress)
+        done = execute(plan, target, force=force, in_place=in_place, digests=digests, progress=progress)
     if delete_source and not in_place:
         try:
             os.unlink(name)

@@ -8,11 +8,17 @@ writes everything.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from modelhub.source import Source
+from modelhub.source import Digest, Source
 from modelhub.tensors import DType, Leftover, TensorInfo
+
+
+def inside(target: str, relative: str) -> str:
+    """The path of *relative*, with ``/``, below the folder *target*; *target* itself where it is empty."""
+    return os.path.join(target, *relative.split("/")) if relative else target
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +156,45 @@ class ConversionPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Integrity:
+    """What reading a source said of its bytes.
+
+    ``matched`` counts the storages whose bytes match the checksum that the file has of them, ``unverifiable`` those of
+    which it has none. ``digest`` is that of the whole file, where it was asked for.
+    """
+
+    source: Source
+    matched: int
+    unverifiable: int
+    digest: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDigests:
+    """Which bytes a written file holds.
+
+    ``path`` is relative to the target, as in the plan; ``whole`` the file's digest. Where they were asked for,
+    ``tensors`` are the SHA-256 of each tensor's bytes in hex, by name, and ``content`` the digest that is made of them
+    (:mod:`modelhub.convert.content`).
+    """
+
+    path: str
+    whole: Digest
+    content: Digest | None = None
+    tensors: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Conversion:
-    """A conversion that was carried out and verified: every tensor's bytes were compared with the source."""
+    """A conversion that was carried out and verified: every tensor's bytes were compared with the source.
+
+    ``sources`` says of each source what its checksums did; ``digests`` are those of the written safetensors files,
+    empty unless they were asked for.
+    """
 
     plan: ConversionPlan
     target: str
     size: int
     seconds: float
+    sources: tuple[Integrity, ...] = ()
+    digests: tuple[OutputDigests, ...] = ()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
-from modelhub.convert.base import Conversion, ConversionPlan, OutputFile, PlainFile
+from modelhub.convert.background import Background
+from modelhub.convert.base import Conversion, ConversionPlan, Integrity, OutputDigests, OutputFile, PlainFile
+from modelhub.convert.integrity import check_sources
 from modelhub.convert.part_folder import PartFolder
-from modelhub.convert.stream import BLOCK, runs, stream
+from modelhub.convert.stream import BLOCK, stream
 from modelhub.convert.target import PartFile, write_error
 from modelhub.convert.verify import verify
 from modelhub.errors import ChangedDuringRead, ConversionError, NotFound, WouldOverwrite
@@ -24,6 +27,8 @@ def execute(
     force: bool = False,
     in_place: bool = False,
     make_parents: bool = False,
+    digests: bool = False,
+    tensor_digests: bool = False,
     progress: Progress | None = None,
     on_verify: Progress | None = None,
 ) -> Conversion:
@@ -31,47 +36,67 @@ def execute(
 
     *progress* is told bytes as they are written, ``plan.size`` altogether; *on_verify* bytes of tensors as they are
     compared. With *force* an existing file is replaced (a symbolic link itself, not the file it points to), with
-    *in_place* even one that is read from; a folder never is. With *make_parents* missing folders are made. Whatever
-    happens, the sources are only read, and until the very end *target* is what it was before; an interrupted
-    conversion removes its part file, a killed one leaves it to the next.
+    *in_place* even one that is read from; a folder never is. With *make_parents* missing folders are made. In the same
+    pass, by other threads, the checksums that the sources have of what is read are compared, and with *digests* the
+    SHA-256 of the sources and the outputs computed, with *tensor_digests* also that of each tensor and the content
+    digest. Whatever happens, the sources are only read, and until the very end *target* is what it was before; an
+    interrupted conversion removes its part file, a killed one leaves it to the next.
 
     Raises :class:`WouldOverwrite`, :class:`NoSpace`, :class:`AccessDenied`, :class:`NotFound`,
-    :class:`ChangedDuringRead`, :class:`VerificationFailed`, or :class:`ConversionError`.
+    :class:`ChangedDuringRead`, :class:`Malformed` for bytes that do not match their checksum,
+    :class:`VerificationFailed`, or :class:`ConversionError`.
     """
     started = time.monotonic()
     path = os.fspath(target)
     check_target(plan, path, force=force, in_place=in_place, make_parents=make_parents)
     told = progress if progress is not None else _ignore
-    if plan.is_folder:
-        with PartFolder(path, plan.size) as folder:
-            for output in plan.outputs:
-                with PartFile(folder.file(output.path), output.size) as part:
-                    _write(output, part, told)
-                    part.sync()
-                    part.commit(force=False)
-            for plain in plan.plain:
-                with PartFile(folder.file(plain.path), plain.source.size) as part:
-                    _write_plain(plain, part, told)
-                    part.sync()
-                    part.commit(force=False)
-            verify(plan, folder.path, progress=on_verify)
-            _check_unchanged(plan)
-            folder.commit()
-        return Conversion(plan, path, plan.size, time.monotonic() - started)
-    (output,) = plan.outputs
-    with PartFile(path, plan.size) as part:
-        _write(output, part, told)
-        _check_unchanged(plan)
-        flush = _InBackground(part.sync)
-        try:
-            verify(plan, part.path, progress=on_verify)
-        finally:
-            flush.join()
-            _check_unchanged(plan)
-        if flush.error is not None:
-            raise write_error(flush.error, path, plan.size)
-        part.commit(force=force or in_place)
-    return Conversion(plan, path, plan.size, time.monotonic() - started)
+    digests = digests or tensor_digests
+    with Background(lambda stopped: check_sources(plan, stopped, digest=digests)) as checking:
+        if plan.is_folder:
+            with PartFolder(path, plan.size) as folder:
+                for output in plan.outputs:
+                    with PartFile(folder.file(output.path), output.size) as part:
+                        _write(output, part, told)
+                        part.sync()
+                        part.commit(force=False)
+                for plain in plan.plain:
+                    with PartFile(folder.file(plain.path), plain.source.size) as part:
+                        _write_plain(plain, part, told)
+                        part.sync()
+                        part.commit(force=False)
+                with _digested(plan, folder.path, tensor_digests) if digests else nullcontext() as reading:
+                    verify(plan, folder.path, progress=on_verify)
+                sources = _checked(plan, checking)
+                folder.commit()
+        else:
+            with PartFile(path, plan.size) as part:
+                (output,) = plan.outputs
+                _write(output, part, told)
+                with Background(lambda _: part.sync()) as flush:
+                    with _digested(plan, part.path, tensor_digests) if digests else nullcontext() as reading:
+                        verify(plan, part.path, progress=on_verify)
+                    sources = _checked(plan, checking)
+                    try:
+                        flush.result()
+                    except OSError as error:
+                        raise write_error(error, path, plan.size) from error
+                part.commit(force=force or in_place)
+    made = reading.result() if reading is not None else ()
+    return Conversion(plan, path, plan.size, time.monotonic() - started, sources, made)
+
+
+def _digested(plan: ConversionPlan, path: str, tensors: bool) -> Background[tuple[OutputDigests, ...]]:
+    from modelhub.convert.content import digest_outputs
+
+    return Background(lambda stopped: digest_outputs(plan, path, stopped, tensors=tensors))
+
+
+def _checked(plan: ConversionPlan, checking: Background[tuple[Integrity, ...]]) -> tuple[Integrity, ...]:
+    """What the sources' checksums said, of sources that are still what they were."""
+    try:
+        return checking.result()
+    finally:
+        _check_unchanged(plan)  # a file that is being written is not a damaged one
 
 
 def check_target(
@@ -122,7 +147,6 @@ def _is_same_file(path: str, source: LocalSource) -> bool:
 def _write(output: OutputFile, part: PartFile, told: Progress) -> None:
     """Write header and tensors, in the order in which they lie in the sources."""
     start = len(output.header)
-    buffer = memoryview(bytearray(BLOCK))
     order = {id(piece.source): n for n, piece in enumerate(p for t in output.tensors for p in t.pieces)}
     try:
         part.write_at(0, output.header)
@@ -130,19 +154,9 @@ def _write(output: OutputFile, part: PartFile, told: Progress) -> None:
         first = [(order[id(t.pieces[0].source)], t.pieces[0].tensor.start, n) for n, t in enumerate(output.tensors)]
         for _, _, index in sorted(first):
             planned = output.tensors[index]
-            begin = start + planned.begin
-            as_they_lie = runs(planned)
-            if as_they_lie is None:
-                for offset, data in stream(planned):
-                    part.write_at(begin + offset, data)
-                    told(len(data))
-                continue
-            for run in as_they_lie:
-                for offset in range(0, run.nbytes, BLOCK):
-                    block = buffer[: min(BLOCK, run.nbytes - offset)]
-                    _read(run.source, run.start + offset, block)
-                    part.write_at(begin + run.offset + offset, block)
-                    told(len(block))
+            for offset, data in stream(planned):
+                part.write_at(start + planned.begin + offset, data)
+                told(len(data))
     except OSError as error:
         raise write_error(error, part.target, output.size) from error
 
@@ -172,24 +186,3 @@ def _check_unchanged(plan: ConversionPlan) -> None:
     for source in plan.sources():
         if isinstance(source, LocalSource):
             source.check_unchanged()
-
-
-class _InBackground:
-    """A system call that waits for the disk, while this thread goes on; its error, if any, is kept in ``error``."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        import threading
-
-        self.error: OSError | None = None
-        self._call = call
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._call()
-        except OSError as error:
-            self.error = error
-
-    def join(self) -> None:
-        self._thread.join()

@@ -8,12 +8,11 @@ which bytes of the source.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 
 from modelhub.container.safetensors import read_safetensors
-from modelhub.convert.base import ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor
+from modelhub.convert.base import ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor, inside
 from modelhub.convert.element import element_offsets, is_element
 from modelhub.convert.stream import BLOCK, lies_ready, runs, stream
 from modelhub.errors import VerificationFailed
@@ -43,13 +42,9 @@ def verify(plan: ConversionPlan, path: str, *, progress: Progress | None = None)
     *progress* is told bytes of tensors as they are compared. Raises :class:`VerificationFailed` naming what differs.
     """
     for output in plan.outputs:
-        _verify_output(plan.source, output, _inside(path, output.path), progress)
+        _verify_output(plan.source, output, inside(path, output.path), progress)
     for plain in plan.plain:
-        _verify_plain(plan.source, plain, _inside(path, plain.path))
-
-
-def _inside(folder: str, relative: str) -> str:
-    return os.path.join(folder, *relative.split("/")) if relative else folder
+        _verify_plain(plan.source, plain, inside(path, plain.path))
 
 
 def _verify_output(name: str, output: OutputFile, path: str, progress: Progress | None) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from modelhub.convert import Conversion, ConversionPlan
+from modelhub.convert import Conversion, ConversionPlan, Integrity, inside
 from modelhub.report.plain import Line, Span, byte_size, counted, line, shortened
 
 SHOWN_LEFTOVERS = 8
@@ -21,8 +21,25 @@ def conversion_lines(conversion: Conversion, verbosity: int = 0) -> Iterator[Lin
     yield line(
         f"    {tensors}, {byte_size(conversion.size)}, every byte compared with the source, {conversion.seconds:.1f} s"
     )
+    yield line(Span(f"    {integrity_sentence(conversion.sources)}", "dim"))
+    for each in conversion.sources:
+        if each.digest is not None:
+            yield line(Span(f"    {each.digest}  {each.source.name}", "dim"))
+    for made in conversion.digests:
+        yield line(Span(f"    {made.whole}  {inside(conversion.target, made.path)}", "dim"))
     yield from _files(conversion.plan)
     yield from _losses(conversion.plan, verbosity)
+
+
+def integrity_sentence(sources: Iterable[Integrity]) -> str:
+    """What the sources' checksums said of the bytes that were copied."""
+    matched = sum(each.matched for each in sources)
+    bare = sum(each.unverifiable for each in sources)
+    if not bare:
+        return f"{counted(matched, 'checksum')} of the source, all matching"
+    if not matched:
+        return "integrity unverifiable: the source has no checksums"
+    return f"{counted(matched, 'checksum')} of the source, all matching; {bare:,} storages have none"
 
 
 def plan_lines(plan: ConversionPlan, target: str, verbosity: int = 0) -> Iterator[Line]:

@@ -154,13 +154,24 @@ def plan_dict(plan: ConversionPlan, target: str | None) -> dict[str, Any]:
         "duplicated_bytes": plan.duplicated_bytes,
         "done": False,
         "seconds": None,
+        "sources": [],
+        "digests": [],
     }
 
 
 def conversion_dict(conversion: Conversion) -> dict[str, Any]:
-    """What a conversion did: the fields of its plan, ``done`` and the ``seconds`` it took."""
+    """What a conversion did: the fields of its plan, ``done`` and the ``seconds`` it took; digests where asked for."""
     return plan_dict(conversion.plan, conversion.target) | {
         "size": conversion.size,
         "done": True,
         "seconds": conversion.seconds,
+        "sources": [
+            {
+                "name": each.source.name,
+                "digest": digest_dict(each.digest),
+                "checksums": {"matched": each.matched, "unverifiable": each.unverifiable},
+            }
+            for each in conversion.sources
+        ],
+        "digests": [{"path": made.path, "digest": digest_dict(made.whole)} for made in conversion.digests],
     }

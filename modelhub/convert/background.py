@@ -1,0 +1,72 @@
+"""Work that other threads do while this one goes on: waiting for the disk, and reading through files for their digests.
+
+Reading, hashing and flushing all leave the interpreter to other threads meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from modelhub.errors import ChangedDuringRead
+from modelhub.source import Source
+
+Result = TypeVar("Result")
+Stopped = threading.Event
+
+_BLOCK = 1 << 20
+
+
+class Background(Generic[Result]):
+    """A call in a thread of its own. It is handed an event after whose setting its answer is not wanted any more.
+
+    A context manager: leaving it waits for the call, and with an error has it stop.
+    """
+
+    def __init__(self, call: Callable[[Stopped], Result]) -> None:
+        self._call = call
+        self._stopped = Stopped()
+        self._results: list[Result] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._call(self._stopped))
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Result:
+        """Wait for the call; what it returned, or raise what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
+
+    def __enter__(self) -> Background[Result]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stopped.set()
+        self._thread.join()
+
+
+def blocks(source: Source, start: int, end: int, stopped: Stopped) -> Iterator[tuple[int, memoryview]]:
+    """The bytes ``[start, end)`` of *source* as (offset, bytes), each block valid until the next is asked for.
+
+    Ends early once *stopped* is set. Raises :class:`ChangedDuringRead` for a source that does.
+    """
+    buffer = memoryview(bytearray(max(0, min(_BLOCK, end - start))))
+    for offset in range(start, end, _BLOCK):
+        if stopped.is_set():
+            return
+        block = buffer[: min(_BLOCK, end - offset)]
+        if source.readinto_at(offset, block) != len(block):
+            raise ChangedDuringRead(f"{source.name}: it became shorter while it was read")
+        yield offset, block

@@ -1,0 +1,84 @@
+"""Whether a source's bytes are those that were once saved, and which bytes those are: its checksums and its digest.
+
+Zip archives have a CRC-32 of every storage, which torch does not look at when it loads them; torch's older formats
+have none, so of them nothing can be said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelhub.container.storages import StorageSource
+from modelhub.convert.background import Stopped, blocks
+from modelhub.convert.base import ConversionPlan, Integrity, file_of
+from modelhub.convert.crc32 import fastest_crc32
+from modelhub.errors import Malformed
+from modelhub.source import Digest, Source
+from modelhub.tensors import StorageRef
+
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """The storages of one file that a plan reads, with the names of the tensors that lie in each."""
+
+    source: Source
+    storages: dict[StorageRef, list[str]]
+
+
+def check_sources(plan: ConversionPlan, stopped: Stopped, *, digest: bool = False) -> tuple[Integrity, ...]:
+    """Read what *plan* reads of each of its files, in order, and compare the checksums of all storages that have one.
+
+    With *digest* each file is read whole, for its SHA-256 as well. Raises :class:`Malformed` naming the tensors whose
+    bytes are not those that were saved. A storage that is packed in its file is checked where it is unpacked.
+    """
+    used: dict[int, _Used] = {id(source): _Used(source, {}) for source in plan.sources()}
+    for tensor in plan.tensors:
+        for piece in tensor.pieces:
+            source = piece.source
+            storage = source.storage if isinstance(source, StorageSource) else piece.tensor.storage
+            used[id(file_of(source))].storages.setdefault(storage, []).append(tensor.name)
+    return tuple(_check(each, stopped, digest) for each in used.values())
+
+
+def _check(used: _Used, stopped: Stopped, digest: bool) -> Integrity:
+    import hashlib
+
+    crc32 = fastest_crc32()
+    sha256 = hashlib.sha256() if digest else None
+    position = 0
+    damaged: list[str] = []
+    checked = [storage for storage in used.storages if storage.plain and storage.crc is not None]
+    for storage in sorted(checked, key=lambda storage: storage.start):
+        if sha256 is not None:
+            for _, data in blocks(used.source, position, storage.start, stopped):
+                sha256.update(data)
+        crc = 0
+        for offset, data in blocks(used.source, storage.start, storage.start + storage.nbytes, stopped):
+            crc = crc32(data, crc)
+            if sha256 is not None:
+                sha256.update(data[max(0, position - offset) :])
+        position = max(position, storage.end)
+        if crc != storage.crc and not stopped.is_set():
+            damaged += used.storages[storage]
+    if sha256 is not None:
+        for _, data in blocks(used.source, position, used.source.size, stopped):
+            sha256.update(data)
+    if damaged:
+        raise Malformed(_sentence(used.source.name, damaged), hint="download it again; its bytes are damaged")
+    bare = [storage for storage in used.storages if storage.crc is None and storage.nbytes]
+    unpacked = [storage for storage in bare if storage.packing is not None and storage.packing.crc is not None]
+    return Integrity(
+        used.source,
+        len(checked) + len(unpacked),
+        len(bare) - len(unpacked),
+        Digest(sha256.hexdigest()) if sha256 is not None else None,
+    )
+
+
+def _sentence(name: str, damaged: list[str]) -> str:
+    shown = ", ".join(f"{tensor!r:.100}" for tensor in damaged[:_NAMED])
+    more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+    tensors = "tensor" if len(damaged) == 1 else "tensors"
+    return f"{name}: the bytes of {tensors} {shown}{more} do not match the checksum that they were saved with"
