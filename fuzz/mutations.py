@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Mapping
 from random import Random
 
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 1 << 40)
 _MAX = 1 << 20
+_SEVEN = b"7z\xbc\xaf\x27\x1c"
 
 
 def mutated(rng: Random, files: Mapping[str, bytes]) -> tuple[str, bytes]:
@@ -17,6 +19,8 @@ def mutated(rng: Random, files: Mapping[str, bytes]) -> tuple[str, bytes]:
     for _ in range(rng.choice([1, 1, 1, 2, 3, 6])):
         _break(rng, data, files)
         del data[_MAX:]
+    if data.startswith(_SEVEN) and len(data) > 32 and rng.random() < 0.8:
+        _mend_checksums(data)
     return name, bytes(data)
 
 
@@ -47,6 +51,13 @@ def _break(rng: Random, data: bytearray, files: Mapping[str, bytes]) -> None:
         data[at:at] = rng.randbytes(rng.randrange(1, 40))
     else:
         _adjust_number(rng, data, at)
+
+
+def _mend_checksums(data: bytearray) -> None:
+    """Make the checksums of a 7z archive's headers right, without which nothing of it is read."""
+    offset, size = struct.unpack_from("<QQ", data, 12)
+    struct.pack_into("<L", data, 28, zlib.crc32(data[32 + offset : 32 + offset + size]))
+    struct.pack_into("<L", data, 8, zlib.crc32(data[12:32]))
 
 
 def _write_number(rng: Random, data: bytearray, at: int) -> None:

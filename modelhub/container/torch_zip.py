@@ -66,7 +66,7 @@ class _Reading:
         self.other_bytes = 0
         self.top = archive.members[0].name.partition("/")[0] + "/" if archive.members else ""
         self.script = any(
-            below_top(m.name) == "constants.pkl" or below_top(m.name).startswith("code/") for m in archive.members
+            part == "constants.pkl" or part.startswith("code/") for part in (below_top(m.name) for m in archive.members)
         )
 
     def checkpoint(self) -> Container:

@@ -21,6 +21,7 @@ _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
+_FIELD = struct.Struct("<2H")
 _END_MAGIC, _LOCATOR_MAGIC, _END64_MAGIC, _CENTRAL_MAGIC = b"PK\5\6", b"PK\6\7", b"PK\6\6", b"PK\1\2"
 
 ZIP64, UNICODE_PATH = 0x0001, 0x7075
@@ -231,7 +232,7 @@ def extra_fields(extra: bytes, name: str, anomalies: list[Anomaly]) -> dict[int,
     position = 0
     sound = True
     while sound and position + 4 <= len(extra):
-        key, length = struct.unpack_from("<HH", extra, position)
+        key, length = _FIELD.unpack_from(extra, position)
         position += 4 + length
         sound = position <= len(extra) and key not in fields
         fields[key] = extra[position - length : position]

@@ -19,7 +19,9 @@ from modelhub.source import BytesSource
 from tests.pickles.assemble import called
 
 ROOT = Path(modelhub.__file__).parent
-SUBJECTS = """pickle tensor zip torch legacy safetensors container folder archive gguf joblib numpy""".split()
+SUBJECTS = (
+    """pickle tensor zip torch legacy safetensors container folder archive gguf joblib numpy onnx compressed""".split()
+)
 
 
 def test_every_contract_exists():
