@@ -38,7 +38,14 @@ from modelhub.tensors import DTYPE_BY_TORCH, DType
 CallContract = Callable[[Call], str | None]
 StateContract = Callable[[Value, Call], str | None]
 
-_FACTORIES = {"int", "float", "bool", "str", "bytes", "list", "dict", "set", "tuple", "OrderedDict"}
+_FACTORIES = frozenset(
+    """int long float bool complex str unicode bytes list dict set frozenset tuple OrderedDict Counter deque""".split()
+)
+_LAYOUTS = frozenset(
+    f"torch.{layout}"
+    for layout in ("strided", "jagged", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "_mkldnn")
+)
+_TIMES = (("datetime", "timedelta"), ("datetime", "timezone"))
 _EXPANSION = 1 << 28  # bytes; a tensor of more than that, and of 16 times its storage, is an attack on memory
 
 
@@ -53,6 +60,29 @@ def plain(call: Call) -> str | None:
     return (
         None if args is not None and all(map(is_plain_tree, args)) else "its arguments are not plain numbers and text"
     )
+
+
+def moment(call: Call) -> str | None:
+    """Numbers, text and bytes, and among them a span of time or a time zone: ``timezone(timedelta(0, 3600))``."""
+    args = arguments(call, 0, 16)
+    if args is not None and all(is_plain_tree(arg) or is_call_of(arg, *_TIMES) for arg in args):
+        return None
+    return "its arguments are not plain numbers and text"
+
+
+def none_type(call: Call) -> str | None:
+    """``type(None)``; ``type`` itself makes classes of what it is given."""
+    if call.opcode == "REDUCE" and arguments(call, 1, 1) == (None,):
+        return None
+    return "it is not the spelling of the type of None"
+
+
+def layout(call: Call) -> str | None:
+    """``_get_layout('torch.strided')``: one of torch's layouts, looked up by its name."""
+    args = arguments(call, 1, 1)
+    if args is not None and type(args[0]) is str and args[0] in _LAYOUTS:
+        return None
+    return "it is not the name of one of torch's layouts"
 
 
 def mapping(call: Call) -> str | None:
@@ -254,8 +284,11 @@ CALLS: Mapping[str, CallContract] = {
     "default-mapping": default_mapping,
     "empty": empty,
     "latin1": latin1,
+    "layout": layout,
     "mapping": mapping,
+    "moment": moment,
     "nested": nested,
+    "none-type": none_type,
     "numpy-array": numpy_array,
     "numpy-buffer": numpy_buffer,
     "numpy-dtype": numpy_dtype,

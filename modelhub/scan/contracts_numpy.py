@@ -23,9 +23,11 @@ _CLASSES = {
     "Float32DType": "f4",
     "Float64DType": "f8",
 }
+_ARRAYS = ("numpy.ndarray", "numpy.matrix", "numpy.matrixlib.defmatrix.matrix")
 _OBJECT = "O8"
 _OBJECT_FLAGS = 63  # NPY_OBJECT_DTYPE_FLAGS
 _TEXT_FLAGS = (0, 8)  # none, or NPY_NEEDS_INIT
+_RECORD_FLAGS = 0x8 | 0x10 | 0x80  # NPY_NEEDS_INIT, NPY_NEEDS_PYAPI, NPY_ALIGNED_STRUCT: none for objects
 
 
 def numpy_dtype(call: Call) -> str | None:
@@ -49,7 +51,7 @@ def numpy_array(call: Call) -> str | None:
     args = arguments(call, 3, 3)
     if args is not None:
         kind, shape, letter = args
-        if type(kind) is Global and kind.qualified == "numpy.ndarray" and shape == (0,) and is_bytes(letter):
+        if type(kind) is Global and kind.qualified in _ARRAYS and shape == (0,) and is_bytes(letter):
             return None
     return "it is not the spelling of a numpy array"
 
@@ -73,6 +75,8 @@ def numpy_dtype_state(state: Value, target: Call) -> str | None:
     if letter is None or type(state) is not tuple or not 8 <= len(state) <= 9:
         return wrong
     version, order, base, names, fields, size, alignment, flags = state[:8]
+    if letter[0] == "V" and (base, names) != (None, None):
+        return None if len(state) == 8 and _is_record(state, _width(letter) or 0) else wrong
     if version not in (3, 4) or order not in ("<", ">", "|", "=") or (base, names, fields) != (None, None, None):
         return wrong
     if not all(type(number) is int for number in (version, size, alignment, flags)):
@@ -86,6 +90,49 @@ def numpy_dtype_state(state: Value, target: Call) -> str | None:
     else:
         fits = size == _width(letter) and alignment in (1, 4) and flags in _TEXT_FLAGS
     return None if fits else wrong
+
+
+def _is_record(state: tuple[Value, ...], width: int) -> bool:
+    """``(3, '|', None, names, {name: (type, offset)}, size, alignment, flags)``, every field inside the record; or
+    ``(3, '|', (type, shape), None, None, ...)``, a small array as one element."""
+    version, order, base, names, fields, size, alignment, flags = state
+    if (version, order) != (3, "|") or size != width or not (is_count(alignment) and 0 < alignment <= 16):
+        return False
+    if type(flags) is not int or flags & ~_RECORD_FLAGS:
+        return False
+    if base is not None:
+        return names is None and fields is None and _is_small_array(base, width)
+    if type(names) is not tuple or type(fields) is not Dict or len(names) != len(fields.pairs):
+        return False
+    for name, (key, field) in zip(names, fields.pairs, strict=True):
+        if type(name) is not str or key != name or type(field) is not tuple or len(field) != 2:
+            return False
+        inner, offset = field
+        if not is_count(offset) or offset + (_field_width(inner) or width + 1) > width:
+            return False
+    return True
+
+
+def _field_width(dtype: Value) -> int | None:
+    """Bytes of a record's field: of plain elements, or a small array of them, but no further record."""
+    letter = _letter(dtype)
+    if letter is None or letter == _OBJECT:
+        return None
+    width = _width(letter) or 0
+    if letter[0] != "V" or not dtype.states:
+        return width
+    state = dtype.states[0]
+    small = len(dtype.states) == 1 and type(state) is tuple and len(state) == 8 and _is_small_array(state[2], width)
+    return width if small else None
+
+
+def _is_small_array(base: Value, width: int) -> bool:
+    """``(type, shape)`` of plain elements that fill *width* bytes."""
+    if type(base) is not tuple or len(base) != 2:
+        return False
+    letter, counts = _letter(base[0]), counts_of(base[1])
+    plain = letter is not None and letter != _OBJECT and letter[0] != "V"
+    return plain and counts is not None and (_width(letter) or 0) * product(counts) == width
 
 
 def numpy_array_state(state: Value, target: Call) -> str | None:

@@ -15,6 +15,7 @@ class Allowed:
 
     ``call`` and ``build`` name contracts of :mod:`modelhub.scan.contracts` (``None``: it may not be called, its
     instances not be given a state); ``pairs`` and ``items`` say whether items may be set on or added to an instance.
+    ``misuse`` is how bad any other call of it is.
     """
 
     tier: str
@@ -22,6 +23,7 @@ class Allowed:
     build: str | None = None
     pairs: bool = False
     items: bool = False
+    misuse: Severity = Severity.MEDIUM
 
 
 class Denied(NamedTuple):

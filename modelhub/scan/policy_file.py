@@ -49,6 +49,7 @@ def _policy(data: Mapping[str, Any]) -> Policy:
             entry.get("build"),
             entry.get("pairs", False),
             entry.get("items", False),
+            Severity[entry.get("misuse", "medium").upper()],
         )
         for entry in data["allow"]
         for name in entry["names"].split()

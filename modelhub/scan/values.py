@@ -6,6 +6,7 @@ from modelhub.pickles import Blob, Call, Dict, Global, Value
 from modelhub.pickles.elements import is_count
 
 ORDERED_DICT = (("collections", "OrderedDict"), ("typing", "OrderedDict"))
+_BYTES = (("builtins", "bytes"), ("__builtin__", "bytes"))
 
 
 def is_plain(value: Value) -> bool:
@@ -26,8 +27,8 @@ def is_call_of(value: Value, *names: tuple[str, str]) -> bool:
 
 
 def is_bytes(value: Value) -> bool:
-    """Bytes, or the way protocol 2 spells them: ``_codecs.encode(text, 'latin1')``; or Python 2's text."""
-    return type(value) in (bytes, str, Blob) or is_call_of(value, ("_codecs", "encode"))
+    """Bytes, or as protocol 2 spells them: ``_codecs.encode(text, 'latin1')``, ``bytes()``; or Python 2's text."""
+    return type(value) in (bytes, str, Blob) or is_call_of(value, ("_codecs", "encode"), *_BYTES)
 
 
 def length_of(value: Value) -> int | None:
@@ -36,6 +37,8 @@ def length_of(value: Value) -> int | None:
         return len(value)
     if type(value) is Blob:
         return None if value.kind == "str" else value.nbytes
+    if is_call_of(value, *_BYTES):
+        return 0
     text = value.args[0] if type(value) is Call and type(value.args) is tuple and value.args else None
     return len(text) if type(text) is str else None
 

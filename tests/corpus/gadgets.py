@@ -17,8 +17,9 @@ __builtin__ execfile
 __builtin__ file
 __builtin__ reduce
 _aix_support _read_cmd_output GHSA-g38g-8gr9-h9xp CVE-2026-56315 GHSA-5hwf-rc88-82xm
+_bootsubprocess Popen
 _codecs lookup
-_ctypes dlopen GHSA-4675-36f9-wf6r
+_ctypes dlopen
 _frozen_importlib _call_with_frames_removed
 _frozen_importlib_external SourceFileLoader
 _imp load_dynamic
@@ -33,9 +34,11 @@ _pyrepl.pager pipe_pager GHSA-g38g-8gr9-h9xp CVE-2026-56315
 _signal raise_signal
 _socket socket
 _thread start_new_thread
-_xxsubinterpreters run_string
+_xxsubinterpreters run_string GHSA-6ggj-6f2q-f7mx
+_interpreters exec GHSA-6ggj-6f2q-f7mx
 aiohttp.client ClientSession
 antigravity geohash
+argparse FileType
 ast literal_eval
 asyncio run_coroutine_threadsafe
 asyncio.base_events BaseEventLoop
@@ -44,11 +47,11 @@ asyncio.unix_events _UnixSubprocessTransport._start GHSA-q77w-mwjj-7mqx GHSA-f7q
 atexit register GHSA-m6fh-58r7-x697
 bdb Bdb.run
 boto3 client
-builtins __import__
+builtins __import__ GHSA-h4rm-mm56-xf63 CVE-2026-22612
 builtins breakpoint
 builtins compile
 builtins delattr
-builtins eval
+builtins eval GHSA-h4rm-mm56-xf63 CVE-2026-22612
 builtins exec
 builtins getattr
 builtins globals
@@ -60,7 +63,8 @@ builtins setattr
 builtins type
 builtins vars
 bz2 open
-cProfile run GHSA-49gj-c84q-6qm9 GHSA-p523-jq9w-64x9
+copy _reconstruct
+cProfile run GHSA-49gj-c84q-6qm9 GHSA-p523-jq9w-64x9 CVE-2026-22607
 cProfile runctx GHSA-9w88-8rmg-7g2p
 cgitb lookup
 cloudpickle loads
@@ -80,6 +84,7 @@ crypt crypt
 ctypes CDLL GHSA-4675-36f9-wf6r GHSA-5hvc-6wx8-mvv4 CVE-2026-22608
 ctypes.util find_library
 curses wrapper
+dataclasses _create_fn
 dataclasses make_dataclass
 dbm open
 dill loads
@@ -118,7 +123,7 @@ idlelib.pyshell ModifiedInterpreter.runcommand GHSA-j343-8v2j-ff7w
 idlelib.run Executive.runcode GHSA-m869-42cg-3xwr
 imaplib IMAP4_stream GHSA-g38g-8gr9-h9xp CVE-2026-56315
 imp load_source
-importlib import_module
+importlib import_module GHSA-q5qq-mvfm-j35x CVE-2026-22609
 importlib reload
 importlib.machinery SourceFileLoader
 importlib.util spec_from_file_location
@@ -142,15 +147,16 @@ logging.config fileConfig
 logging.config dictConfig
 lzma open
 mailcap findmatch
-marshal loads GHSA-565g-hwwr-4pp3
+marshal loads GHSA-565g-hwwr-4pp3 CVE-2025-67747
 mimetypes init
+mlflow.projects.backend.local _run_entry_point
 mmap mmap
 modelaudit.cli main
 modelscan.modelscan ModelScan
 modulefinder ModuleFinder.run_script
 multiprocessing Process
 multiprocessing.reduction steal_handle
-multiprocessing.util spawnv_passfds GHSA-g38g-8gr9-h9xp CVE-2026-56315
+multiprocessing.util spawnv_passfds GHSA-q5qq-mvfm-j35x CVE-2026-22609
 netrc netrc
 nntplib NNTP
 nt system
@@ -191,6 +197,7 @@ pandas read_csv
 pandas read_json
 pandas read_pickle
 pandas.core.computation.eval eval
+pandas.io.parsers.readers read_csv
 pandas.io.pickle read_pickle
 paramiko SSHClient
 pathlib Path.unlink
@@ -206,6 +213,7 @@ pip main GHSA-655q-fx9r-782v CVE-2025-1716
 pip._internal main GHSA-655q-fx9r-782v CVE-2025-1716
 pip._internal.cli.main main GHSA-655q-fx9r-782v CVE-2025-1716
 pipes Template
+pipes Template.copy
 pkgutil resolve_name GHSA-vvpj-8cmc-gx39
 platform popen
 platform _syscmd_file
@@ -218,27 +226,31 @@ profile Profile.runctx GHSA-6vqj-c2q5-j97w
 profile run GHSA-7wx9-6375-f5wh
 psutil Popen
 pstats Stats
-pty spawn GHSA-vqmv-47xg-9wpr GHSA-r7v6-mfhq-g3m2
+pty spawn GHSA-vqmv-47xg-9wpr GHSA-hgrh-qx5j-jfwx GHSA-r7v6-mfhq-g3m2 CVE-2025-67748
 py_compile compile
 pyclbr readmodule
+pydantic _dynamic_imports
 pydoc locate GHSA-84r2-jw7c-4r5q GHSA-5hvc-6wx8-mvv4 CVE-2026-22608
 pydoc pipepager
 pydoc safeimport
 queue Queue
 random _os.system
 ray remote
+readline read_init_file
 requests get
 requests.api get
 rlcompleter Completer
 runpy _run_code
 runpy run_module
-runpy run_path GHSA-wfq2-52f7-7qvj
+runpy run_path GHSA-wfq2-52f7-7qvj CVE-2026-22606
 runpy _run_module_code
 scipy.io.matlab loadmat
+scipy.stats._distn_infrastructure rv_continuous
 scipy.weave inline
 select poll
 sched scheduler
 setuptools setup
+setuptools._distutils.spawn spawn
 shelve open
 shutil copyfile
 shutil move
@@ -287,6 +299,7 @@ torch.hub load
 torch.jit load
 torch.jit.annotations parse_type_line CVE-2022-45907
 torch.jit.unsupported_tensor_ops execWrapper GHSA-vr7h-p6mm-wpmh
+torch.library torch.utils.collect_env.run
 torch.package PackageImporter
 torch.serialization load
 torch.serialization _legacy_load
@@ -301,17 +314,20 @@ trace Trace.run GHSA-5qwp-399c-mjwf
 trace Trace.runctx GHSA-g344-hcph-8vgg
 transformers.dynamic_module_utils get_class_from_dynamic_module
 turtle onclick
-types CodeType GHSA-565g-hwwr-4pp3
-types FunctionType GHSA-565g-hwwr-4pp3
+types CodeType GHSA-565g-hwwr-4pp3 CVE-2025-67747
+types FunctionType GHSA-565g-hwwr-4pp3 CVE-2025-67747
+typing _eval_type
+typing ForwardRef
 typing get_type_hints
 unittest.mock patch
 urllib urlopen
 urllib.request urlopen
 urllib.request urlretrieve
 urllib2 urlopen
+uu decode
 uuid _get_command_stdout GHSA-g38g-8gr9-h9xp CVE-2026-56315 GHSA-5hwf-rc88-82xm
-uuid _popen GHSA-g38g-8gr9-h9xp CVE-2026-56315
-venv create GHSA-vqmv-47xg-9wpr
+uuid _popen
+venv create
 weakref finalize
 webbrowser open
 webbrowser BackgroundBrowser

@@ -7,6 +7,7 @@ import collections
 import datetime
 import pathlib
 import pickle
+import random
 import struct
 import sys
 import types
@@ -75,6 +76,33 @@ OBJECTS = {
         "device": torch.device("cuda", 0),
         "size": torch.Size([1, 2]),
     },
+    "rarer python data": {
+        "bytes": [b"", bytearray()],
+        "types": [type(None), int, complex, frozenset],
+        "alone": [..., NotImplemented, None],
+        "defaults": [collections.defaultdict(int), collections.defaultdict(collections.Counter)],
+        "zones": [datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC), datetime.timezone(datetime.timedelta(0, 60))],
+        "layout": torch.strided,
+        "range": range(3),
+    },
+    "rarer numpy data": {
+        "types": [np.float32, np.int64, np.bool_],
+        "record": np.zeros(2, dtype=[("a", "f4"), ("b", "i8", (2,)), ("c", "U3")]),
+        "aligned": np.zeros(2, dtype=np.dtype([("a", "f4"), ("b", "i1")], align=True)),
+        "small arrays": np.dtype((np.float32, (2,))),
+        "empty text": [np.str_(""), np.bytes_(b""), np.array([""])],
+        "matrix": np.matrix([[1, 2]]),
+        "date": np.datetime64("2024-01-02"),
+        "void": np.zeros(1, dtype="V3"),
+        "fortran": np.asfortranarray(np.zeros((2, 3))),
+    },
+    "random states": {
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.RandomState(1).get_state(),
+        "numpy as a dict": np.random.RandomState(1).get_state(legacy=False),
+        "python": random.Random(1).getstate(),
+    },
+    "optimizer": torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=torch.tensor(1e-3)).state_dict(),
     "expanded": {"w": torch.zeros(1).expand(4, 4), "t": torch.zeros(2, 3).t()},
     "tied": dict.fromkeys("ab", torch.zeros(4)),
     "list of tensors": [torch.zeros(2), torch.zeros(3)],
@@ -136,8 +164,14 @@ def test_whole_networks_are_unknown_and_not_called_malware():
 
 @pytest.mark.parametrize(
     "value",
-    [torch.eye(2).to_sparse(), torch.eye(2).to_sparse_csr(), torch.zeros(2, device="meta")],
-    ids=["coo", "csr", "meta"],
+    [
+        torch.eye(2).to_sparse(),
+        torch.eye(2).to_sparse_csr(),
+        torch.zeros(2, device="meta"),
+        torch.Generator(),
+        np.random.default_rng(1),
+    ],
+    ids=["coo", "csr", "meta", "generator", "numpy generator"],
 )
 def test_unmodelled_tensors_are_unknown_by_name(value):
     """Valid torch that is not modelled is UNKNOWN, and the finding names it."""

@@ -177,3 +177,69 @@ def test_parts_of_a_network_are_not_malware(part):
 def test_what_only_looks_like_part_of_a_network_is_unsafe(part):
     """A method of something else, a hidden attribute, and any call of the result are what they are."""
     assert judged(b"\x80\x02" + part + b".").verdict is Verdict.UNSAFE
+
+
+def record(fields: dict[str, tuple[object, ...]], *, size: int = 8, flags: int = 16, **given: object) -> Call:
+    """numpy's element type of *size* bytes with named fields."""
+    names = given.get("names", tuple(fields))
+    return Call(DTYPE, (f"V{size}", False, True), state=(3, "|", given.get("base"), names, fields, size, 1, flags))
+
+
+def test_records_are_of_plain_elements_inside_them():
+    """A record of numpy's is proven when its fields are plain elements that lie inside it, and not otherwise."""
+    number = dtype("f4")
+    assert judged(dumps(record({"a": (number, 0), "b": (number, 4)}))).verdict is Verdict.SAFE
+    objects = dtype("O8", (3, "|", None, None, None, -1, -1, 63))
+    inner = record({"a": (number, 0), "b": (number, 4)})
+    for lie in (
+        record({"a": (number, 8)}),
+        record({"a": (number, -4)}),
+        record({"a": (number, 0)}, flags=63),
+        record({"a": (objects, 0)}),
+        record({"a": (objects, 0)}, flags=27),
+        record({"a": (inner, 0)}),
+        record({"a": ("f4", 0)}),
+        record({"a": (number, 0)}, names=("b",)),
+        record({}, names=None, base=(number, (3,))),
+        record({}, names=None, base=(objects, (1,))),
+    ):
+        report = judged(dumps(lie))
+        assert report.verdict is Verdict.SUSPICIOUS and rules(report) == {"state.misused"}, report.findings
+
+
+def test_a_record_in_itself_is_not_safe():
+    """A record that is its own field would have numpy follow it without end."""
+    made = called("numpy", "dtype", text("V8") + b"\x89\x88") + b"q\x00"
+    fields = b"}" + text("a") + b"h\x00K\x00\x86s"
+    itself = made + b"(K\x03" + text("|") + b"N" + text("a") + b"\x85" + fields + b"K\x08K\x01K\x10tb"
+    assert judged(b"\x80\x02" + itself + b".").verdict is Verdict.SUSPICIOUS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        called("builtins", "type", text("x")),
+        called("builtins", "type", text("x") + b")}"),
+        imported("builtins", "type") + b"N\x85\x81",
+        b"(Nibuiltins\ntype\n",
+    ],
+)
+def test_the_type_of_none_is_all_that_type_may_make(body):
+    """``type(None)`` is plain data; any other call of ``type``, which makes classes, is UNSAFE."""
+    assert judged(b"\x80\x02" + called("builtins", "type", b"N") + b".").verdict is Verdict.SAFE
+    assert judged(b"\x80\x02" + body + b".").verdict is Verdict.UNSAFE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        called("torch.serialization", "_get_layout", text("torch.load")),
+        called("datetime", "datetime", called("builtins", "set", b"]")),
+        called("builtins", "bytes", b"J\xff\xff\xff\x7f"),
+        called("numpy", "float32", text("1")),
+    ],
+)
+def test_rare_names_keep_to_their_roles(body):
+    """What is allowed for the sake of rare plain data is allowed in that spelling alone."""
+    report = judged(b"\x80\x02" + body + b".")
+    assert report.verdict is Verdict.SUSPICIOUS and rules(report) == {"call.misused"}

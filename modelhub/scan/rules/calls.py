@@ -41,7 +41,7 @@ def judge_calls(trace: Trace, policy: Policy, followed: Container[int]) -> Itera
                 wrong = "the bytes that torch would load as a file of their own were not examined"
         if wrong is not None:
             message = f"calls {callee.qualified} in an unusual way: {wrong}"
-            yield _finding("call.misused", Severity.MEDIUM, message, call.offset, call)
+            yield _finding("call.misused", role.misuse, message, call.offset, call)
         if (call.pairs and not role.pairs) or (call.items and not role.items):
             message = f"adds items to a {callee.qualified}"
             yield _finding("items.misused", Severity.MEDIUM, message, call.offset, call)
