@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from modelhub.anomalies import Anomaly
@@ -10,6 +12,11 @@ from modelhub.container.base import PickleProgram, Skipped
 from modelhub.container.nesting import Nesting
 from modelhub.pickles import Global, Limits, Trace, trace_pickle
 from modelhub.source import Source
+
+_PROTO = re.compile(rb"\x80[\x02-\x05]")
+_HIDDEN = 8
+_HIDDEN_BYTES = 256 << 10
+"""Places where a pickle may begin behind other bytes, and bytes of each, that are looked at."""
 
 MAX_PROGRAMS = 64
 MAX_FOLLOWING = 8 << 20
@@ -66,6 +73,9 @@ def read_programs(
             break
         trace = trace_pickle(source, position, end, SMALL)
         if not acts(trace):
+            hidden = _behind(source, position, min(end, first.end + MAX_FOLLOWING))
+            if hidden is not None:
+                programs.append(PickleProgram(hidden, member, "other", base, source))
             message = f"{end - position} bytes follow the pickle's STOP"
             anomalies.append(Anomaly("pickle.trailing-bytes", message, member, position - base))
             skipped.append(Skipped("the bytes after the pickle are of no known form", member))
@@ -90,6 +100,19 @@ def hand_over(source: Source, programs: Sequence[PickleProgram], nesting: Nestin
         tuple(odd for inner in found for odd in inner.anomalies),
         tuple(skip for inner in found for skip in inner.skipped),
     )
+
+
+def _behind(source: Source, start: int, end: int) -> Trace | None:
+    """A pickle that calls something, behind padding or other bytes that are none: what a loader that looks for the
+    next pickle would run. Those of protocols without a mark are only looked for behind white space and zeros."""
+    data = source.read_at(start, end - start)
+    padding = len(data) - len(data.lstrip(b"\0\t\n\r "))
+    marks = islice(_PROTO.finditer(data), _HIDDEN)
+    for place in (padding, *(mark.start() for mark in marks)):
+        trace = trace_pickle(source, start + place, min(end, start + place + _HIDDEN_BYTES), SMALL)
+        if trace.calls and trace.stopped and all(map(_could_be_imported, trace.imports)):
+            return trace
+    return None
 
 
 def acts(trace: Trace) -> bool:

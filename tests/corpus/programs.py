@@ -369,6 +369,9 @@ def _several() -> Iterator[Item]:
     yield Item("several pickles", "after junk", harmless + b"junk" * 9 + PROGRAM)
     memo = b"\x80\x02" + imported("os", "system") + b"q\x00."
     yield Item("memo trick", "carried over to the next pickle", memo + b"\x80\x02h\x00" + _TRUE + b"\x85R.")
+    for what, between in (("zeros", bytes(64)), ("a line break", b"\n"), ("other bytes", b"\xff" * 40)):
+        yield Item("several pickles", f"behind {what}", harmless + between + PROGRAM)
+    yield Item("several pickles", "of protocol 0 behind zeros", harmless + bytes(8) + b"cos\nsystem\n(S'true'\ntR.")
     yield Item("several pickles", "a hundred harmless ones first", harmless * 100 + PROGRAM)
 
 
