@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from modelhub.samples.layouts import hypernetwork
+from modelhub.samples.torch_files import write_torch_zip
+from modelhub.samples.wrappers import a1111_hypernetwork
 from tests.cli.run import modelhub
 
 Make = Callable[..., None]
@@ -137,3 +140,21 @@ def test_wrong_wishes_are_one_sentence(make: Make, options: tuple[str, str]) -> 
     assert ran.code == 2
     assert ran.err.startswith("error: ")
     assert os.listdir() == ["safe.pt"]
+
+
+def test_a_hypernetwork_comes_back(make: Make) -> None:
+    """restore makes the .pt file of a converted hypernetwork again, and refuses other models."""
+    write_torch_zip("hn.pt", a1111_hypernetwork("hn", hypernetwork()))
+    assert modelhub("convert", "hn.pt", "hn.safetensors").code == 0
+    ran = modelhub("restore", "hn.safetensors", "back.pt")
+    assert ran.code == 0
+    assert "converted  back.pt  from hn.safetensors" in ran.out
+    assert modelhub("convert", "back.pt").code == 0
+    assert Path("back.safetensors").read_bytes() == Path("hn.safetensors").read_bytes()
+    (report,) = modelhub("restore", "hn.safetensors", "--force", "--format", "json").json()["reports"]
+    assert (report["source"], report["target"], report["done"]) == ("hn.safetensors", "hn.pt", True)
+    make("safe.pt")
+    assert modelhub("convert", "safe.pt").code == 0
+    ran = modelhub("restore", "safe.safetensors", "x.pt")
+    assert (ran.code, ran.out) == (2, "")
+    assert "is no hypernetwork's layer" in ran.err
