@@ -129,7 +129,8 @@ class Inspection(NamedTuple):
             return cut_off[0]
         if not skipped and all(part.state_dict is not None for part in parts) and any(self.tensors()):
             return None
-        reasons = [anomaly.message for anomaly in odd if anomaly.rule != "container.wrong-extension"]
+        of_names = ("container.wrong-extension", "container.partial-download")
+        reasons = [anomaly.message for anomaly in odd if anomaly.rule not in of_names]
         return next(iter(reasons + skipped), "no tensors in it")
 
 

@@ -23,7 +23,8 @@ TOO_MANY = "the archive has more pickles than are looked at"
 
 _INERT = frozenset({"empty", "html", "image", "json", "text", "unknown"})
 _SAY_NOTHING = frozenset(
-    {f"container.{word}" for word in ("empty", "html-page", "not-examined", "unknown", "wrong-extension")}
+    f"container.{word}"
+    for word in ("empty", "html-page", "not-examined", "unknown", "wrong-extension", "partial-download")
 )
 
 _TOLD = 20

@@ -11,7 +11,7 @@ from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, PickleProgram, Skipped
 from modelhub.container.nesting import Nesting, Opener
 from modelhub.container.programs import acts, hand_over
-from modelhub.container.sniff import COMPRESSED, HEAD, KINDS, PICKLE_FIRST, expected_kinds, sniff
+from modelhub.container.sniff import COMPRESSED, HEAD, KINDS, PARTIAL, PICKLE_FIRST, expected_kinds, sniff
 from modelhub.pickles import Limits, Trace, trace_pickle
 from modelhub.source import Source
 
@@ -41,7 +41,7 @@ def _open(source: Source, nesting: Nesting) -> Container:
         container = _with_hidden_pickle(container, source, head, nesting)
     if kind not in ("zip", "empty") and _ends_as_zip(source):
         container = _with_hidden_zip(container, source, nesting)
-    odd = _wrong_extension(container)
+    odd = _odd_name(container)
     anomalies = container.anomalies if odd is None else (odd, *container.anomalies)
     return replace(container, anomalies=_at_most(_MAX_ALIKE, anomalies), skipped=_first(container.skipped))
 
@@ -184,8 +184,11 @@ def _not_examined(source: Source, kind: str, head: bytes) -> Container:
     return Container(kind, source.name, source, anomalies=(odd,), skipped=skipped)
 
 
-def _wrong_extension(container: Container) -> Anomaly | None:
-    """The name's extension promises another kind of file; says nothing where it is no model at all."""
+def _odd_name(container: Container) -> Anomaly | None:
+    """The name is an unfinished download's, or promises another kind of file, where that is a model at all."""
+    if container.name.lower().endswith(PARTIAL):
+        message = f"named {os.path.splitext(container.name)[1]}, as a download is that has not ended"
+        return Anomaly("container.partial-download", message)
     expected = expected_kinds(container.name)
     if (
         expected is None

@@ -108,6 +108,10 @@ _EXPECTED: Mapping[str, frozenset[str]] = {
 }
 
 
+PARTIAL = (".crdownload", ".part", ".partial", ".download", ".aria2", ".opdownload", ".incomplete", ".!ut", ".!qb")
+"""Extensions of downloads that have not ended."""
+
+
 def expected_kinds(name: str) -> frozenset[str] | None:
     """The kinds that a file called *name* promises to be; ``None`` when its extension promises nothing."""
     return _EXPECTED.get(os.path.splitext(name)[1].lower())

@@ -53,7 +53,8 @@ def convertible(container: Container, *, dense: bool = False) -> StateDict:
     name = container.name
     for anomaly in container.anomalies:
         if anomaly.rule.endswith(".truncated"):
-            raise Truncated(f"{name}: {anomaly.message}", hint=_AGAIN)
+            told = f"; {anomaly.evidence}" if anomaly.evidence else ""
+            raise Truncated(f"{name}: {anomaly.message}{told}", hint=_AGAIN)
     arrays = container.kind == "zip" and container.state_dict is not None
     if container.kind not in CONVERTED_KINDS and container.kind != "safetensors" and not arrays:
         hint = "unpack it, and convert what is in it" if container.kind in _WRAPPERS else None

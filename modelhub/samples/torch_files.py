@@ -10,7 +10,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from modelhub.samples.pickling import Import, dumps
 from modelhub.samples.weights import Chunks, Storage
@@ -23,9 +23,14 @@ _DIRECTORY_ENTRY = struct.Struct("<4sHHHHHHIIIHHHHHII")
 
 
 def write_torch_zip(
-    path: str | os.PathLike[str], value: Any, *, root: str | None = None, before: Iterable[Any] = ()
+    path: str | os.PathLike[str],
+    value: Any,
+    *,
+    root: str | None = None,
+    before: Iterable[Any] = (),
+    since: Literal["1.6", "2.1", "2.13"] = "2.13",
 ) -> None:
-    """Write *value* to *path* byte for byte in the layout of torch 2.13's ``torch.save``.
+    """Write *value* to *path* byte for byte in the layout of torch 2.13's ``torch.save``, or of torch *since* another.
 
     *root* is the folder within the archive; torch takes the file's name without its extension. *before* is what
     loading makes first and drops. Raises ``ValueError`` when a weight's chunks are not as long as its storage.
@@ -36,13 +41,16 @@ def write_torch_zip(
     with open(path, "wb") as file:
         archive = _Archive(file, name)
         archive.add("data.pkl", program)
-        archive.add(".format_version", b"1")
-        archive.add(".storage_alignment", b"64")
-        archive.add("byteorder", b"little")
-        for key, storage in keys.storages.items():
-            archive.stream(f"data/{key}", storage.nbytes, storage.chunks())
+        if since == "2.13":
+            archive.add(".format_version", b"1")
+            archive.add(".storage_alignment", b"64")
+        if since != "1.6":
+            archive.add("byteorder", b"little")
+        for key in keys.storages if since == "2.13" else sorted(keys.storages):
+            archive.stream(f"data/{key}", keys.storages[key].nbytes, keys.storages[key].chunks())
         archive.add("version", b"3\n")
-        archive.add(".data/serialization_id", archive.fingerprint())
+        if since != "1.6":
+            archive.add(".data/serialization_id", archive.fingerprint())
         archive.finish()
 
 

@@ -130,7 +130,7 @@ def _tensors(container: Container, maker: Maker) -> tuple[TensorInfo, ...]:
         raise UnknownContainer(f"{name}: a folder is not loaded as a whole; name one of its files")
     for anomaly in container.anomalies:
         if anomaly.rule.endswith(".truncated"):
-            raise Truncated(f"{name}: {anomaly.message}")
+            raise Truncated(f"{name}: {anomaly.message}" + (f"; {anomaly.evidence}" if anomaly.evidence else ""))
     if container.kind not in _KINDS or (container.kind == "zip" and container.state_dict is None):
         raise UnknownContainer(f"{name}: {KINDS.get(container.kind, container.kind)} is not read for its tensors")
     for anomaly in container.anomalies:

@@ -194,6 +194,13 @@ def test_zip_behind_a_pickle():
     assert len(imports(container)) == 1
 
 
+@pytest.mark.parametrize("name", ["model.safetensors.crdownload", "MODEL.CKPT.part", "blob.incomplete"])
+def test_unfinished_downloads_are_known_by_their_names(name):
+    """What browsers and download programs call a file that they are still fetching is told."""
+    assert "container.partial-download" in rules(opened(FILES["torch-zip"], name))
+    assert "container.partial-download" not in rules(opened(FILES["torch-zip"], "part.ckpt"))
+
+
 def test_tar_is_found_before_pickles_are():
     """torch tries tar before its legacy format, by checksum alone; so a tar that begins like a pickle is a tar."""
     data = bytearray(tar_of(**{"\x80\x02N.x": b"", "pickle": hostile()}))
