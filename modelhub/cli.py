@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "inspect": "Say which model a file is: container, identity, tensors, metadata.",
     "convert": "Turn a checkpoint into safetensors, never executing anything.",
     "restore": "Make a hypernetwork's safetensors file the .pt that programs load.",
+    "verify": "Check a converted file against its receipt or its source.",
     "explain": "Explain a rule of the scanner: its meaning, an example, what to do.",
     "list": "List the catalog's records.",
     "show": "Show everything the catalog knows of one record.",

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 )
 @click.option("--delete-source", is_flag=True, help="Delete SRC once the output is verified.")
 @click.option("--digests", is_flag=True, help="Compute the SHA-256 of SRC and of what is written, in the same pass.")
+@click.option("--receipt", is_flag=True, help="Write OUT.receipt.json, with which 'modelhub verify' checks OUT later.")
 @click.option("--force", is_flag=True, help="Replace DST if it is a file that exists.")
 @click.option("--salvage", is_flag=True, help="Copy the tensors of a file that is not SAFE as well.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
@@ -69,6 +70,7 @@ def command(
     in_place: bool,
     delete_source: bool,
     digests: bool,
+    receipt: bool,
     force: bool,
     salvage: bool,
     dry_run: bool,
@@ -94,6 +96,7 @@ def command(
             in_place=in_place,
             delete_source=delete_source,
             digests=digests,
+            receipt=receipt,
             force=force,
             salvage=salvage,
             dry_run=dry_run,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from modelhub.container import Container, open_path
+from modelhub.container import Container
 from modelhub.convert.base import (
     Assembly,
     Conversion,
@@ -27,10 +27,11 @@ from modelhub.convert.base import (
 )
 from modelhub.convert.convertible import convertible
 from modelhub.convert.execute import check_target, execute
-from modelhub.convert.folder_files import NO_FILES, open_beside
 from modelhub.convert.names import SALVAGED_KEY, SHARED_KEY
+from modelhub.convert.opening import open_plan
 from modelhub.convert.options import NO_OPTIONS, ConversionOptions, DTypeRule, byte_count, dtype_rule, metadata_pair
 from modelhub.convert.plan import plan_conversion
+from modelhub.convert.receipt import check_receipt_target, receipt_path, write_receipt
 from modelhub.convert.target import write_error
 from modelhub.convert.verify import verify
 from modelhub.errors import ConversionError, UnsafeModelError
@@ -61,6 +62,7 @@ __all__ = [
     "inside",
     "metadata_pair",
     "plan_conversion",
+    "receipt_path",
     "verify",
 ]
 
@@ -81,6 +83,7 @@ def convert(
     policy: Policy | None = None,
     dry_run: bool = False,
     digests: bool = False,
+    receipt: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Conversion | ConversionPlan:
     """Convert *source_path*, a file or a folder of model files, to safetensors if it is safe; *dry_run*: plan it only.
@@ -89,37 +92,20 @@ def convert(
     there. *options* say what is changed on the way; *fix_vae* is a file whose VAE is put into the checkpoint,
     *tokenizer* a folder with the vocabulary that a diffusers folder is to have. *salvage* also converts files whose
     verdict is not SAFE and says so in the metadata. *in_place* rewrites a .safetensors file under its own name,
-    *delete_source* removes the source: both only after the output was verified. *progress* is told bytes as they are
-    written. Raises :class:`UnsafeModelError` for a file that is not safe, and what :func:`plan_conversion` and
-    :func:`execute` raise.
+    *delete_source* removes the source: both only after the output was verified. With *digests* the SHA-256 of the
+    sources and the output are computed on the way, with *receipt* those of all tensors too, and written beside the
+    output (:mod:`modelhub.convert.receipt`). *progress* is told bytes as they are written. Raises
+    :class:`UnsafeModelError` for a file that is not safe, and what :func:`plan_conversion` and :func:`execute` raise.
     """
     name = os.fspath(source_path)
     with ExitStack() as stack:
-        container = stack.enter_context(open_path(name))
-        safe = _judge(container, policy, salvage)
-        vae = None
-        if fix_vae is not None:
-            vae = stack.enter_context(open_path(fix_vae))
-            safe = _judge(vae, policy, salvage) and safe
-        identity = None
-        if not options.changes_nothing:
-            from modelhub.identify import identify
-
-            identity = identify(container)
-        metadata = None if safe else {SALVAGED_KEY: "true"}
-        beside = open_beside(container, stack) if container.source is None else NO_FILES
-        vocabulary = None
-        if tokenizer is not None:
-            if options.layout != "diffusers" or container.source is None:
-                hint = "say --layout diffusers, or leave out --tokenizer"
-                raise ConversionError(
-                    f"{name}: only a checkpoint that becomes a folder is given a tokenizer", hint=hint
-                )
-            from modelhub.convert.tokenizers import open_vocabulary
-
-            vocabulary = open_vocabulary(tokenizer, stack)
-        plan = plan_conversion(
-            container, identity, options, metadata=metadata, vae=vae, beside=beside, vocabulary=vocabulary
+        container, plan = open_plan(
+            name,
+            stack,
+            options,
+            fix_vae=fix_vae,
+            tokenizer=tokenizer,
+            judge=lambda each: _judge(each, policy, salvage),
         )
         if in_place:
             _check_in_place(container, plan, target_path)
@@ -132,7 +118,19 @@ def convert(
         if dry_run:
             check_target(plan, target, force=force, in_place=in_place)
             return plan
-        done = execute(plan, target, force=force, in_place=in_place, digests=digests, progress=progress)
+        if receipt:
+            check_receipt_target(target)
+        done = execute(
+            plan,
+            target,
+            force=force,
+            in_place=in_place,
+            digests=digests,
+            tensor_digests=receipt,
+            progress=progress,
+        )
+        if receipt:
+            write_receipt(done, options)
     if delete_source and not in_place:
         try:
             os.unlink(name)

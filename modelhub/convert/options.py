@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from modelhub.errors import SettingsError
 from modelhub.tensors import DType
@@ -64,6 +64,37 @@ class ConversionOptions:
 
 
 NO_OPTIONS = ConversionOptions()
+
+
+def written_options(options: ConversionOptions) -> dict[str, Any]:
+    """Those of *options* that are not the default, as JSON values; :func:`read_options` is the way back."""
+    words = {dtype: word for word, dtype in DTYPES.items()}
+    found: dict[str, Any] = {}
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if value != getattr(NO_OPTIONS, each.name):
+            found[each.name] = list(value) if isinstance(value, tuple) else value
+    if options.dtypes:
+        found["dtypes"] = [f"{rule.pattern}={words[rule.dtype]}" for rule in options.dtypes]
+    if options.metadata:
+        found["metadata"] = dict(options.metadata)
+    return found
+
+
+def read_options(values: Mapping[str, Any]) -> ConversionOptions:
+    """The options that :func:`written_options` wrote. Raises :class:`SettingsError` for what it would not write."""
+    known = {each.name for each in fields(ConversionOptions)}
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known or isinstance(value, float):
+            raise SettingsError(f"there is no option {name!r:.60} of the value {value!r:.60}")
+        found[name] = value
+    for name in ("dtypes", "components"):
+        words = found.get(name, [])
+        if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
+            raise SettingsError(f"the option {name} is {words!r:.60}")
+        found[name] = tuple(map(dtype_rule, words)) if name == "dtypes" else tuple(words)
+    return ConversionOptions(**found)
 
 
 def metadata_pair(text: str) -> tuple[str, str]:

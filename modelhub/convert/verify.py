@@ -8,8 +8,9 @@ which bytes of the source.
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from modelhub.container.safetensors import read_safetensors
 from modelhub.convert.base import ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor, inside
@@ -61,6 +62,35 @@ def _verify_output(name: str, output: OutputFile, path: str, progress: Progress 
         for planned in output.tensors:
             if not compare.equal(planned, found[planned.name]):
                 raise VerificationFailed(f"{name}: the bytes of tensor {planned.name!r:.100} differ in the copy")
+
+
+def differences(plan: ConversionPlan, path: str, *, progress: Progress | None = None) -> Iterator[str]:
+    """Each way in which the tensors in the file or folder *path* are not those of *plan*, as a sentence.
+
+    Their order, and the metadata, may be others. Every byte of every tensor that both have is compared.
+    """
+    for output in plan.outputs:
+        where = inside(path, output.path)
+        if not os.path.lexists(where):
+            yield f"{where}: it is not there"
+            continue
+        with open_local(where) as written:
+            found = read_safetensors(written)
+            if found.state_dict is None or found.anomalies:
+                yield f"{where}: {found.anomalies[0].message}"
+                continue
+            compare = _Comparison(written, progress)
+            for planned in output.tensors:
+                copy = found.state_dict.get(planned.name)
+                if copy is None:
+                    yield f"{where}: tensor {planned.name!r:.100} is not there"
+                elif (copy.dtype, copy.shape) != (planned.dtype, planned.shape):
+                    ours, theirs = (f"{t.dtype.label} {list(t.shape)}" for t in (copy, planned))
+                    yield f"{where}: tensor {planned.name!r:.100} is {ours}, in the source {theirs}"
+                elif not compare.equal(planned, copy):
+                    yield f"{where}: the bytes of tensor {planned.name!r:.100} are not those in the source"
+            for name in found.state_dict.keys() - {planned.name for planned in output.tensors}:
+                yield f"{where}: tensor {name!r:.100} is not in the source"
 
 
 def _verify_plain(name: str, plain: PlainFile, path: str) -> None:

@@ -27,6 +27,8 @@ def conversion_lines(conversion: Conversion, verbosity: int = 0) -> Iterator[Lin
             yield line(Span(f"    {each.digest}  {each.source.name}", "dim"))
     for made in conversion.digests:
         yield line(Span(f"    {made.whole}  {inside(conversion.target, made.path)}", "dim"))
+        if made.content is not None:
+            yield line(Span(f"    {made.content}  content", "dim"))
     yield from _files(conversion.plan)
     yield from _losses(conversion.plan, verbosity)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelhub.container.base import Skipped
     from modelhub.convert.base import Conversion, ConversionPlan
+    from modelhub.convert.recheck import Recheck
     from modelhub.identify.base import Adapter, Identity
     from modelhub.scan.findings import Coverage, Finding, ScanReport
     from modelhub.source import Digest
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 SCAN_SCHEMA = "modelhub.scan/1"
 INSPECT_SCHEMA = "modelhub.inspect/1"
 CONVERT_SCHEMA = "modelhub.convert/1"
+VERIFY_SCHEMA = "modelhub.verify/1"
 INTAKE_SCHEMA = "modelhub.intake/1"
 CATALOG_SCHEMA = "modelhub.catalog/1"
 RECORD_SCHEMA = "modelhub.record/1"
@@ -173,5 +175,19 @@ def conversion_dict(conversion: Conversion) -> dict[str, Any]:
             }
             for each in conversion.sources
         ],
-        "digests": [{"path": made.path, "digest": digest_dict(made.whole)} for made in conversion.digests],
+        "digests": [
+            {"path": made.path, "digest": digest_dict(made.whole), "content_digest": digest_dict(made.content)}
+            for made in conversion.digests
+        ],
+    }
+
+
+def recheck_dict(checked: Recheck) -> dict[str, Any]:
+    """What checking an output came to."""
+    return {
+        "target": checked.target,
+        "receipt": checked.receipt,
+        "source": checked.source,
+        "same": not checked.differences,
+        "differences": list(checked.differences),
     }

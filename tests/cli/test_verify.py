@@ -1,0 +1,45 @@
+"""``modelhub verify``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cli.run import modelhub
+
+Make = Callable[..., None]
+
+
+def test_the_exit_code_says_whether_it_is_the_same(make: Make) -> None:
+    """0 where all is the same, 1 where something differs, 2 where there is nothing to compare it with."""
+    make("safe.pt")
+    assert modelhub("convert", "--receipt", "safe.pt").code == 0
+    ran = modelhub("verify", "safe.safetensors")
+    assert (ran.code, ran.out) == (0, "verified  safe.safetensors  with safe.safetensors.receipt.json\n")
+    assert modelhub("verify", "safe.safetensors", "--source", "safe.pt").code == 0
+    data = bytearray(Path("safe.safetensors").read_bytes())
+    data[-1] ^= 1
+    Path("safe.safetensors").write_bytes(data)
+    ran = modelhub("verify", "safe.safetensors")
+    assert ran.code == 1
+    assert "the bytes of tensor 'first.weight' are not those in the receipt" in ran.out
+    Path("safe.safetensors.receipt.json").unlink()
+    ran = modelhub("verify", "safe.safetensors")
+    assert (ran.code, ran.out) == (2, "")
+    assert "hint: --source" in ran.err
+
+
+def test_json(make: Make) -> None:
+    """Programs get every difference as a sentence."""
+    make("safe.pt")
+    modelhub("convert", "safe.pt")
+    document = modelhub("verify", "safe.safetensors", "--source", "safe.pt", "--format", "json").json()
+    assert document["schema"] == "modelhub.verify/1"
+    (report,) = document["reports"]
+    assert report == {
+        "target": "safe.safetensors",
+        "receipt": None,
+        "source": "safe.pt",
+        "same": True,
+        "differences": [],
+    }
