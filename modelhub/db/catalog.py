@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select
 
-from modelhub.db import details, lineage, recording, search
+from modelhub.db import details, facts, lineage, recording, search
 from modelhub.db.engine import Store, parse_url
 from modelhub.db.entries import Derivation, Detail, Entry, Query
 from modelhub.db.schema import NAME_LENGTH, record
@@ -95,7 +95,7 @@ class Catalog:
             raise CatalogError(f"{stat.path}: the scan report is of other bytes ({report.digest}) than {digest}")
 
         def work(connection: Connection) -> Entry:
-            content_id = recording.put_content(connection, digest, stat.size)
+            content_id = recording.put_content(connection, digest, stat)
             recording.put_scan(connection, content_id, report, version)
             recording.put_identity(
                 connection,
@@ -112,7 +112,8 @@ class Catalog:
                 recording.put_location(connection, content_id, stat, is_folder),
             ]
             if any(changes):
-                search.index_record(connection, content_id)
+                recording.index_record(connection, content_id)
+            facts.settle(connection, content_id)
             (entry,) = search.entries(connection, record.c.content_id == content_id)
             return replace(entry, path=stat.path)
 
@@ -176,7 +177,8 @@ class Catalog:
             if not change(connection, entry.id):
                 return entry
             content_id = connection.execute(select(record.c.content_id).where(record.c.id == entry.id)).scalar_one()
-            search.index_record(connection, content_id)
+            facts.settle(connection, content_id)
+            recording.index_record(connection, content_id)
             return search.entries(connection, record.c.id == entry.id)[0]
 
         return self._store.write(work)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from modelhub.db import lineage, search
-from modelhub.db.entries import Detail, Entry, FoundBefore, Identified, Place, Query, ScanRun
+from modelhub.db import full_text, lineage, search
+from modelhub.db.entries import Detail, Entry, FoundBefore, Identified, KnownDigest, Place, Query, ScanRun
+from modelhub.db.facts import overrides
+from modelhub.db.recording import metadata_of
 from modelhub.db.schema import (
     NAME_LENGTH,
     content,
+    content_digest,
     finding,
     identification,
     location,
-    metadata_entry,
     record,
     scan_report,
 )
@@ -31,7 +34,7 @@ _NAMED = 10  # candidates that an error names
 
 def select_entry(connection: Connection, selector: str) -> Entry:
     """The one record that *selector* fits: its id, its exact name, a path or file name of its bytes, or the beginning
-    of their SHA-256 (six hex digits or more, ``sha256:`` may stand before them).
+    of a digest of theirs (six hex digits or more; its algorithm may stand before them, ``sha256:`` ...).
 
     A name selects among the records whose bytes lie somewhere, and among all when there is none. Raises
     :class:`Conflict` when none or several fit, naming them.
@@ -63,15 +66,16 @@ def _ways(connection: Connection, selector: str) -> list[ColumnElement[bool]]:
         ways.append(record.c.name == selector)
     if selector.isascii() and selector.isdigit() and len(selector) <= 9:
         ways.append(record.c.id == int(selector))
-    digits = selector.lower().removeprefix("sha256:")
-    if len(digits) >= SHORTEST_DIGEST and search.HEX.issuperset(digits):
-        ways.append(search.digest_begins(digits))
+    algorithm, _, digits = selector.lower().rpartition(":")
+    is_algorithm = not algorithm or algorithm in search.ALGORITHMS
+    if is_algorithm and len(digits) >= SHORTEST_DIGEST and search.HEX.issuperset(digits):
+        ways.append(search.digest_begins(selector))
     return ways
 
 
 def _in_files_called(connection: Connection, name: str) -> list[int]:
     """The contents of live files whose last path component is *name*."""
-    if len(name) > search.LONGEST_WORD:
+    if len(name) > full_text.LONGEST_WORD:
         return []
     rows = connection.execute(
         select(location.c.content_id, location.c.path).where(
@@ -82,8 +86,12 @@ def _in_files_called(connection: Connection, name: str) -> list[int]:
 
 
 def _listed(candidates: list[Entry]) -> str:
-    shown = [f"{entry.id} {entry.name} (sha256:{entry.digest[:12]}, {entry.path})" for entry in candidates[:_NAMED]]
+    shown = [f"{entry.id} {entry.name} ({_known_by(entry)}, {entry.path})" for entry in candidates[:_NAMED]]
     return "; ".join(shown) + (f" and {len(candidates) - _NAMED} more" if len(candidates) > _NAMED else "")
+
+
+def _known_by(entry: Entry) -> str:
+    return f"sha256:{entry.digest[:12]}" if entry.digest is not None else "not hashed"
 
 
 def _nearest(connection: Connection, selector: str) -> str | None:
@@ -96,15 +104,24 @@ def _nearest(connection: Connection, selector: str) -> str | None:
 
 def detail(connection: Connection, entry: Entry) -> Detail:
     """Everything that is known of *entry*."""
-    content_id = connection.execute(select(content.c.id).where(content.c.sha256 == entry.digest)).scalar_one()
-    metadata = _metadata(connection, content_id)
+    row = connection.execute(
+        select(record.c.content_id, record.c.notes, content.c.problem)
+        .join(content, record.c.content_id == content.c.id)
+        .where(record.c.id == entry.id)
+    ).one()
+    metadata = metadata_of(connection, row.content_id)
+    digests = _digests(connection, row.content_id)
     return Detail(
         entry=entry,
-        notes=connection.execute(select(record.c.notes).where(record.c.id == entry.id)).scalar_one(),
-        locations=_places(connection, content_id),
-        findings=_findings(connection, content_id),
-        scans=_scans(connection, content_id),
-        identification=_identified(connection, content_id),
+        notes=row.notes,
+        locations=_places(connection, row.content_id),
+        findings=_findings(connection, row.content_id),
+        scans=_scans(connection, row.content_id),
+        identification=_identified(connection, row.content_id),
+        problem=row.problem,
+        overrides=overrides(connection, entry.id),
+        digests=digests,
+        disagreements=tuple(disagreements(entry.digest, digests)),
         metadata=metadata,
         triggers=trigger_words(metadata),
         parents=lineage.parents(connection, entry.digest),
@@ -112,9 +129,38 @@ def detail(connection: Connection, entry: Entry) -> Detail:
     )
 
 
+def _digests(connection: Connection, content_id: int) -> tuple[KnownDigest, ...]:
+    rows = connection.execute(
+        select(content_digest.c.algorithm, content_digest.c.value, content_digest.c.origin, content_digest.c.source)
+        .where(content_digest.c.content_id == content_id)
+        .order_by(content_digest.c.origin.desc(), content_digest.c.algorithm, content_digest.c.source)
+    )
+    return tuple(KnownDigest(*row) for row in rows)
+
+
+def disagreements(sha256: str | None, digests: Sequence[KnownDigest]) -> Iterator[str]:
+    """The claimed ones of *digests* that what was computed contradicts, in words."""
+    computed = {each.algorithm: each.value for each in digests if each.origin == "computed"}
+    if sha256 is not None:
+        computed["sha256"] = sha256
+    for each in digests:
+        known = computed.get(each.algorithm)
+        if each.origin == "claimed" and known is not None:
+            width = min(len(known), len(each.value))
+            if known[:width] != each.value[:width]:
+                yield f"{each.source} claims {each.algorithm} {each.value}, but it is {known}"
+
+
 def _places(connection: Connection, content_id: int) -> tuple[Place, ...]:
     rows = connection.execute(
-        select(location.c.path, location.c.is_folder, location.c.added, location.c.ended)
+        select(
+            location.c.path,
+            location.c.is_folder,
+            location.c.state,
+            location.c.proven,
+            location.c.added,
+            location.c.ended,
+        )
         .where(location.c.content_id == content_id)
         .order_by(location.c.live_key.is_(None), location.c.id.desc())
     )
@@ -157,13 +203,15 @@ def _scans(connection: Connection, content_id: int) -> tuple[ScanRun, ...]:
     )
 
 
-def _identified(connection: Connection, content_id: int) -> Identified:
+def _identified(connection: Connection, content_id: int) -> Identified | None:
     row = connection.execute(
         select(identification)
         .where(identification.c.content_id == content_id)
         .order_by(identification.c.id.desc())
         .limit(1)
-    ).one()
+    ).one_or_none()
+    if row is None:
+        return None
     return Identified(
         components=tuple(row.components),
         candidates=tuple(row.candidates),
@@ -174,12 +222,3 @@ def _identified(connection: Connection, content_id: int) -> Identified:
         version=row.version,
         added=row.added,
     )
-
-
-def _metadata(connection: Connection, content_id: int) -> dict[str, str]:
-    rows = connection.execute(
-        select(metadata_entry.c.key, metadata_entry.c.value)
-        .where(metadata_entry.c.content_id == content_id)
-        .order_by(metadata_entry.c.id)
-    )
-    return {row.key: row.value for row in rows}

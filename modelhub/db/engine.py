@@ -74,6 +74,35 @@ class Store:
         """What *work* returns, committed; nothing is kept of it when it raises."""
         return self._run(work, immediate=True)
 
+    def migrate(self, work: Callable[[Connection], T]) -> T:
+        """:meth:`write` for work that makes tables anew: references are checked when all of it is done.
+
+        SQLite would otherwise take the rows that refer to a table for orphans when its old form is dropped, and it
+        can be told so only between transactions (sqlite.org/lang_altertable.html, section 7).
+        """
+        if not self.is_sqlite:
+            return self.write(work)
+
+        def checked(connection: Connection) -> T:
+            result = work(connection)
+            if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                raise CatalogError(
+                    f"{self.label}: the catalog is damaged: rows of it refer to others that are not there"
+                )
+            return result
+
+        try:
+            with self._engine.connect() as connection:
+                _enforce_references(connection, False)
+                try:
+                    connection.execution_options(immediate=True)
+                    with connection.begin():
+                        return checked(connection)
+                finally:
+                    _enforce_references(connection, True)
+        except SQLAlchemyError as error:
+            raise translated(error, self.label) from error
+
     def use_write_ahead_log(self) -> None:
         """Let readers read while another process writes; the file remembers it.
 
@@ -148,6 +177,10 @@ def _make_folder(url: URL) -> None:
 def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where we say, not where sqlite3 guesses
     connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _enforce_references(connection: Connection, wanted: bool) -> None:
+    connection.connection.cursor().execute(f"PRAGMA foreign_keys={'ON' if wanted else 'OFF'}")
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -13,8 +13,8 @@ class Query:
 
     ``kind``, ``architecture``, ``verdict`` and ``container`` take one value or several of which one must hold; ``tag``
     one or several that must all be there. ``text`` is words, of which each must occur, in any case and within any
-    other word, in the name, a path, a tag, the notes, the metadata or a trigger word. ``digest`` is the beginning of
-    a SHA-256. ``gone`` lists the records whose bytes lie at no known path any more as well. ``sort`` is one of
+    other word, in the name, a path, a tag, the notes or a trigger word, or begin a word of the metadata. ``digest`` is
+    the beginning of a SHA-256, computed or claimed, or of any other digest that is known. ``gone`` lists the records whose bytes lie at no known path any more as well. ``sort`` is one of
     :data:`SORTS`, with a leading ``-`` for descending order.
     """
 
@@ -38,9 +38,10 @@ SORTS = ("name", "added", "size", "kind", "architecture", "verdict")
 class Entry:
     """One record, in the words of a list's row.
 
-    ``verdict`` is that of the newest scan, ``kind`` to ``precision`` those of the newest identification; ``digest`` is
-    the SHA-256 in hex, ``size`` in bytes, ``path`` where the bytes lie (of several places the one recorded last,
-    ``None`` when none is left), ``added`` ISO 8601 in UTC.
+    ``verdict`` is that of the newest scan (``None``: there was none), ``kind`` to ``precision`` what the user set or
+    else the newest identification says; ``digest`` is the SHA-256 in hex (``None``: the bytes have not been read whole
+    yet), ``size`` in bytes, ``path`` where the bytes lie (of several places the one recorded last, ``None`` when none
+    is left), ``state`` ``live``, ``offline`` or ``gone``, ``rating`` from 0 to 5, ``added`` ISO 8601 in UTC.
     """
 
     id: int
@@ -51,10 +52,12 @@ class Entry:
     prediction_type: str | None
     precision: str | None
     container: str | None
-    verdict: str
+    verdict: str | None
     size: int
-    digest: str
+    digest: str | None
     path: str | None
+    state: str
+    rating: int | None
     tags: tuple[str, ...]
     added: str
 
@@ -65,12 +68,28 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A path that holds a record's bytes, or held them until ``ended``."""
+    """A path that holds a record's bytes, or held them until ``ended``.
+
+    ``state`` is ``live``, ``offline``, ``missing``, ``moved``, ``replaced`` or ``removed``; ``proven`` is false where
+    the bytes were told by their header alone.
+    """
 
     path: str
     is_folder: bool
+    state: str
+    proven: bool
     added: str
     ended: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDigest:
+    """A digest beside the SHA-256: ``origin`` is ``computed`` or ``claimed``, ``source`` who claims it."""
+
+    algorithm: str
+    value: str
+    origin: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +168,9 @@ class Derivation:
 class Detail:
     """Everything that the catalog knows of one record; ``scans`` begins with the newest, which made ``findings``.
 
-    ``triggers`` are the words that the metadata says call the model up, the commonest first.
+    ``triggers`` are the words that the metadata says call the model up, the commonest first. ``overrides`` are the
+    facts that the user set, ``disagreements`` the claimed digests that the computed ones contradict, in words.
+    ``problem`` is what is wrong with the file.
     """
 
     entry: Entry
@@ -157,7 +178,11 @@ class Detail:
     locations: tuple[Place, ...]
     findings: tuple[FoundBefore, ...]
     scans: tuple[ScanRun, ...]
-    identification: Identified
+    identification: Identified | None
+    problem: str | None = None
+    overrides: Mapping[str, str | None] = field(default_factory=dict)
+    digests: tuple[KnownDigest, ...] = ()
+    disagreements: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     triggers: tuple[str, ...] = ()
     parents: tuple[Relative, ...] = ()

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from modelhub.db.clock import now
 from modelhub.db.entries import Derivation, Relative
-from modelhub.db.recording import now
 from modelhub.db.schema import content, derivation, derivation_input, location, record
 from modelhub.db.text import fingerprint
 from modelhub.source import Digest
@@ -84,19 +84,23 @@ def _live_paths(connection: Connection, sha256: str) -> tuple[str, ...]:
     rows = connection.scalars(
         select(location.c.path)
         .join(content, location.c.content_id == content.c.id)
-        .where(content.c.sha256 == sha256, location.c.live_key.is_not(None))
+        .where(content.c.sha256 == sha256, location.c.live_key.is_not(None), location.c.proven)
         .order_by(location.c.id.desc())
     )
     return tuple(rows)
 
 
-def parents(connection: Connection, sha256: str) -> tuple[Relative, ...]:
+def parents(connection: Connection, sha256: str | None) -> tuple[Relative, ...]:
     """What the bytes were made of, in the order of the steps and of each step's inputs."""
+    if sha256 is None:
+        return ()
     return _relatives(connection, derivation_input.c.sha256, derivation.c.output == sha256)
 
 
-def children(connection: Connection, sha256: str) -> tuple[Relative, ...]:
+def children(connection: Connection, sha256: str | None) -> tuple[Relative, ...]:
     """What was made of the bytes, in the order of the steps."""
+    if sha256 is None:
+        return ()
     return _relatives(connection, derivation.c.output, derivation_input.c.sha256 == sha256)
 
 

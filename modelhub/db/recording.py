@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Insert, Table, delete, insert, select, update
 
-from modelhub.db import search
+from modelhub.db import full_text, merging, search
+from modelhub.db.clock import now
 from modelhub.db.schema import (
     content,
     finding,
+    header,
     identification,
     location,
-    metadata_entry,
     record,
     record_tag,
     scan_report,
@@ -32,20 +31,28 @@ if TYPE_CHECKING:  # their packages hold the whole scanner, which listing the ca
     from modelhub.identify.base import Identity
     from modelhub.scan.findings import ScanReport
 
-_CHUNK = 1000  # rows inserted at a time
 
-
-def now() -> str:
-    """This moment in UTC, to the second, as ISO 8601 text."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def put_content(connection: Connection, digest: Digest, size: int) -> int:
-    """The id of the content with *digest*, new or known."""
+def put_content(connection: Connection, digest: Digest, stat: FileStat) -> int:
+    """The id of the content with *digest*, which ``stat.path`` holds: new or known, by its digest or by its file."""
     known = connection.scalar(select(content.c.id).where(content.c.sha256 == digest.sha256))
-    if known is not None:
-        return known
-    return _insert_one(connection, insert(content).values(sha256=digest.sha256, size=size, added=now()))
+    here = connection.scalar(
+        select(content.c.id)
+        .join(location, location.c.content_id == content.c.id)
+        .where(
+            content.c.sha256.is_(None),
+            location.c.live_key == path_key(stat.path),
+            *(location.c[name] == value for name, value in search.stamp(stat).items()),
+        )
+    )
+    if here is None:
+        if known is not None:
+            return known
+        return _insert_one(connection, insert(content).values(sha256=digest.sha256, size=stat.size, added=now()))
+    if known is None:
+        connection.execute(update(content).where(content.c.id == here).values(sha256=digest.sha256))
+        return here
+    merging.merge(connection, here, known)
+    return known
 
 
 def put_location(connection: Connection, content_id: int, stat: FileStat, is_folder: bool) -> bool:
@@ -55,7 +62,7 @@ def put_location(connection: Connection, content_id: int, stat: FileStat, is_fol
     as well. A device that is not there (a removable disk, a share) does not match, so nothing is concluded of it.
     """
     key = path_key(stat.path)
-    seen = {**search.stamp(stat), "is_folder": is_folder}
+    seen = {**search.stamp(stat), "is_folder": is_folder, "state": "live", "proven": True}
     live = connection.execute(select(location).where(location.c.live_key == key)).one_or_none()
     if live is not None and live.content_id == content_id:
         if all(getattr(live, name) == value for name, value in seen.items()):
@@ -63,22 +70,25 @@ def put_location(connection: Connection, content_id: int, stat: FileStat, is_fol
         connection.execute(update(location).where(location.c.id == live.id).values(seen))
         return True
     if live is not None:
-        _end(connection, live.id)
-        search.index_record(connection, live.content_id)
+        _end(connection, live.id, "replaced")
+        index_record(connection, live.content_id)
     others = select(location.c.id, location.c.path).where(
         location.c.content_id == content_id, location.c.live_key.is_not(None), location.c.device == str(stat.dev)
     )
     for other in connection.execute(others).all():
         if not os.path.lexists(other.path):
-            _end(connection, other.id)
+            _end(connection, other.id, "moved")
+    link = "symlink" if os.path.islink(stat.path) else ""
     connection.execute(
-        insert(location).values(content_id=content_id, path=stat.path, live_key=key, added=now(), **seen)
+        insert(location).values(content_id=content_id, path=stat.path, live_key=key, link=link, added=now(), **seen)
     )
     return True
 
 
-def _end(connection: Connection, location_id: int) -> None:
-    connection.execute(update(location).where(location.c.id == location_id).values(live_key=None, ended=now()))
+def _end(connection: Connection, location_id: int, state: str) -> None:
+    connection.execute(
+        update(location).where(location.c.id == location_id).values(live_key=None, state=state, ended=now())
+    )
 
 
 def put_scan(connection: Connection, content_id: int, report: ScanReport, version: str) -> bool:
@@ -161,14 +171,27 @@ def put_metadata(connection: Connection, content_id: int, metadata: Mapping[str,
     seen = fingerprint(metadata)
     if connection.scalar(select(content.c.metadata_sha256).where(content.c.id == content_id)) == seen:
         return False
-    connection.execute(delete(metadata_entry).where(metadata_entry.c.content_id == content_id))
-    pairs = iter(metadata.items())
-    while chunk := list(islice(pairs, _CHUNK)):
-        rows = [{"content_id": content_id, "key": key, "value": value} for key, value in chunk]
-        _insert_all(connection, metadata_entry, rows)
+    if (
+        connection.execute(
+            update(header).where(header.c.content_id == content_id).values({"metadata": metadata})
+        ).rowcount
+        == 0
+    ):
+        connection.execute(insert(header).values({"content_id": content_id, "metadata": metadata}))
     connection.execute(update(content).where(content.c.id == content_id).values(metadata_sha256=seen))
-    search.index_metadata(connection, content_id, metadata)
+    full_text.put_words(connection, content_id, metadata)
     return True
+
+
+def metadata_of(connection: Connection, content_id: int) -> dict[str, str]:
+    """What the bytes say of themselves."""
+    found = connection.scalar(select(header.c.metadata).where(header.c.content_id == content_id))
+    return dict(found or {})
+
+
+def index_record(connection: Connection, content_id: int) -> None:
+    """Make what is said of the content's record searchable, in place of what was said before."""
+    full_text.put_about(connection, content_id, metadata_of(connection, content_id))
 
 
 def put_record(connection: Connection, content_id: int, name: str) -> bool:

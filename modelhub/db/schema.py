@@ -1,9 +1,10 @@
 """The catalog's tables.
 
-Bytes, places and names are three things. ``content`` is bytes, known by their digest and nothing else; ``location``
-is a path that holds them now (``ended`` is null) or held them once; ``record`` is what a user names, tags and writes
-notes on. What a program said of bytes (``scan_report``, ``identification``, ``derivation``) is appended together
-with that program's version and never rewritten: the newest row is in force, the others are the history.
+Bytes, places and names are three things. ``content`` is bytes: known by their SHA-256 or, until somebody reads them
+all, by the file that holds them; ``location`` is a path that holds them now (``ended`` is null) or held them once, in a
+``library_root`` or anywhere; ``record`` is what a user names, tags and writes notes on. What a program said of bytes
+(``scan_report``, ``identification``, ``derivation``) is appended together with that program's version and never
+rewritten: the newest row is in force, the others are the history. What the user says (``override``) is kept apart.
 
 The tables here and those that the migrations make are compared by a test.
 """
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Dialect,
     ForeignKey,
     Integer,
+    LargeBinary,
     MetaData,
     Named,
     String,
@@ -31,7 +33,7 @@ from sqlalchemy import (
 
 from modelhub.db.text import path_of, plain, storable, stored_path
 
-REVISION = "0001"
+REVISION = "0002"
 """The migration that makes the tables below; a catalog at this revision is opened without loading alembic."""
 
 VERSION_TABLE = "modelhub_schema"
@@ -97,24 +99,67 @@ class Json(TypeDecorator[Any]):
 
 
 class ContentColumns(TypedColumns):
-    """Bytes. ``metadata_sha256`` is the fingerprint of the rows in ``metadata_entry``."""
+    """Bytes. ``sha256`` is null until they have been read whole, and unique after that.
+
+    ``header_sha256`` and ``sample_sha256`` are of the parts that :func:`modelhub.syncing.reading.read_file` names: they
+    tell different bytes apart, and prove nothing of equal ones. ``problem`` is what is wrong with the file, in words.
+    ``metadata_sha256`` is the fingerprint of the metadata in ``header``.
+    """
 
     id = Column(Integer, primary_key=True)
-    sha256: Named[str] = Column(String(64), unique=True)
+    sha256: Named[str | None] = Column(String(64), unique=True)
     size: Named[int] = Column(BigInteger)
+    header_sha256: Named[str | None] = Column(String(64), index=True)
+    sample_sha256: Named[str | None] = Column(String(64))
+    container: Named[str | None] = Column(SafeName)
+    problem: Named[str | None] = Column(SafeText)
     metadata_sha256: Named[str | None] = Column(String(64))
     added: Named[str] = Column(String(32))
+
+
+class ContentDigestColumns(TypedColumns):
+    """A digest of the bytes beside their SHA-256, lower-case hex.
+
+    ``origin`` is ``computed`` or ``claimed``, ``source`` who claims it (a metadata key, a side file; empty for computed).
+    """
+
+    content_id: Named[int] = Column(ForeignKey("content.id"), primary_key=True)
+    algorithm: Named[str] = Column(String(32), primary_key=True)
+    origin: Named[str] = Column(String(16), primary_key=True)
+    source: Named[str] = Column(SafeName, primary_key=True)
+    value: Named[str] = Column(String(128), index=True)
+    added: Named[str] = Column(String(32))
+
+
+class LibraryRootColumns(TypedColumns):
+    """A folder that the catalog follows. ``device`` and ``inode`` are the folder's own when it was last seen, by which
+    an empty mount point is told from an emptied folder."""
+
+    id = Column(Integer, primary_key=True)
+    path: Named[str] = Column(PathText)
+    path_key: Named[str] = Column(String(64), unique=True)
+    dialect: Named[str] = Column(String(16))
+    follow_links: Named[bool] = Column(Boolean)
+    device: Named[str] = Column(String(40))
+    inode: Named[str] = Column(String(40))
+    online: Named[bool] = Column(Boolean)
+    added: Named[str] = Column(String(32))
+    synced: Named[str | None] = Column(String(32))
 
 
 class LocationColumns(TypedColumns):
     """A path and, to notice changes without reading, what the file system said of it.
 
     ``live_key`` (the path's digest) is null for what was once: so no two live rows share a path, in every database.
-    ``mtime_ns``, ``device`` and ``inode`` are text because file systems use more than 63 bits.
+    ``mtime_ns``, ``device`` and ``inode`` are text because file systems use more than 63 bits. ``state`` is ``live``,
+    ``offline`` (still there, as far as anybody knows) or, for what was once, ``missing``, ``moved``, ``replaced`` or
+    ``removed``. ``proven`` is false where the bytes were told by their header and not by reading them or following
+    their inode. ``link`` is ``symlink`` for a link to a file elsewhere, else empty.
     """
 
     id = Column(Integer, primary_key=True)
     content_id: Named[int] = Column(ForeignKey("content.id"), index=True)
+    root_id: Named[int | None] = Column(ForeignKey("library_root.id"), index=True)
     path: Named[str] = Column(PathText)
     live_key: Named[str | None] = Column(String(64), unique=True)
     is_folder: Named[bool] = Column(Boolean)
@@ -122,18 +167,53 @@ class LocationColumns(TypedColumns):
     mtime_ns: Named[str] = Column(String(40))
     device: Named[str] = Column(String(40))
     inode: Named[str] = Column(String(40))
+    state: Named[str] = Column(String(16), index=True)
+    link: Named[str] = Column(String(16))
+    proven: Named[bool] = Column(Boolean)
     added: Named[str] = Column(String(32))
     ended: Named[str | None] = Column(String(32))
 
 
+class ChangeColumns(TypedColumns):
+    """One thing that a sync found: ``kind`` is ``added``, ``moved``, ``replaced``, ``returned``, ``vanished`` ..."""
+
+    id = Column(Integer, primary_key=True)
+    content_id: Named[int] = Column(ForeignKey("content.id"), index=True)
+    kind: Named[str] = Column(String(16))
+    path: Named[str] = Column(PathText)
+    previous: Named[str | None] = Column(PathText)
+    at: Named[str] = Column(String(32), index=True)
+
+
 class RecordColumns(TypedColumns):
-    """What the user sees and owns."""
+    """What the user sees and owns.
+
+    ``kind`` to ``precision`` are what lists show: the user's override or else the newest identification's; ``verdict``
+    and ``container`` those of the newest scan. :func:`modelhub.db.facts.settle` keeps them so.
+    """
 
     id = Column(Integer, primary_key=True)
     content_id: Named[int] = Column(ForeignKey("content.id"), unique=True)
     name: Named[str] = Column(SafeName, index=True)
     notes: Named[str] = Column(SafeText)
+    rating: Named[int | None] = Column(Integer)
+    kind: Named[str | None] = Column(SafeName, index=True)
+    architecture: Named[str | None] = Column(SafeName, index=True)
+    variant: Named[str | None] = Column(SafeName)
+    prediction_type: Named[str | None] = Column(SafeName)
+    precision: Named[str | None] = Column(SafeName)
+    container: Named[str | None] = Column(SafeName)
+    verdict: Named[str | None] = Column(String(16), index=True)
     added: Named[str] = Column(String(32), index=True)
+
+
+class OverrideColumns(TypedColumns):
+    """What the user says a fact is, whatever the files say."""
+
+    record_id: Named[int] = Column(ForeignKey("record.id"), primary_key=True)
+    field: Named[str] = Column(String(32), primary_key=True)
+    value: Named[str | None] = Column(SafeName)
+    added: Named[str] = Column(String(32))
 
 
 class RecordTagColumns(TypedColumns):
@@ -146,8 +226,8 @@ class ScanReportColumns(TypedColumns):
 
     id = Column(Integer, primary_key=True)
     content_id: Named[int] = Column(ForeignKey("content.id"), index=True)
-    verdict: Named[str] = Column(String(16), index=True)
-    container: Named[str | None] = Column(SafeName, index=True)
+    verdict: Named[str] = Column(String(16))
+    container: Named[str | None] = Column(SafeName)
     complete: Named[bool] = Column(Boolean)
     skipped: Named[Any] = Column(Json, nullable=False)
     policy_version: Named[str] = Column(SafeName)
@@ -173,8 +253,8 @@ class IdentificationColumns(TypedColumns):
 
     id = Column(Integer, primary_key=True)
     content_id: Named[int] = Column(ForeignKey("content.id"), index=True)
-    kind: Named[str | None] = Column(SafeName, index=True)
-    architecture: Named[str | None] = Column(SafeName, index=True)
+    kind: Named[str | None] = Column(SafeName)
+    architecture: Named[str | None] = Column(SafeName)
     variant: Named[str | None] = Column(SafeName)
     prediction_type: Named[str | None] = Column(SafeName)
     precision: Named[str | None] = Column(SafeName)
@@ -189,13 +269,20 @@ class IdentificationColumns(TypedColumns):
     added: Named[str] = Column(String(32))
 
 
-class MetadataEntryColumns(TypedColumns):
-    """The text pairs of the bytes' header, whole."""
+class LayoutColumns(TypedColumns):
+    """Names, element types and shapes, as many files share them; see :mod:`modelhub.db.layouts`."""
 
     id = Column(Integer, primary_key=True)
-    content_id: Named[int] = Column(ForeignKey("content.id"), index=True)
-    key: Named[str] = Column(SafeText)
-    value: Named[str] = Column(SafeText)
+    digest: Named[str] = Column(String(64), unique=True)
+    packed: Named[bytes] = Column(LargeBinary)
+
+
+class HeaderColumns(TypedColumns):
+    """What the bytes say of themselves: the text pairs of their header, whole, and their tensors."""
+
+    content_id: Named[int] = Column(ForeignKey("content.id"), primary_key=True, autoincrement=False)
+    layout_id: Named[int | None] = Column(ForeignKey("layout.id"), index=True)
+    metadata: Named[Any] = Column(Json, nullable=False)
 
 
 class SearchTextColumns(TypedColumns):
@@ -226,13 +313,18 @@ class DerivationInputColumns(TypedColumns):
 
 
 content = Table("content", metadata, ContentColumns)
+content_digest = Table("content_digest", metadata, ContentDigestColumns)
+library_root = Table("library_root", metadata, LibraryRootColumns)
 location = Table("location", metadata, LocationColumns)
+change = Table("change", metadata, ChangeColumns)
 record = Table("record", metadata, RecordColumns)
+override = Table("override", metadata, OverrideColumns)
 record_tag = Table("record_tag", metadata, RecordTagColumns)
 scan_report = Table("scan_report", metadata, ScanReportColumns)
 finding = Table("finding", metadata, FindingColumns)
 identification = Table("identification", metadata, IdentificationColumns)
-metadata_entry = Table("metadata_entry", metadata, MetadataEntryColumns)
+layout = Table("layout", metadata, LayoutColumns)
+header = Table("header", metadata, HeaderColumns)
 search_text = Table("search_text", metadata, SearchTextColumns)
 derivation = Table("derivation", metadata, DerivationColumns)
 derivation_input = Table("derivation_input", metadata, DerivationInputColumns)

@@ -6,6 +6,7 @@ import os
 
 from sqlalchemy import Connection, column, inspect, select, table
 
+from modelhub.db.backup import back_up, file_of
 from modelhub.db.engine import Store
 from modelhub.db.schema import REVISION, VERSION_TABLE
 from modelhub.errors import CatalogError, SchemaTooNew
@@ -16,13 +17,14 @@ MIGRATIONS = os.path.join(os.path.dirname(__file__), "migrations")
 def bring_up_to_date(store: Store) -> None:
     """Make or migrate the tables, in one transaction; a catalog that is up to date costs one query.
 
+    An SQLite catalog with something in it is copied to ``<its path>.<its revision>.backup`` before it is migrated.
     Raises :class:`SchemaTooNew` for a catalog of a later version and :class:`CatalogError` for a database of something
     else, which is left as it is.
     """
     if store.read(lambda connection: _revision(connection, store.label)) == REVISION:
         return
     store.use_write_ahead_log()
-    store.write(lambda connection: _migrate(connection, store.label))
+    store.migrate(lambda connection: _migrate(connection, store))
 
 
 def _revision(connection: Connection, label: str) -> str | None:
@@ -37,7 +39,7 @@ def _revision(connection: Connection, label: str) -> str | None:
     return None
 
 
-def _migrate(connection: Connection, label: str) -> None:
+def _migrate(connection: Connection, store: Store) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -45,8 +47,13 @@ def _migrate(connection: Connection, label: str) -> None:
     config = Config()
     config.set_main_option("script_location", MIGRATIONS.replace("%", "%%"))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    revision = _revision(connection, label)  # again: another process may have migrated while this one waited
+    revision = _revision(connection, store.label)  # again: another process may have migrated while this one waited
     if revision is not None and revision not in known:
-        raise SchemaTooNew(f"{label}: the catalog was written by a newer modelhub (its schema is {revision})")
+        raise SchemaTooNew(f"{store.label}: the catalog was written by a newer modelhub (its schema is {revision})")
+    if revision == REVISION:
+        return
+    path = file_of(connection) if revision is not None and store.is_sqlite else None
+    if path is not None:
+        back_up(connection, f"{path}.{revision}.backup", store.label)
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

@@ -39,6 +39,8 @@ def test_entry_says_what_was_recorded(shelf: Shelf) -> None:
         "size": 100,
         "digest": digest("bytes").sha256,
         "path": "/m/Some Model.v2.ckpt",
+        "state": "live",
+        "rating": None,
         "tags": (),
         "added": entry.added,
     }

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from modelhub.db import SORTS, Query
-from modelhub.db.search import INDEXED, VERDICTS
+from modelhub.db.full_text import INDEXED
+from modelhub.db.search import VERDICTS
 from modelhub.errors import CatalogError
 from modelhub.identify.base import Identity
 from modelhub.scan.findings import Verdict
@@ -101,14 +102,17 @@ def test_limit_and_offset(stocked: Shelf) -> None:
 
 
 def test_text_looks_everywhere(shelf: Shelf) -> None:
-    """A word is found in the name, a path, a tag, the notes, a metadata key or value, and a trigger word."""
+    """A word is found in the name, a path, a tag, the notes, a metadata key or value, and a trigger word;
+    in what people write within any other word, in metadata at a word's beginning."""
     shelf.put("/alpha/beta.safetensors", name="Gamma", metadata={"delta.key": "epsilon value"})
     shelf.put("/other/place.safetensors", name="else")
     shelf.catalog.tag("Gamma", ["zeta"])
     shelf.catalog.note("Gamma", "eta is good")
-    for word in ("alpha", "BETA", "gamma", "delta.key", "psilo", "value", "zeta", "eta", "alpha GOOD zeta"):
+    for word in ("alpha", "BETA", "gamma", "delta.key", "epsil", "value", "zeta", "eta", "alpha GOOD zeta"):
         assert names(shelf, Query(text=word)) == ["Gamma"], word
     assert names(shelf, Query(text="alpha place")) == []
+    for part, found in (("lph", ["Gamma"]), ("psilon", [])):
+        assert names(shelf, Query(text=part)) == found, part
     assert names(shelf, Query(text="  ")) == ["else", "Gamma"]
 
 

@@ -1,0 +1,99 @@
+"""Words, and the records in which they occur.
+
+``about`` holds what people and file names say (name, paths, tags, notes, trigger words): a word sought may lie anywhere
+within one of its words. ``words`` holds what the header says, megabytes of it in some files: there a word sought begins
+a word, except where no index can tell words apart (signs, and scripts beside the Latin one), where it may lie anywhere.
+SQLite answers from its full-text indexes, other databases by looking through the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, bindparam, delete, insert, or_, select, text, update
+
+from modelhub.db.schema import content, location, record, record_tag, search_text
+from modelhub.db.text import distinct_words, sought
+from modelhub.db.triggers import trigger_words
+from modelhub.errors import CatalogError
+
+INDEXED = 2 << 20
+"""Characters of a file's metadata that are made searchable: all of it but for files made to be absurd."""
+
+MOST_WORDS = 64
+LONGEST_WORD = 1000
+"""Bounds of a search; SQLite refuses patterns of 50,000 bytes and conditions 1,000 deep (sqlite.org/limits.html)."""
+
+_SHORTEST_PART = 3  # characters that the trigram index needs
+_TOKEN = re.compile(r"[a-z0-9]+")
+
+
+def conditions(connection: Connection, sentence: str) -> list[ColumnElement[bool]]:
+    """That each word of *sentence* occurs in the content; nothing for no words."""
+    words = set(sentence.split())
+    if len(words) > MOST_WORDS or any(len(word) > LONGEST_WORD for word in words):
+        raise CatalogError(f"a search takes up to {MOST_WORDS} words of up to {LONGEST_WORD:,} characters")
+    indexed = connection.dialect.name == "sqlite"
+    return [_occurs(word, indexed) for word in sorted(words)]
+
+
+def _occurs(word: str, indexed: bool) -> ColumnElement[bool]:
+    ways = []
+    for spelling in sorted(sought(word)):
+        within = {
+            name: search_text.c[name].contains(spelling, autoescape=True)  # true of what an index brings up, too
+            for name in ("about", "words")
+        }
+        found = select(search_text.c.content_id)
+        about, words = found.where(within["about"]), found.where(within["words"])
+        if indexed and len(spelling) >= _SHORTEST_PART and "\0" not in spelling:
+            about = about.where(search_text.c.content_id.in_(_matching("about", f'"{_doubled(spelling)}"')))
+        tokens = _TOKEN.findall(spelling) if spelling.isascii() else []
+        if len(tokens) > 1 and spelling.startswith(tokens[0]):
+            del tokens[0]  # it may be the end of a word; the others certainly begin one
+        if indexed and tokens:
+            words = words.where(search_text.c.content_id.in_(_matching("words", " ".join(f'"{t}"*' for t in tokens))))
+        ways += [content.c.id.in_(about), content.c.id.in_(words)]
+    return or_(*ways)
+
+
+def _matching(name: str, expression: str) -> ScalarSelect[int]:
+    """Rows that the full-text index of the column *name* brings up for *expression*."""
+    table = f"search_{name}"
+    statement = text(f"SELECT rowid FROM {table} WHERE {table} MATCH :expression")  # noqa: S608 (names of ours)
+    sought_for = bindparam("expression", expression, unique=True)
+    return statement.bindparams(sought_for).columns(search_text.c.content_id).scalar_subquery()
+
+
+def _doubled(spelling: str) -> str:
+    return spelling.replace('"', '""')
+
+
+def words_of(metadata: Mapping[str, str]) -> str:
+    """The different words of *metadata*, one per line, as they are searched."""
+    return distinct_words([part for pair in metadata.items() for part in pair], INDEXED)
+
+
+def put_words(connection: Connection, content_id: int, metadata: Mapping[str, str]) -> None:
+    """Make the words of *metadata* searchable, in place of those before."""
+    connection.execute(delete(search_text).where(search_text.c.content_id == content_id))
+    connection.execute(insert(search_text).values(content_id=content_id, about="", words=words_of(metadata)))
+
+
+def about_of(texts: Iterable[str], metadata: Mapping[str, str]) -> str:
+    """The different words of a record's own *texts* and of its trigger words, one per line, as they are searched."""
+    return distinct_words([*texts, *trigger_words(metadata)], INDEXED)
+
+
+def put_about(connection: Connection, content_id: int, metadata: Mapping[str, str]) -> None:
+    """Make the name, notes, tags, live paths and trigger words of *content_id*'s record searchable."""
+    texts: list[str] = []
+    for statement in (
+        select(record.c.name, record.c.notes).where(record.c.content_id == content_id),
+        select(record_tag.c.tag).join(record).where(record.c.content_id == content_id),
+        select(location.c.path).where(location.c.content_id == content_id, location.c.live_key.is_not(None)),
+    ):
+        texts += [part for row in connection.execute(statement) for part in row]
+    about = about_of(texts, metadata)
+    connection.execute(update(search_text).where(search_text.c.content_id == content_id).values(about=about))

@@ -1,0 +1,89 @@
+"""Two contents that turn out to be the same bytes become one, and nothing that a user wrote on either is lost."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Table, delete, insert, select, update
+
+from modelhub.db import full_text
+from modelhub.db.facts import overrides, put_overrides, settle
+from modelhub.db.schema import (
+    change,
+    content,
+    content_digest,
+    header,
+    identification,
+    location,
+    override,
+    record,
+    record_tag,
+    scan_report,
+    search_text,
+)
+
+
+def merge(connection: Connection, gone: int, kept: int) -> None:
+    """Let the content *kept* take over everything of *gone*, which is no more.
+
+    Of two records, that of *kept* goes on: it takes the other's tags, notes under its own, and what it had not set.
+    """
+    for table in (location, scan_report, identification, change):
+        connection.execute(update(table).where(table.c.content_id == gone).values(content_id=kept))
+    _move_digests(connection, gone, kept)
+    _move_row(connection, header, gone, kept)
+    _move_row(connection, search_text, gone, kept)
+    _merge_records(connection, gone, kept)
+    parts = ("header_sha256", "sample_sha256", "container", "problem")
+    rows = {each.id: each for each in connection.execute(select(content).where(content.c.id.in_((gone, kept))))}
+    missing = {name: getattr(rows[gone], name) for name in parts if getattr(rows[kept], name) is None}
+    connection.execute(delete(content).where(content.c.id == gone))
+    if missing:
+        connection.execute(update(content).where(content.c.id == kept).values(missing))
+    settle(connection, kept)
+    said = connection.scalar(select(header.c.metadata).where(header.c.content_id == kept))
+    full_text.put_about(connection, kept, dict(said or {}))
+
+
+def _move_digests(connection: Connection, gone: int, kept: int) -> None:
+    key = ("algorithm", "origin", "source")
+    rows = connection.execute(select(content_digest).where(content_digest.c.content_id.in_((gone, kept)))).all()
+    has = {tuple(getattr(row, name) for name in key) for row in rows if row.content_id == kept}
+    connection.execute(delete(content_digest).where(content_digest.c.content_id == gone))
+    moved = [
+        {**row._asdict(), "content_id": kept}
+        for row in rows
+        if row.content_id == gone and tuple(getattr(row, name) for name in key) not in has
+    ]
+    if moved:
+        connection.execute(insert(content_digest), moved)
+
+
+def _move_row(connection: Connection, table: Table, gone: int, kept: int) -> None:
+    """The row of *gone* in a *table* that has one for each content becomes that of *kept*, if it has none."""
+    if connection.scalar(select(table.c.content_id).where(table.c.content_id == kept)) is None:
+        connection.execute(update(table).where(table.c.content_id == gone).values(content_id=kept))
+    else:
+        connection.execute(delete(table).where(table.c.content_id == gone))
+
+
+def _merge_records(connection: Connection, gone: int, kept: int) -> None:
+    found = connection.execute(select(record).where(record.c.content_id.in_((gone, kept)))).all()
+    rows = {row.content_id: row for row in found}
+    if gone not in rows:
+        return
+    if kept not in rows:
+        connection.execute(update(record).where(record.c.content_id == gone).values(content_id=kept))
+        return
+    old, new = rows[gone], rows[kept]
+    tags = set(connection.scalars(select(record_tag.c.tag).where(record_tag.c.record_id == old.id)))
+    tags -= set(connection.scalars(select(record_tag.c.tag).where(record_tag.c.record_id == new.id)))
+    if tags:
+        connection.execute(insert(record_tag), [{"record_id": new.id, "tag": tag} for tag in sorted(tags)])
+    set_there = overrides(connection, new.id)
+    taken = {name: value for name, value in overrides(connection, old.id).items() if name not in set_there}
+    put_overrides(connection, new.id, taken)
+    notes = [text for text in dict.fromkeys((new.notes, old.notes)) if text]
+    rating = new.rating if new.rating is not None else old.rating
+    for table in (record_tag, override):
+        connection.execute(delete(table).where(table.c.record_id == old.id))
+    connection.execute(delete(record).where(record.c.id == old.id))
+    connection.execute(update(record).where(record.c.id == new.id).values(notes="\n\n".join(notes), rating=rating))
