@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "restore": "Make a hypernetwork's safetensors file the .pt that programs load.",
     "verify": "Check a converted file against its receipt or its source.",
     "explain": "Explain a rule of the scanner: its meaning, an example, what to do.",
+    "library": "Follow folders of models, and know their files again wherever they go.",
     "list": "List the catalog's records.",
     "show": "Show everything the catalog knows of one record.",
     "search": "Find records by name, tag or what is known of them.",

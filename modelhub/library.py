@@ -129,7 +129,8 @@ class _Intake:
         elif entry.container in _AS_THEY_ARE or not options.convert or not (safe or options.salvage):
             return ""
         else:
-            if not self.catalog.show(str(entry.id)).identification.tensor_count:
+            said = self.catalog.show(str(entry.id)).identification
+            if entry.digest is None or said is None or not said.tensor_count:
                 return ""
             steps = self.catalog.derived_from(Digest(entry.digest), "convert")
             places = [path for step in steps for path in step.paths]

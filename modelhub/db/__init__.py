@@ -17,18 +17,28 @@ from modelhub.db.entries import (
     Relative,
     ScanRun,
 )
+from modelhub.db.libraries import Libraries
+from modelhub.db.places import Batch, Change, Known, LibraryRoot, Moved, Reading, Seen
 
 __all__ = [
     "SORTS",
+    "Batch",
     "Catalog",
+    "Change",
     "Derivation",
     "Detail",
     "Entry",
     "FoundBefore",
     "Identified",
+    "Known",
     "KnownDigest",
+    "Libraries",
+    "LibraryRoot",
+    "Moved",
     "Place",
     "Query",
+    "Reading",
     "Relative",
     "ScanRun",
+    "Seen",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing, suppress
+from urllib.parse import quote
 
 from sqlalchemy import Connection
 
@@ -26,9 +27,11 @@ def back_up(connection: Connection, target: str, label: str) -> None:
         raise CatalogError(f"{label}: a catalog in memory cannot be copied")
     partial = f"{target}.{os.urandom(4).hex()}.partial"
     try:
-        with closing(sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True)) as source:
-            with closing(sqlite3.connect(partial)) as copy:
-                source.backup(copy)
+        with (
+            closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(partial)) as copy,
+        ):
+            source.backup(copy)
         _sync(partial)
         os.replace(partial, target)
     except (sqlite3.Error, OSError) as error:
@@ -36,12 +39,6 @@ def back_up(connection: Connection, target: str, label: str) -> None:
     finally:
         with suppress(OSError):
             os.unlink(partial)
-
-
-def _quoted(path: str) -> str:
-    from urllib.parse import quote
-
-    return quote(path)
 
 
 def _sync(path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, select
 from modelhub.db import details, facts, lineage, recording, search
 from modelhub.db.engine import Store, parse_url
 from modelhub.db.entries import Derivation, Detail, Entry, Query
+from modelhub.db.libraries import Libraries
 from modelhub.db.schema import NAME_LENGTH, record
 from modelhub.db.upgrade import bring_up_to_date
 from modelhub.errors import CatalogError
@@ -48,6 +50,11 @@ class Catalog:
             store.close()
             raise
         return cls(store)
+
+    @cached_property
+    def libraries(self) -> Libraries:
+        """The folders that the catalog follows."""
+        return Libraries(self._store)
 
     @property
     def url(self) -> str:

@@ -33,8 +33,8 @@ _NAMED = 10  # candidates that an error names
 
 
 def select_entry(connection: Connection, selector: str) -> Entry:
-    """The one record that *selector* fits: its id, its exact name, a path or file name of its bytes, or the beginning
-    of a digest of theirs (six hex digits or more; its algorithm may stand before them, ``sha256:`` ...).
+    """The one record that *selector* fits: its id (``#`` may stand before it), its exact name, a path or file name of
+    its bytes, or the beginning of a digest of theirs (six hex digits or more; its algorithm may stand before them).
 
     A name selects among the records whose bytes lie somewhere, and among all when there is none. Raises
     :class:`Conflict` when none or several fit, naming them.
@@ -48,7 +48,7 @@ def select_entry(connection: Connection, selector: str) -> Entry:
     if found:
         raise Conflict(
             f"{selector}: {len(found)} records fit: {_listed(list(found.values()))}",
-            hint="name one by its file name or path, or by sha256: and the beginning of its digest",
+            hint="name one by #ID, by its file name or path, or by sha256: and the beginning of its digest",
         )
     raise Conflict(f"{selector}: no record has this name, path, id or digest", hint=_nearest(connection, selector))
 
@@ -64,8 +64,9 @@ def _ways(connection: Connection, selector: str) -> list[ColumnElement[bool]]:
         ways.append(content.c.id.in_(_in_files_called(connection, selector)))
     if len(selector) <= NAME_LENGTH:
         ways.append(record.c.name == selector)
-    if selector.isascii() and selector.isdigit() and len(selector) <= 9:
-        ways.append(record.c.id == int(selector))
+    number = selector.removeprefix("#")
+    if number.isascii() and number.isdigit() and len(number) <= 9:
+        ways.append(record.c.id == int(number))
     algorithm, _, digits = selector.lower().rpartition(":")
     is_algorithm = not algorithm or algorithm in search.ALGORITHMS
     if is_algorithm and len(digits) >= SHORTEST_DIGEST and search.HEX.issuperset(digits):

@@ -12,10 +12,11 @@ class Query:
     """Which records to list; what is ``None`` (or empty) does not narrow them.
 
     ``kind``, ``architecture``, ``verdict`` and ``container`` take one value or several of which one must hold; ``tag``
-    one or several that must all be there. ``text`` is words, of which each must occur, in any case and within any
-    other word, in the name, a path, a tag, the notes or a trigger word, or begin a word of the metadata. ``digest`` is
-    the beginning of a SHA-256, computed or claimed, or of any other digest that is known. ``gone`` lists the records whose bytes lie at no known path any more as well. ``sort`` is one of
-    :data:`SORTS`, with a leading ``-`` for descending order.
+    one or several that must all be there. ``text`` is words, of which each must occur, in any case: within any other
+    word of the name, a path, a tag, the notes or a trigger word, or at the beginning of a word of the metadata.
+    ``digest`` is the beginning of a SHA-256 or of any other digest that is known, computed or claimed. ``gone`` lists
+    the records whose bytes lie at no known path any more as well. ``sort`` is one of :data:`SORTS`, with a leading
+    ``-`` for descending order.
     """
 
     kind: str | tuple[str, ...] | None = None

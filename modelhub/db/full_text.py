@@ -11,7 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, bindparam, delete, insert, or_, select, text, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from modelhub.db.schema import content, location, record, record_tag, search_text
 from modelhub.db.text import distinct_words, sought
@@ -62,7 +74,7 @@ def _matching(name: str, expression: str) -> ScalarSelect[int]:
     """Rows that the full-text index of the column *name* brings up for *expression*."""
     table = f"search_{name}"
     statement = text(f"SELECT rowid FROM {table} WHERE {table} MATCH :expression")  # noqa: S608 (names of ours)
-    sought_for = bindparam("expression", expression, unique=True)
+    sought_for: BindParameter[str] = bindparam("expression", expression, unique=True)
     return statement.bindparams(sought_for).columns(search_text.c.content_id).scalar_subquery()
 
 

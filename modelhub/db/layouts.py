@@ -1,53 +1,50 @@
 """Tensors' names, element types and shapes, kept once for all files that share them.
 
-A layout's text has a line ``name TAB dtype TAB sizes`` for each tensor, in file order; a name's own tabs, line feeds
-and backslashes are escaped. It is kept compressed: a LoRA's 800 tensors take some 4 kB.
+What identification goes by (:func:`modelhub.identify.stored`) is kept in two parts: the tensors, which the thousand
+LoRAs of one trainer have in common and which compress to some kilobytes, and the rest, which is each file's own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert, select
 
 from modelhub.db.schema import layout
-from modelhub.tensors import TensorInfo
-
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n"})
-_MEANINGS = {"\\\\": "\\", "\\t": "\t", "\\n": "\n"}
 
 
-class Layout(NamedTuple):
-    """A layout's text, compressed, and the SHA-256 of the text before that."""
+class Parted(NamedTuple):
+    """An observation in two parts: ``digest`` is the SHA-256 of the tensors' text, ``packed`` that text, compressed;
+    ``rest`` the JSON text of everything else."""
 
     digest: str
     packed: bytes
+    rest: str
 
 
-def layout_of(tensors: Iterable[TensorInfo]) -> Layout:
-    """The layout of *tensors*."""
-    text = "\n".join(
-        f"{_escaped(each.name)}\t{each.dtype.label}\t{','.join(map(str, each.shape))}" for each in tensors
-    ).encode("utf-8", "surrogatepass")
-    return Layout(hashlib.sha256(text).hexdigest(), zlib.compress(text, 1))
+def part(observation: Mapping[str, Any], *, but_for: frozenset[str] | set[str] = frozenset()) -> Parted:
+    """*observation* in two parts; layouts whose digests are in *but_for* are not packed again."""
+    files = observation["files"]
+    text = json.dumps({path: file["tensors"] for path, file in files.items()}, separators=(",", ":")).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    rest = {path: {key: file[key] for key in file if key != "tensors"} for path, file in files.items()}
+    return Parted(
+        digest,
+        b"" if digest in but_for else zlib.compress(text, 1),
+        json.dumps({"files": rest, "configs": observation["configs"]}, separators=(",", ":")),
+    )
 
 
-def tensors_of(packed: bytes) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Name, element type's label and shape of each tensor."""
-    import re
-
-    text = zlib.decompress(packed).decode("utf-8", "surrogatepass")
-    for line in text.split("\n") if text else ():
-        name, dtype, sizes = line.split("\t")
-        name = re.sub(r"\\[\\tn]", lambda match: _MEANINGS[match[0]], name)
-        yield name, dtype, tuple(map(int, sizes.split(","))) if sizes else ()
-
-
-def _escaped(name: str) -> str:
-    return name.translate(_ESCAPES) if "\\" in name or "\t" in name or "\n" in name else name
+def joined(packed: bytes, rest: str) -> dict[str, Any]:
+    """The observation that :func:`part` took apart."""
+    observation: dict[str, Any] = json.loads(rest)
+    for path, tensors in json.loads(zlib.decompress(packed)).items():
+        observation["files"][path]["tensors"] = tensors
+    return observation
 
 
 def put_layout(connection: Connection, digest: str, packed: bytes) -> int:

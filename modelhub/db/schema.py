@@ -120,7 +120,7 @@ class ContentColumns(TypedColumns):
 class ContentDigestColumns(TypedColumns):
     """A digest of the bytes beside their SHA-256, lower-case hex.
 
-    ``origin`` is ``computed`` or ``claimed``, ``source`` who claims it (a metadata key, a side file; empty for computed).
+    ``origin`` is ``computed`` or ``claimed``, ``source`` who claims it: a metadata key, a side file.
     """
 
     content_id: Named[int] = Column(ForeignKey("content.id"), primary_key=True)
@@ -278,11 +278,16 @@ class LayoutColumns(TypedColumns):
 
 
 class HeaderColumns(TypedColumns):
-    """What the bytes say of themselves: the text pairs of their header, whole, and their tensors."""
+    """What the bytes say of themselves: the text pairs of their header, whole, and what identification goes by.
+
+    ``layout_id`` and ``observation`` are the two parts of :func:`modelhub.identify.stored`; see
+    :mod:`modelhub.db.layouts`.
+    """
 
     content_id: Named[int] = Column(ForeignKey("content.id"), primary_key=True, autoincrement=False)
     layout_id: Named[int | None] = Column(ForeignKey("layout.id"), index=True)
     metadata: Named[Any] = Column(Json, nullable=False)
+    observation: Named[str | None] = Column(SafeText)
 
 
 class SearchTextColumns(TypedColumns):

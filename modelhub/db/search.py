@@ -136,7 +136,7 @@ def digest_begins(text: str) -> ColumnElement[bool]:
     algorithm, _, prefix = text.strip().lower().rpartition(":")
     if not prefix or not HEX.issuperset(prefix) or (algorithm and algorithm not in ALGORITHMS):
         raise CatalogError(f"{text}: not the beginning of a digest")
-    ways = []
+    ways: list[ColumnElement[bool]] = []
     if algorithm in ("", "sha256"):
         ways.append((content.c.sha256 >= prefix) & (content.c.sha256 < prefix + "g"))
     others = select(content_digest.c.content_id).where(

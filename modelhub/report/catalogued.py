@@ -32,7 +32,7 @@ def _entry_row(entry: Plain) -> Line:
     architecture = " ".join(part for part in (entry["architecture"], entry["variant"]) if part)
     return line(
         str(entry["id"]),
-        verdict_span(entry["verdict"]),
+        _verdict(entry),
         entry["kind"] or "-",
         architecture or "-",
         entry["precision"] or "-",
@@ -43,12 +43,25 @@ def _entry_row(entry: Plain) -> Line:
     )
 
 
+def _verdict(entry: Plain) -> Span:
+    return verdict_span(entry["verdict"]) if entry["verdict"] is not None else Span("not scanned", "dim")
+
+
 def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
     """Everything about one record; evidence and long metadata in full with ``-v``."""
-    entry, identified = detail["entry"], detail["identification"]
+    entry = detail["entry"]
+    identified = detail["identification"] or {
+        "candidates": (),
+        "components": (),
+        "tensor_count": None,
+        "parameter_count": None,
+        "evidence": (),
+    }
     limit = 4000 if verbosity > 0 else 100
     yield line(Span(entry["name"], "bold"), Span(f"  #{entry['id']}", "dim"))
-    yield line("  ", verdict_span(entry["verdict"]))
+    yield line("  ", _verdict(entry))
+    if detail["problem"]:
+        yield line("  ", Span("problem  ", "unknown"), detail["problem"])
     yield from fields(
         [
             ("kind", entry["kind"]),
@@ -61,7 +74,9 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
             ("tensors", _number(identified["tensor_count"])),
             ("parameters", _number(identified["parameter_count"])),
             ("size", f"{byte_size(entry['size'])} ({entry['size']:,} bytes)"),
-            ("sha256", entry["digest"]),
+            ("sha256", entry["digest"] or "not computed yet"),
+            *((each["algorithm"], each["value"]) for each in detail["digests"] if each["origin"] == "computed"),
+            ("rating", None if entry["rating"] is None else f"{entry['rating']} of 5"),
             ("tags", ", ".join(entry["tags"]) or None),
             ("trigger words", ", ".join(detail["triggers"]) or None),
             ("notes", detail["notes"] or None),
@@ -69,8 +84,13 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
         ]
     )
     for place in detail["locations"]:
-        gone = f"  (until {place['ended']})" if place["ended"] else ""
+        state = place["state"] if place["state"] != "live" else "told by its header" if not place["proven"] else ""
+        gone = f"  ({state} since {place['ended']})" if place["ended"] else f"  ({state})" if state else ""
         yield line("  ", Span("at  ", "dim"), place["path"], Span(gone, "dim"))
+    for text in detail["disagreements"]:
+        yield line("  ", Span("contradiction  ", "suspicious"), text)
+    for name, value in detail["overrides"].items():
+        yield line("  ", Span("set by you  ", "dim"), f"{name} = {value or 'nothing'}")
     yield from _findings(detail["findings"], verbosity)
     for relative in detail["parents"]:
         yield _relation("made from", relative)

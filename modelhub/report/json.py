@@ -26,6 +26,8 @@ VERIFY_SCHEMA = "modelhub.verify/1"
 INTAKE_SCHEMA = "modelhub.intake/1"
 CATALOG_SCHEMA = "modelhub.catalog/1"
 RECORD_SCHEMA = "modelhub.record/1"
+LIBRARY_SCHEMA = "modelhub.library/1"
+SYNC_SCHEMA = "modelhub.sync/1"
 
 
 def dumps(value: Mapping[str, Any], *, indent: bool = False) -> str:

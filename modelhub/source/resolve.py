@@ -78,7 +78,7 @@ class _Finder:
 
     def _takes_up(self, path: str) -> bool:
         """Whether a walk of the folder that the file *path* lies in takes it up by its name."""
-        return self._every_file or _is_model_name(path)
+        return self._every_file or is_model_name(path)
 
     def _walk(self, top: str) -> Iterator[Found | SourceError]:
         folders = [(top, os.path.realpath(top))]
@@ -97,7 +97,7 @@ class _Finder:
                 yield SourceError(f"{folder}: cannot be listed: {error.strerror}", path=folder)
                 continue
             names = {entry.name for entry in entries}
-            below = [(entry.path, os.path.join(real, entry.name)) for entry in entries if _is_entered(entry, names)]
+            below = [(entry.path, os.path.join(real, entry.name)) for entry in entries if is_entered(entry, names)]
             folders += reversed(below)
             yield from self._files(real, entries)
 
@@ -114,18 +114,19 @@ class _Finder:
                 and not entry.is_dir(follow_symlinks=False)
                 and os.path.join(real, entry.name) not in self._single
             ):
-                yield Found(entry.path, expected=_is_model_name(entry.name))
+                yield Found(entry.path, expected=is_model_name(entry.name))
         self._walked.add(real)
         for entry in links:
             if self._takes_up(entry.name) and not os.path.isdir(entry.path):
-                yield from self._one(Found(entry.path, expected=_is_model_name(entry.name)))
+                yield from self._one(Found(entry.path, expected=is_model_name(entry.name)))
 
 
-def _is_model_name(path: str) -> bool:
+def is_model_name(path: str) -> bool:
+    """Whether *path* has one of :data:`MODEL_EXTENSIONS`."""
     return os.path.splitext(path)[1].lower() in MODEL_EXTENSIONS
 
 
-def _is_entered(entry: os.DirEntry[str], siblings: set[str]) -> bool:
+def is_entered(entry: os.DirEntry[str], siblings: set[str]) -> bool:
     """Whether a walk goes down into *entry*.
 
     A Hugging Face cache keeps its files nameless in ``blobs`` and links to them by name from ``snapshots``.

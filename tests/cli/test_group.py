@@ -47,6 +47,6 @@ def test_every_command_module_is_a_command() -> None:
     modules = {
         path.stem
         for path in (ROOT / "modelhub" / "commands").glob("*.py")
-        if "@click.command(" in path.read_text(encoding="utf-8")
+        if re.search(r"^@click\.(command|group)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert modules == set(COMMANDS)

@@ -77,6 +77,7 @@ def _make_tables() -> None:
         sa.Column("content_id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("layout_id", sa.Integer(), nullable=True),
         sa.Column("metadata", sa.Text(), nullable=False),
+        sa.Column("observation", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["content_id"], ["content.id"], name=op.f("fk_header_content_id")),
         sa.ForeignKeyConstraint(["layout_id"], ["layout.id"], name=op.f("fk_header_layout_id")),
         sa.PrimaryKeyConstraint("content_id", name=op.f("pk_header")),

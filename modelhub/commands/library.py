@@ -1,0 +1,150 @@
+"""``modelhub library``: the folders that the catalog follows."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from modelhub.commands import ExitCode, reporting
+from modelhub.commands.filters import catalog_option, open_catalog, open_settled_catalog
+from modelhub.report.plain import counted, line
+from modelhub.report.sink import Sink
+
+_DIALECTS = ("auto", "plain", "a1111", "comfyui", "invokeai", "hf-cache")
+_SHOWN = 20
+
+
+@click.group("library")
+def command() -> None:
+    """Follow folders of models: the catalog knows their files again through moves, renames and unplugged drives."""
+
+
+@command.command("add")
+@click.argument("folder", metavar="DIR")
+@click.option(
+    "--dialect",
+    type=click.Choice(_DIALECTS),
+    default="auto",
+    show_default=True,
+    help="Whose folders these are: which of them are looked into.",
+)
+@click.option("--links", type=click.Choice(("follow", "skip")), default="follow", show_default=True, help="Symlinks.")
+@catalog_option
+@reporting
+def add(*, folder: str, dialect: str, links: str, catalog: str | None, sink: Sink) -> int:
+    """Follow DIR from now on. Nothing of it is read before 'modelhub library sync'."""
+    from modelhub.config import load_settings
+    from modelhub.syncing import add_library
+
+    with open_settled_catalog(load_settings(catalog=catalog), sink) as opened:
+        root = add_library(opened, folder, dialect=dialect, follow_links=links == "follow")
+    if sink.machine:
+        from modelhub.report.json import LIBRARY_SCHEMA
+        from modelhub.report.synced import root_dict
+
+        sink.add(root_dict(root))
+        sink.document(LIBRARY_SCHEMA, "libraries")
+    else:
+        sink.lines([line(f"{root.path}  ({root.dialect}): 'modelhub library sync' reads it")])
+    return ExitCode.OK
+
+
+@command.command("remove")
+@click.argument("folder", metavar="DIR")
+@catalog_option
+@reporting
+def remove(*, folder: str, catalog: str | None, sink: Sink) -> int:
+    """Follow DIR no longer. No file is touched, and its records keep what was written on them."""
+    with open_catalog(catalog, sink) as opened:
+        root = opened.libraries.remove(os.path.abspath(folder))
+    sink.note(f"{root.path} is no longer followed")
+    return ExitCode.OK
+
+
+@command.command("list")
+@catalog_option
+@reporting
+def list_(*, catalog: str | None, sink: Sink) -> int:
+    """List the folders that the catalog follows, and how many files of each are there, missing or offline."""
+    from modelhub.report.json import LIBRARY_SCHEMA
+    from modelhub.report.synced import root_dict, root_table
+
+    with open_catalog(catalog, sink) as opened:
+        roots = opened.libraries.all()
+    if sink.machine:
+        for root in roots:
+            sink.add(root_dict(root))
+        sink.document(LIBRARY_SCHEMA, "libraries")
+    elif roots:
+        sink.table(root_table(roots))
+    else:
+        sink.note("no folder is followed yet: 'modelhub library add DIR'")
+    return ExitCode.OK
+
+
+@command.command("sync")
+@click.option("--library", "libraries", metavar="DIR", multiple=True, help="Only this one; may be repeated.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes that read headers. [default: one per processor]")
+@catalog_option
+@reporting
+def sync(*, libraries: tuple[str, ...], jobs: int | None, catalog: str | None, sink: Sink) -> int:
+    """Make the catalog true to the folders it follows. Only what has changed is read, and of that only headers.
+
+    Whenever it is interrupted, the next sync goes on. No file is changed.
+    """
+    from modelhub.report.synced import change_dict, sync_lines, tally
+    from modelhub.syncing import sync as sync_libraries
+
+    with open_catalog(catalog, sink) as opened:
+        report = sync_libraries(opened, libraries, processes=jobs)
+    if sink.machine:
+        from modelhub.report.json import SYNC_SCHEMA
+
+        for change in report.changes:
+            sink.add(change_dict(change))
+        sink.document(
+            SYNC_SCHEMA,
+            "changes",
+            complete=not report.unread and not report.offline,
+            libraries=report.libraries,
+            counts=report.counts,
+            offline=report.offline,
+            unclear=[{"path": path, "candidates": list(candidates)} for path, candidates in report.unclear],
+            unread=[unread._asdict() for unread in report.unread],
+        )
+    else:
+        sink.lines(sync_lines(report, None if sink.verbosity > 0 else _SHOWN))
+    if not report.libraries:
+        sink.note("no folder is followed yet: 'modelhub library add DIR'")
+    for path in report.offline:
+        sink.warn(f"{path}: the folder is not there, or an empty one stands in its place: its files are offline")
+    for unread in report.unread:
+        sink.warn(f"{unread.path}: {unread.reason}")
+    sink.note(tally(report.counts))
+    return ExitCode.INCOMPLETE if report.unread or (libraries and report.offline) else ExitCode.OK
+
+
+@command.command("status")
+@click.option("--changes", "limit", type=click.IntRange(min=0), default=10, show_default=True, help="How many to tell.")
+@catalog_option
+@reporting
+def status(*, limit: int, catalog: str | None, sink: Sink) -> int:
+    """Say how each followed folder stands, and what the last syncs found."""
+    from modelhub.report.json import LIBRARY_SCHEMA
+    from modelhub.report.synced import change_dict, change_line, root_dict, root_table
+
+    with open_catalog(catalog, sink) as opened:
+        roots = opened.libraries.all()
+        changes = opened.libraries.changes(limit)
+    if sink.machine:
+        for root in roots:
+            sink.add(root_dict(root))
+        told = [{"at": at, **change_dict(change)} for at, change in changes]
+        sink.document(LIBRARY_SCHEMA, "libraries", changes=told)
+    else:
+        if roots:
+            sink.table(root_table(roots))
+        sink.lines(change_line(change, at) for at, change in changes)
+    sink.note(counted(len(roots), "library", "libraries"))
+    return ExitCode.OK

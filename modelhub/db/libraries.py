@@ -1,0 +1,204 @@
+"""The folders that the catalog follows, and what their syncs find."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+
+from sqlalchemy import Connection, func, insert, or_, select, update
+
+from modelhub.db.clock import now
+from modelhub.db.engine import Store
+from modelhub.db.places import Batch, Change, Known, LibraryRoot
+from modelhub.db.recording import index_record
+from modelhub.db.schema import change, content, library_root, location
+from modelhub.db.syncing import write_batch
+from modelhub.db.text import path_key
+from modelhub.errors import Conflict
+
+_ENDED = ("missing", "removed")
+"""States of places whose bytes may turn up elsewhere."""
+_CHUNK = 500  # values in one IN (...), below every database's bound on parameters
+
+
+class Libraries:
+    """The catalog's libraries. Every method is one transaction."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def add(self, path: str, dialect: str, *, follow_links: bool, device: int, inode: int) -> LibraryRoot:
+        """Follow the folder *path* (absolute) from now on. Raises :class:`Conflict` when it, one above or one below it
+        is followed already."""
+
+        def work(connection: Connection) -> LibraryRoot:
+            for root in _roots(connection):
+                if root.path == path or _inside(path, root.path) or _inside(root.path, path):
+                    how = "is" if root.path == path else "lies in" if _inside(path, root.path) else "holds"
+                    raise Conflict(f"{path}: it {how} the library {root.path}")
+            connection.execute(
+                insert(library_root).values(
+                    path=path,
+                    path_key=path_key(path),
+                    dialect=dialect,
+                    follow_links=follow_links,
+                    device=str(device),
+                    inode=str(inode),
+                    online=True,
+                    added=now(),
+                )
+            )
+            return next(root for root in _roots(connection) if root.path == path)
+
+        return self._store.write(work)
+
+    def remove(self, path: str) -> LibraryRoot:
+        """Follow *path* no longer: its records stay, without a place. Raises :class:`Conflict` for another."""
+
+        def work(connection: Connection) -> LibraryRoot:
+            root = _named(_roots(connection), path)
+            live = location.c.root_id == root.id, location.c.live_key.is_not(None)
+            contents = list(connection.scalars(select(location.c.content_id).where(*live).distinct()))
+            gone = {"live_key": None, "state": "removed", "ended": now()}
+            connection.execute(update(location).where(*live).values(gone))
+            connection.execute(update(location).where(location.c.root_id == root.id).values(root_id=None))
+            connection.execute(library_root.delete().where(library_root.c.id == root.id))
+            for content_id in contents:
+                index_record(connection, content_id)
+            return root
+
+        return self._store.write(work)
+
+    def all(self) -> list[LibraryRoot]:
+        """Every library, by path."""
+        return self._store.read(_roots)
+
+    def chosen(self, paths: Collection[str]) -> list[LibraryRoot]:
+        """The libraries at *paths*; all of them for none. Raises :class:`Conflict` for a path that is no library."""
+        roots = self.all()
+        return [_named(roots, path) for path in paths] if paths else roots
+
+    def known(self, roots: Sequence[LibraryRoot]) -> list[Known]:
+        """The places in *roots* where bytes lie as far as the catalog knows, those recorded by others included."""
+
+        def work(connection: Connection) -> list[Known]:
+            ids = [root.id for root in roots]
+            own = _places(connection, location.c.live_key.is_not(None), location.c.root_id.in_(ids))
+            others = _places(connection, location.c.live_key.is_not(None), location.c.root_id.is_(None))
+            return own + [each for each in others if any(_inside(each.path, root.path) for root in roots)]
+
+        return self._store.read(work)
+
+    def at(self, paths: Sequence[str]) -> list[Known]:
+        """The places at *paths* where bytes lie as far as the catalog knows."""
+
+        def work(connection: Connection) -> list[Known]:
+            keys = [path_key(path) for path in paths]
+            chunks = (keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK))
+            return [place for chunk in chunks for place in _places(connection, location.c.live_key.in_(chunk))]
+
+        return self._store.read(work)
+
+    def lost(self) -> list[Known]:
+        """The places whose bytes were not found where they had been, and that have turned up nowhere else."""
+        return self._store.read(lambda connection: _places(connection, location.c.state.in_(_ENDED)))
+
+    def write(self, batch: Batch) -> list[Change]:
+        """Write down what a sync found, all of *batch* or nothing; returns the changes to tell of."""
+        return self._store.write(lambda connection: write_batch(connection, batch))
+
+    def put_away(self, root: LibraryRoot) -> int:
+        """Note that *root* is not there, and so none of its places can be seen; returns how many those are."""
+
+        def work(connection: Connection) -> int:
+            live = location.c.root_id == root.id, location.c.live_key.is_not(None)
+            connection.execute(update(location).where(*live).values(state="offline"))
+            connection.execute(update(library_root).where(library_root.c.id == root.id).values(online=False))
+            return connection.scalar(select(func.count()).select_from(location).where(*live)) or 0
+
+        return self._store.write(work)
+
+    def came_to_an_end(self, root: LibraryRoot, device: int, inode: int) -> None:
+        """Note that a sync of *root* has come to its end, and which folder it saw."""
+        seen = {"device": str(device), "inode": str(inode), "online": True, "synced": now()}
+        self._store.write(
+            lambda connection: (
+                connection.execute(update(library_root).where(library_root.c.id == root.id).values(seen)).rowcount
+            )
+        )
+
+    def changes(self, limit: int) -> list[tuple[str, Change]]:
+        """The last *limit* changes, each with its time, the newest first."""
+
+        def work(connection: Connection) -> list[tuple[str, Change]]:
+            rows = connection.execute(select(change).order_by(change.c.id.desc()).limit(limit))
+            return [(row.at, Change(row.kind, row.path, row.previous)) for row in rows]
+
+        return self._store.read(work)
+
+
+def _roots(connection: Connection) -> list[LibraryRoot]:
+    counts: dict[int, dict[str, int]] = {}
+    counted = (
+        select(location.c.root_id, location.c.state, func.count())
+        .where(location.c.root_id.is_not(None), or_(location.c.live_key.is_not(None), location.c.state.in_(_ENDED)))
+        .group_by(location.c.root_id, location.c.state)
+    )
+    for root_id, state, number in connection.execute(counted):
+        assert root_id is not None
+        counts.setdefault(root_id, {})[state] = number
+    return [
+        LibraryRoot(
+            id=row.id,
+            path=row.path,
+            dialect=row.dialect,
+            follow_links=row.follow_links,
+            device=int(row.device),
+            inode=int(row.inode),
+            online=row.online,
+            added=row.added,
+            synced=row.synced,
+            counts=counts.get(row.id, {}),
+        )
+        for row in connection.execute(select(library_root).order_by(library_root.c.path))
+    ]
+
+
+def _named(roots: Iterable[LibraryRoot], path: str) -> LibraryRoot:
+    roots = list(roots)
+    for root in roots:
+        if root.path == path:
+            return root
+    hint = f"the libraries are {', '.join(root.path for root in roots)}" if roots else "there is none yet"
+    raise Conflict(f"{path}: not a library", hint=hint)
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _places(connection: Connection, *conditions: object) -> list[Known]:
+    rows = connection.execute(
+        select(
+            location.c.id,
+            location.c.content_id,
+            location.c.root_id,
+            location.c.path,
+            location.c.size,
+            location.c.mtime_ns,
+            location.c.device,
+            location.c.inode,
+            location.c.state,
+            location.c.is_folder,
+            content.c.header_sha256,
+            content.c.sample_sha256,
+            content.c.problem,
+            content.c.sha256.is_not(None),
+        )
+        .join(content, location.c.content_id == content.c.id)
+        .where(*conditions)  # type: ignore[arg-type]
+    )
+    return [
+        Known(id_, content_id, root_id, path, size, int(mtime), int(dev), int(ino), *rest)
+        for id_, content_id, root_id, path, size, mtime, dev, ino, *rest in rows
+    ]

@@ -1,0 +1,253 @@
+"""Writing down what a sync found: one batch, one transaction.
+
+A batch may be the last that is written before the power goes. So each leaves the catalog in a state that the next sync
+can start from: no bytes are known without a record, and no place is forgotten, at worst it is called missing until the
+next sync finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
+
+from modelhub.db.clock import now
+from modelhub.db.facts import FACTS, settle
+from modelhub.db.full_text import about_of
+from modelhub.db.layouts import put_layout
+from modelhub.db.places import Batch, Change, Known, Reading, Seen
+from modelhub.db.recording import index_record, name_for
+from modelhub.db.schema import (
+    change,
+    content,
+    header,
+    identification,
+    layout,
+    location,
+    record,
+    search_text,
+)
+from modelhub.db.text import fingerprint, int64, path_key
+
+_STAMP = (
+    update(location)
+    .where(location.c.id == bindparam("place"))
+    .values({name: bindparam(name) for name in ("root_id", "size", "mtime_ns", "device", "inode", "link", "is_folder")})
+)
+_ALIVE = _STAMP.values(state="live")
+_UNPROVEN = _STAMP.values(state="live", proven=False)
+
+
+def write_batch(connection: Connection, batch: Batch) -> list[Change]:
+    """Write *batch* down; returns the changes to tell of."""
+    changed: list[tuple[int, Change]] = []
+    if batch.seen_again:
+        connection.execute(_ALIVE, [_stamped(known.id, seen) for known, seen in batch.seen_again])
+        back = [(known, seen) for known, seen in batch.seen_again if known.state == "offline"]
+        changed += [(known.content_id, Change("returned", seen.path)) for known, seen in back]
+    _move(connection, batch, changed)
+    if batch.touched:
+        connection.execute(_UNPROVEN, [_stamped(known.id, seen) for known, seen in batch.touched])
+        changed += [(known.content_id, Change("touched", seen.path)) for known, seen in batch.touched]
+    for known, seen, reading in batch.grown:
+        _grow(connection, known, seen, reading)
+        changed.append((known.content_id, Change("grown", seen.path)))
+    for content_id, seen in batch.linked:
+        _vacate(connection, [seen])
+        _put_places(connection, [(content_id, seen, True)])
+        changed.append((content_id, Change("linked", seen.path)))
+    _add(connection, batch.added, changed)
+    if batch.missing:
+        ends = [{"place": known.id, "at": now()} for known in batch.missing]
+        gone = update(location).where(location.c.id == bindparam("place"))
+        connection.execute(gone.values(live_key=None, state="missing", ended=bindparam("at")), ends)
+        changed += [(known.content_id, Change("vanished", known.path)) for known in batch.missing]
+    for known in batch.away:
+        connection.execute(update(location).where(location.c.id == known.id).values(state="offline"))
+        changed.append((known.content_id, Change("offline", known.path)))
+    moved = [each.known.content_id for each in batch.moved]
+    for content_id in {*moved, *(each.content_id for each in batch.missing), *(each for each, _ in batch.linked)}:
+        index_record(connection, content_id)
+    _put_changes(connection, changed)
+    return [each for _, each in changed]
+
+
+def _stamped(place: int, seen: Seen) -> dict[str, object]:
+    return {
+        "place": place,
+        "root_id": seen.root_id,
+        "size": seen.size,
+        "mtime_ns": str(seen.mtime_ns),
+        "device": str(seen.dev),
+        "inode": str(seen.ino),
+        "link": seen.link,
+        "is_folder": seen.is_folder,
+    }
+
+
+def _vacate(connection: Connection, arriving: Iterable[Seen]) -> None:
+    """End what the catalog still knows at the paths of *arriving*: who has gone elsewhere is found by its row."""
+    keys = [path_key(seen.path) for seen in arriving]
+    there = select(location.c.id).where(location.c.live_key.in_(keys))
+    connection.execute(
+        update(location).where(location.c.id.in_(there)).values(live_key=None, state="missing", ended=now())
+    )
+
+
+def _move(connection: Connection, batch: Batch, changed: list[tuple[int, Change]]) -> None:
+    if not batch.moved:
+        return
+    _vacate(connection, [move.seen for move in batch.moved])
+    proofs: dict[int, bool] = {}
+    for move in batch.moved:
+        row = connection.execute(
+            select(location.c.proven, location.c.ended).where(location.c.id == move.known.id)
+        ).one()
+        proofs[move.known.id] = row.proven and move.proven
+        connection.execute(
+            update(location)
+            .where(location.c.id == move.known.id)
+            .values(live_key=None, state="moved", ended=row.ended or now())
+        )
+    _put_places(connection, [(move.known.content_id, move.seen, proofs[move.known.id]) for move in batch.moved])
+    for move in batch.moved:
+        previous = move.known.path if move.known.path != move.seen.path else None
+        changed.append((move.known.content_id, Change(move.kind, move.seen.path, previous)))
+
+
+def _put_places(connection: Connection, places: Sequence[tuple[int, Seen, bool]]) -> None:
+    rows = []
+    for content_id, seen, proven in places:
+        row = _stamped(0, seen)
+        del row["place"]
+        row |= {"content_id": content_id, "path": seen.path, "live_key": path_key(seen.path), "state": "live"}
+        rows.append(row | {"proven": proven, "added": now()})
+    if rows:
+        connection.execute(insert(location), rows)
+
+
+def _grow(connection: Connection, known: Known, seen: Seen, reading: Reading) -> None:
+    """The download at the place has got further: the same record, of more bytes."""
+    content_id = known.content_id
+    connection.execute(_ALIVE, [_stamped(known.id, seen)])
+    connection.execute(update(content).where(content.c.id == content_id).values(_described(seen, reading)))
+    connection.execute(delete(header).where(header.c.content_id == content_id))
+    _put_headers(connection, [(content_id, reading)])
+    _put_identifications(connection, [(content_id, reading)])
+    words = update(search_text).where(search_text.c.content_id == content_id)
+    connection.execute(words.values(words=reading.words))
+    settle(connection, content_id)
+    index_record(connection, content_id)
+
+
+def _described(seen: Seen, reading: Reading) -> dict[str, object]:
+    return {
+        "size": seen.size,
+        "header_sha256": reading.header,
+        "sample_sha256": reading.sample,
+        "container": reading.container,
+        "problem": reading.problem,
+        "metadata_sha256": fingerprint(reading.metadata),
+    }
+
+
+def _add(
+    connection: Connection,
+    added: Sequence[tuple[Known | None, Seen, Reading]],
+    changed: list[tuple[int, Change]],
+) -> None:
+    """Bytes never seen: a content, a record, a place and an identification each."""
+    if not added:
+        return
+    _vacate(connection, [seen for _, seen, _ in added])
+    for known, _, _ in added:
+        if known is not None:
+            connection.execute(update(location).where(location.c.id == known.id).values(state="replaced"))
+            index_record(connection, known.content_id)
+    at = now()
+    ids = connection.scalars(
+        insert(content).returning(content.c.id, sort_by_parameter_order=True),
+        [{**_described(seen, reading), "added": at} for _, seen, reading in added],
+    ).all()
+    found = [(content_id, seen, reading) for content_id, (_, seen, reading) in zip(ids, added, strict=True)]
+    names = {content_id: name_for(seen.path, seen.is_folder) for content_id, seen, _ in found}
+    connection.execute(
+        insert(record),
+        [
+            {
+                "content_id": content_id,
+                "name": names[content_id],
+                "notes": "",
+                "added": at,
+                "container": reading.container,
+                **{name: reading.identity[name] for name in FACTS},
+            }
+            for content_id, _, reading in found
+        ],
+    )
+    _put_headers(connection, [(content_id, reading) for content_id, _, reading in found])
+    _put_identifications(connection, [(content_id, reading) for content_id, _, reading in found])
+    connection.execute(
+        insert(search_text),
+        [
+            {
+                "content_id": content_id,
+                "about": about_of([names[content_id], seen.path], reading.metadata),
+                "words": reading.words,
+            }
+            for content_id, seen, reading in found
+        ],
+    )
+    _put_places(connection, [(content_id, seen, True) for content_id, seen, _ in found])
+    for (content_id, seen, _), (known, _, _) in zip(found, added, strict=True):
+        changed.append((content_id, Change("added" if known is None else "replaced", seen.path)))
+
+
+def _put_headers(connection: Connection, found: Sequence[tuple[int, Reading]]) -> None:
+    wanted = {reading.layout_digest for _, reading in found}
+    rows = connection.execute(select(layout.c.digest, layout.c.id).where(layout.c.digest.in_(wanted)))
+    ids: dict[str, int] = {row.digest: row.id for row in rows}
+    for _, reading in found:
+        if reading.layout_digest not in ids and reading.layout is not None:
+            ids[reading.layout_digest] = put_layout(connection, reading.layout_digest, reading.layout)
+    connection.execute(
+        insert(header),
+        [
+            {
+                "content_id": content_id,
+                "layout_id": ids.get(reading.layout_digest),
+                "metadata": reading.metadata,
+                "observation": reading.observation,
+            }
+            for content_id, reading in found
+        ],
+    )
+
+
+def _put_identifications(connection: Connection, found: Sequence[tuple[int, Reading]]) -> None:
+    rows = []
+    for content_id, reading in found:
+        facts: Mapping[str, object] = {
+            **reading.identity,
+            "tensor_count": int64(reading.identity["tensor_count"]),
+            "parameter_count": int64(reading.identity["parameter_count"]),
+        }
+        rows.append(
+            {
+                "content_id": content_id,
+                **facts,
+                "version": reading.version,
+                "fingerprint": fingerprint(facts),
+                "added": now(),
+            }
+        )
+    connection.execute(insert(identification), rows)
+
+
+def _put_changes(connection: Connection, changed: Sequence[tuple[int, Change]]) -> None:
+    rows = [
+        {"content_id": content_id, "kind": each.kind, "path": each.path, "previous": each.previous, "at": now()}
+        for content_id, each in changed
+    ]
+    if rows:
+        connection.execute(insert(change), rows)

@@ -1,0 +1,156 @@
+"""Whatever is done to a library between syncs, the catalog comes to equal the truth, and nothing written is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from itertools import count
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from modelhub.db import Catalog, Query
+from modelhub.syncing import add_library, sync
+from tests.syncing.files import lora, put
+
+NAMES = [f"{folder}/{name}.safetensors" for folder in ("a", "b/c") for name in ("x", "y", "z")]
+PICK = st.integers(0, 100)
+
+
+class Library(RuleBasedStateMachine):
+    """A library, what its files hold, and the tag that each of the bytes was given when they were first seen.
+
+    Every file's bytes are like no other's, unless they are copies; each has a time of its own.
+    """
+
+    @initialize()
+    def start(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="modelhub-sync-"))
+        self.root = self.folder / "models"
+        self.root.mkdir()
+        self.catalog = Catalog.open(str(self.folder / "c.db"))
+        add_library(self.catalog, str(self.root))
+        self.numbers = count()
+        self.files: dict[str, int] = {}
+        self.times: dict[int, int] = {}
+        self.deleted: dict[int, str] = {}
+        self.tagged: set[int] = set()
+        self.plugged = True
+        self.synced = True
+
+    def teardown(self) -> None:
+        self.catalog.close()
+        shutil.rmtree(self.folder)
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def write(self, name: str, number: int) -> None:
+        """Have the bytes *number* at *name* as a new file, as a download or a restored copy has them."""
+        path = self.path(name)
+        path.unlink(missing_ok=True)
+        put(path, lora(number), self.times.setdefault(number, 10**18 + number * 10**9))
+        self.files[name] = number
+        self.synced = False
+
+    @rule(name=st.sampled_from(NAMES))
+    def add_or_replace(self, name: str) -> None:
+        if self.plugged:
+            self.lose(name)
+            self.write(name, next(self.numbers))
+
+    def lose(self, name: str) -> None:
+        if name in self.files:
+            self.deleted[self.files.pop(name)] = name
+
+    @rule(name=st.sampled_from(NAMES))
+    def overwrite_in_place(self, name: str) -> None:
+        if self.plugged and name in self.files:
+            number = next(self.numbers)
+            self.lose(name)
+            put(self.path(name), lora(number), self.times.setdefault(number, 10**18 + number * 10**9))
+            self.files[name] = number
+            self.synced = False
+
+    @rule(source=st.sampled_from(NAMES), to=st.sampled_from(NAMES))
+    def move(self, source: str, to: str) -> None:
+        if self.plugged and source in self.files and source != to:
+            self.lose(to)
+            self.path(to).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.path(source), self.path(to))
+            self.files[to] = self.files.pop(source)
+            self.synced = False
+
+    @rule(name=st.sampled_from(NAMES))
+    def delete(self, name: str) -> None:
+        if self.plugged and name in self.files:
+            self.path(name).unlink()
+            self.lose(name)
+            self.synced = False
+
+    @rule(pick=PICK, folder=st.sampled_from(["a", "b/c"]))
+    def bring_back(self, pick: int, folder: str) -> None:
+        """Bytes that were deleted, and seen to be, return under their own name, in whichever folder."""
+        if self.plugged and self.synced and self.deleted:
+            number = sorted(self.deleted)[pick % len(self.deleted)]
+            name = f"{folder}/{os.path.basename(self.deleted[number])}"
+            if name not in self.files:
+                del self.deleted[number]
+                self.write(name, number)
+
+    @rule()
+    def unplug(self) -> None:
+        if self.plugged and self.synced:
+            os.rename(self.root, self.folder / "away")
+            self.plugged = False
+            self.synced = False
+
+    @rule()
+    def plug_in(self) -> None:
+        if not self.plugged:
+            os.rename(self.folder / "away", self.root)
+            self.plugged = True
+            self.synced = False
+
+    @rule()
+    def sync(self) -> None:
+        report = sync(self.catalog, processes=1)
+        assert not report.unread
+        assert not report.unclear
+        self.synced = True
+        if not self.plugged:
+            return
+        for name, number in self.files.items():
+            if number not in self.tagged:
+                self.catalog.tag(str(self.path(name)), [f"bytes {number}"])
+                self.catalog.note(str(self.path(name)), f"note {number}")
+                self.tagged.add(number)
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        """Every tag and note ever written is on one record, and that record is of those bytes."""
+        entries = self.catalog.entries(Query(gone=True))
+        assert sorted(tag for entry in entries for tag in entry.tags) == sorted(f"bytes {n}" for n in self.tagged)
+        for entry in entries:
+            detail = self.catalog.show(f"#{entry.id}")
+            numbers = [tag.removeprefix("bytes ") for tag in entry.tags]
+            assert detail.notes == "".join(f"note {number}" for number in numbers)
+            if numbers:
+                assert detail.metadata == {"ss_output_name": f"model {int(numbers[0]):09}"}
+
+    @invariant()
+    def the_catalog_equals_the_truth(self) -> None:
+        """After a sync the live places are the files that are there, each with its own record; unplugged, none."""
+        if not self.synced:
+            return
+        entries = self.catalog.entries()
+        found = {entry.path: entry.tags for entry in entries}
+        assert found == {str(self.path(name)): (f"bytes {number}",) for name, number in self.files.items()}
+        assert {entry.state for entry in entries} <= {"live" if self.plugged else "offline"}
+
+
+TestLibrary = Library.TestCase
+TestLibrary.settings = settings(max_examples=25, stateful_step_count=14, deadline=None)

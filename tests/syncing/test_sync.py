@@ -1,0 +1,328 @@
+"""Syncing: the catalog follows what happens to the files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import modelhub.syncing.readers
+from modelhub.db import Catalog, Query
+from modelhub.errors import Conflict, SourceError
+from modelhub.syncing import SyncReport, add_library, sync
+from tests.syncing.files import lora, put, tags_by_path
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with Catalog.open(str(tmp_path / "c.db")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def models(tmp_path: Path, catalog: Catalog) -> Path:
+    """A library with three LoRAs, synced, each tagged with its number."""
+    folder = tmp_path / "models"
+    for number in range(3):
+        put(folder / "sub" / f"m{number}.safetensors", lora(number), mtime=10**18 + number)
+    add_library(catalog, str(folder))
+    sync(catalog)
+    for number in range(3):
+        catalog.tag(f"m{number}.safetensors", [f"tag {number}"])
+        catalog.note(f"m{number}.safetensors", f"note {number}")
+    return folder
+
+
+def counts(report: SyncReport) -> dict[str, int]:
+    return {kind: number for kind, number in report.counts.items() if number}
+
+
+def test_first_sync_identifies_without_hashing(catalog: Catalog, models: Path) -> None:
+    """Each file becomes a record that says what its header says; nothing is claimed of bytes that nobody read."""
+    entry = catalog.show("m0.safetensors").entry
+    assert (entry.kind, entry.architecture, entry.container) == ("lora", "sd-1", "safetensors")
+    assert (entry.digest, entry.verdict, entry.state) == (None, None, "live")
+    assert catalog.show("m0.safetensors").metadata == {"ss_output_name": "model 000000000"}
+    assert [each.name for each in catalog.entries(Query(text="000000002"))] == ["m2"]
+
+
+def test_nothing_changed(catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second sync opens no file and writes nothing."""
+    monkeypatch.setattr(os, "open", None)
+    assert counts(sync(catalog)) == {"unchanged": 3}
+
+
+def test_moved_and_renamed(catalog: Catalog, models: Path) -> None:
+    """A file moved and renamed at once is the record that it was."""
+    os.makedirs(models / "elsewhere")
+    os.rename(models / "sub" / "m1.safetensors", models / "elsewhere" / "new name.safetensors")
+    report = sync(catalog)
+    assert counts(report) == {"unchanged": 2, "moved": 1}
+    assert tags_by_path(catalog)[str(models / "elsewhere" / "new name.safetensors")] == ("tag 1",)
+    assert report.changes[0].previous == str(models / "sub" / "m1.safetensors")
+
+
+def test_swapped(catalog: Catalog, models: Path) -> None:
+    """Two files that take each other's name take their records with them."""
+    one, two, aside = (models / "sub" / f"{name}.safetensors" for name in ("m1", "m2", "aside"))
+    os.rename(one, aside)
+    os.rename(two, one)
+    os.rename(aside, two)
+    assert counts(sync(catalog)) == {"unchanged": 1, "moved": 2}
+    tags = tags_by_path(catalog)
+    assert (tags[str(one)], tags[str(two)]) == (("tag 2",), ("tag 1",))
+
+
+def test_moved_to_another_disk(catalog: Catalog, models: Path, tmp_path: Path) -> None:
+    """A copy that keeps the time, its original removed, is told by its header, and said not to be proven."""
+    other = tmp_path / "other"
+    other.mkdir()
+    add_library(catalog, str(other))
+    shutil.copy2(models / "sub" / "m1.safetensors", other / "m1.safetensors")
+    os.unlink(models / "sub" / "m1.safetensors")
+    assert counts(sync(catalog)) == {"unchanged": 2, "moved": 1}
+    assert tags_by_path(catalog)[str(other / "m1.safetensors")] == ("tag 1",)
+    (place, *_) = catalog.show("m1").locations
+    assert (place.path, place.proven) == (str(other / "m1.safetensors"), False)
+
+
+def test_replaced(catalog: Catalog, models: Path) -> None:
+    """Other bytes under the same name are another record; the old one keeps what was written on it."""
+    put(models / "sub" / "m1.safetensors", lora(77))
+    assert counts(sync(catalog)) == {"unchanged": 2, "replaced": 1}
+    assert tags_by_path(catalog)[str(models / "sub" / "m1.safetensors")] == ()
+    (old,) = (entry for entry in catalog.entries(Query(gone=True)) if entry.state == "gone")
+    assert (old.tags, catalog.show(str(old.id)).notes) == (("tag 1",), "note 1")
+
+
+def test_replaced_by_bytes_with_the_same_header(catalog: Catalog, models: Path) -> None:
+    """Another merge by the same tool, of equal size and header, is not taken for the same."""
+    put(models / "merge.safetensors", lora(1, metadata=False))
+    sync(catalog)
+    put(models / "merge.safetensors", lora(2, metadata=False))
+    assert counts(sync(catalog)) == {"unchanged": 3, "replaced": 1}
+
+
+def test_touched(catalog: Catalog, models: Path) -> None:
+    """A new time on what looks the same keeps the record, and takes the proof from it."""
+    os.utime(models / "sub" / "m1.safetensors", ns=(5, 5))
+    assert counts(sync(catalog)) == {"unchanged": 2, "touched": 1}
+    assert tags_by_path(catalog)[str(models / "sub" / "m1.safetensors")] == ("tag 1",)
+    assert not catalog.show("m1").locations[0].proven
+    assert counts(sync(catalog)) == {"unchanged": 3}
+
+
+def test_vanished_and_returned(catalog: Catalog, models: Path) -> None:
+    """What is gone keeps its record, and has its place again when it returns, wherever that is."""
+    path = models / "sub" / "m1.safetensors"
+    os.unlink(path)
+    assert counts(sync(catalog)) == {"unchanged": 2, "vanished": 1}
+    assert [entry.name for entry in catalog.entries()] == ["m0", "m2"]
+    put(models / "back" / "m1.safetensors", lora(1), mtime=10**18 + 1)
+    assert counts(sync(catalog)) == {"unchanged": 2, "returned": 1}
+    assert tags_by_path(catalog)[str(models / "back" / "m1.safetensors")] == ("tag 1",)
+
+
+def test_fetched_again(catalog: Catalog, models: Path) -> None:
+    """What is downloaded again to the same place, with another time, is the record that it was."""
+    path = models / "sub" / "m1.safetensors"
+    os.unlink(path)
+    sync(catalog)
+    put(path, lora(1))
+    assert counts(sync(catalog)) == {"unchanged": 2, "returned": 1}
+    assert tags_by_path(catalog)[str(path)] == ("tag 1",)
+
+
+def test_two_candidates_are_told_and_not_guessed(catalog: Catalog, models: Path) -> None:
+    """Where either of two lost files may have come back, the file is new, and both are named."""
+    for folder in ("a", "b"):
+        put(models / folder / "same.safetensors", lora(9), mtime=10**18)
+    sync(catalog)
+    put(models / "c" / "same.safetensors", lora(9), mtime=10**18)
+    for folder in ("a", "b"):
+        os.unlink(models / folder / "same.safetensors")
+    report = sync(catalog)
+    assert counts(report) == {"unchanged": 3, "added": 1, "vanished": 2}
+    ((path, candidates),) = report.unclear
+    assert path == str(models / "c" / "same.safetensors")
+    assert set(candidates) == {str(models / folder / "same.safetensors") for folder in ("a", "b")}
+
+
+def test_unplugged(catalog: Catalog, models: Path, tmp_path: Path) -> None:
+    """A library whose folder is gone, or is an empty mount point, is offline: nothing is missing, and all returns."""
+    away = tmp_path / "away"
+    os.rename(models, away)
+    for mount_point in (False, True):
+        if mount_point:
+            models.mkdir()
+        report = sync(catalog)
+        assert counts(report) == {"offline": 3}
+        assert report.offline == (str(models),)
+        assert [entry.state for entry in catalog.entries()] == ["offline"] * 3
+        assert not catalog.libraries.all()[0].online
+    models.rmdir()
+    os.rename(away, models)
+    assert counts(sync(catalog)) == {"returned": 3}
+    assert [entry.state for entry in catalog.entries()] == ["live"] * 3
+    assert set(tags_by_path(catalog).values()) == {("tag 0",), ("tag 1",), ("tag 2",)}
+
+
+def test_emptied_is_not_unplugged(catalog: Catalog, models: Path) -> None:
+    """The same folder with nothing left in it has been emptied."""
+    shutil.rmtree(models / "sub")
+    assert counts(sync(catalog)) == {"vanished": 3}
+
+
+def test_a_closed_folder_keeps_its_files(catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that may not be listed says nothing about its files."""
+    real = os.scandir
+
+    def closed(path: str) -> object:
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    report = sync(catalog)
+    assert counts(report) == {}
+    assert [unread.path for unread in report.unread] == [str(models / "sub")]
+    assert len(catalog.entries()) == 3
+
+
+def test_links(catalog: Catalog, models: Path, tmp_path: Path) -> None:
+    """Hard and symbolic links are further places of one record; a folder behind a link is looked into once."""
+    os.link(models / "sub" / "m0.safetensors", models / "hard.safetensors")
+    os.symlink(models / "sub" / "m1.safetensors", models / "soft.safetensors")
+    elsewhere = tmp_path / "elsewhere"
+    put(elsewhere / "m3.safetensors", lora(3))
+    for name in ("one", "two"):
+        os.symlink(elsewhere, models / name)
+    os.symlink(models, elsewhere / "loop")
+    assert counts(sync(catalog)) == {"unchanged": 3, "linked": 2, "added": 1}
+    assert len(catalog.show("m0").locations) == 2
+    assert counts(sync(catalog)) == {"unchanged": 6}
+    shutil.rmtree(elsewhere)
+    assert counts(sync(catalog))["unchanged"] == 5
+
+
+def test_links_to_files_that_are_new(catalog: Catalog, tmp_path: Path) -> None:
+    """Several links to one file, as the Hugging Face cache has them, are one record with several places."""
+    repo = tmp_path / "hub" / "models--someone--model"
+    put(repo / "blobs" / "abc", lora(1))
+    (repo / "refs").mkdir()
+    for revision in ("r1", "r2"):
+        (repo / "snapshots" / revision).mkdir(parents=True)
+        os.symlink("../../blobs/abc", repo / "snapshots" / revision / "model.safetensors")
+    assert add_library(catalog, str(tmp_path / "hub")).dialect == "hf-cache"
+    assert counts(sync(catalog)) == {"added": 1, "linked": 1}
+    (entry,) = catalog.entries()
+    assert len(catalog.show(str(entry.id)).locations) == 2
+
+
+def test_links_not_followed(catalog: Catalog, tmp_path: Path) -> None:
+    """A library that does not follow links sees neither linked files nor linked folders."""
+    put(tmp_path / "far" / "m1.safetensors", lora(1))
+    (tmp_path / "near").mkdir()
+    os.symlink(tmp_path / "far", tmp_path / "near" / "folder")
+    os.symlink(tmp_path / "far" / "m1.safetensors", tmp_path / "near" / "file.safetensors")
+    add_library(catalog, str(tmp_path / "near"), follow_links=False)
+    assert counts(sync(catalog)) == {}
+
+
+def test_a_dangling_link_is_offline(catalog: Catalog, tmp_path: Path) -> None:
+    """A link whose target's disk is away still says that the file is there."""
+    put(tmp_path / "disk" / "m1.safetensors", lora(1))
+    (tmp_path / "near").mkdir()
+    os.symlink(tmp_path / "disk" / "m1.safetensors", tmp_path / "near" / "m1.safetensors")
+    add_library(catalog, str(tmp_path / "near"))
+    sync(catalog)
+    os.rename(tmp_path / "disk", tmp_path / "unplugged")
+    assert counts(sync(catalog)) == {"offline": 1}
+    assert counts(sync(catalog)) == {}
+    os.rename(tmp_path / "unplugged", tmp_path / "disk")
+    assert counts(sync(catalog)) == {"returned": 1}
+
+
+def test_a_download_that_goes_on(catalog: Catalog, models: Path) -> None:
+    """A file that was cut off and has grown is the same record, whole now."""
+    whole = lora(5)
+    path = models / "five.safetensors"
+    put(path, whole[: len(whole) // 2])
+    sync(catalog)
+    catalog.tag("five", ["wanted"])
+    assert "cut off" in str(catalog.show("five").problem)
+    with open(path, "ab") as file:
+        file.write(whole[len(whole) // 2 :])
+    assert counts(sync(catalog)) == {"unchanged": 3, "grown": 1}
+    detail = catalog.show("five")
+    assert (detail.problem, detail.entry.tags, detail.entry.size) == (None, ("wanted",), len(whole))
+
+
+def test_broken_files_are_rows(catalog: Catalog, models: Path) -> None:
+    """An error page, an LFS pointer and an empty file are records with a reason, and stop nothing."""
+    put(models / "page.safetensors", b"<!DOCTYPE html><html><title>404</title></html>")
+    put(models / "pointer.ckpt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    put(models / "empty.safetensors", b"")
+    assert counts(sync(catalog)) == {"unchanged": 3, "added": 3}
+    assert "HTML" in str(catalog.show("page").problem)
+    assert "git lfs pull" in str(catalog.show("pointer").problem)
+    assert catalog.show("empty").problem == "the file is empty"
+
+
+def test_libraries_do_not_overlap(catalog: Catalog, models: Path) -> None:
+    """A folder in a library, or around one, cannot be another; nor can what is no folder."""
+    for path in (models, models / "sub", models.parent):
+        with pytest.raises(Conflict):
+            add_library(catalog, str(path))
+    for path in (models / "sub" / "m1.safetensors", models / "none"):
+        with pytest.raises(SourceError):
+            add_library(catalog, str(path))
+
+
+def test_removed_and_added_elsewhere(catalog: Catalog, models: Path, tmp_path: Path) -> None:
+    """A library that is no longer followed leaves its records; found again at another place they are known."""
+    catalog.libraries.remove(str(models))
+    assert catalog.entries() == []
+    os.rename(models, tmp_path / "renamed")
+    add_library(catalog, str(tmp_path / "renamed"))
+    assert counts(sync(catalog)) == {"returned": 3}
+    assert set(tags_by_path(catalog).values()) == {("tag 0",), ("tag 1",), ("tag 2",)}
+
+
+def test_many_processes_say_what_one_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers read by several processes give the catalog that one process gives."""
+    monkeypatch.setattr(modelhub.syncing.readers, "_WORTH_IT", 1)
+    for number in range(40):
+        put(tmp_path / "m" / f"m{number}.safetensors", lora(number, width=1 + number % 3))
+    said = []
+    for processes in (1, 3):
+        with Catalog.open(str(tmp_path / f"{processes}.db")) as catalog:
+            add_library(catalog, str(tmp_path / "m"))
+            assert counts(sync(catalog, processes=processes)) == {"added": 40}
+            details = [catalog.show(entry.name + ".safetensors") for entry in catalog.entries()]
+            said.append([(each.entry.name, each.entry.kind, each.metadata, each.identification) for each in details])
+    strip = [[(name, kind, meta, ident.evidence) for name, kind, meta, ident in each] for each in said]
+    assert strip[0] == strip[1]
+
+
+def test_a_process_that_dies_takes_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalog: Catalog) -> None:
+    """A reader that is killed by a file costs that file; all others are read."""
+    real = modelhub.syncing.readers.read_file
+
+    def deadly(file, said):  # type: ignore[no-untyped-def]
+        if file.path.endswith("7.safetensors"):
+            os._exit(3)
+        return real(file, said)
+
+    monkeypatch.setattr(modelhub.syncing.readers, "read_file", deadly)
+    monkeypatch.setattr(modelhub.syncing.readers, "_WORTH_IT", 1)
+    for number in range(30):
+        put(tmp_path / "m" / f"m{number}.safetensors", lora(number))
+    add_library(catalog, str(tmp_path / "m"))
+    report = sync(catalog, processes=2)
+    assert counts(report) == {"added": 27}
+    names = {os.path.basename(unread.path) for unread in report.unread}
+    assert names == {"m7.safetensors", "m17.safetensors", "m27.safetensors"}
