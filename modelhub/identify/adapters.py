@@ -1,26 +1,26 @@
 """LoRA and its relatives: their dialects, algorithms, ranks and alphas, and the architecture they were made for.
 
 The leaf of a name (``lora_down.weight``, ``hada_w1_a``) says the algorithm, its beginning the component and who wrote
-it. The architecture is what all modules together leave open: every module that one architecture has and another has
-not, and every width, narrows the set of candidates (``signatures/adapters.toml``). Where more than one remains there
-is no architecture but the candidates.
+it. The architecture is what all modules together leave open (:mod:`modelhub.identify.narrowing`). Where more than one
+remains there is no architecture but the candidates.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from modelhub.identify.base import Adapter, Evidence, Identity
 from modelhub.identify.modules import Module, ModulePrefix
 from modelhub.identify.names import Names
+from modelhub.identify.narrowing import narrowed
 from modelhub.identify.prediction import claimed
 from modelhub.identify.probe import Probe
-from modelhub.identify.registry import in_order, read_table
+from modelhub.identify.registry import read_table
 from modelhub.tensors import Scalar, StateDict, TensorInfo
 
 _SHARE = 0.5
@@ -30,59 +30,16 @@ _LARGEST_ALPHA = 1e12
 """LyCORIS writes 1e10 and the like for modules that are kept whole; what is larger is no alpha."""
 
 _UNET_HEADS = re.compile(r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_")
-_WORDS = re.compile(r"\D*")
-_SUFFIXED = re.compile(r"(.+)_lora\d*")
+_SUFFIXED = re.compile(r"(.+)_lora(\d*)")
 """``to_q_lora`` (diffusers' attention processors), ``qkv_lora1`` (XLabs): a leaf joined to its module."""
 
 
 @dataclass(frozen=True, slots=True)
-class Testimony:
-    """What one module tells: the architectures that it leaves open, the sort of evidence, and what was seen."""
-
-    candidates: tuple[str, ...]
-    by: str
-    seen: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What a module's name, and one of its widths, tells of the architecture (``signatures/adapters.toml``)."""
-
-    heads: tuple[str, ...]
-    because: str
-    name: re.Pattern[str] | None = None
-    candidates: tuple[str, ...] = ()
-    inputs: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    outputs: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    convolution: bool = False
-
-    def testimony(self, module: Module) -> Testimony | None:
-        """What *module* tells, or ``None`` when the rule does not fit it."""
-        if self.name is not None and not self.name.search(module.path):
-            return None
-        if self.inputs:
-            return self._by_width(self.inputs, module.inputs, f"{module.name} takes")
-        if self.outputs:
-            return self._by_width(self.outputs, module.outputs, f"{module.name} gives")
-        if self.convolution:
-            seen = f"{module.name} is a convolution: {self.because}"
-            return Testimony(self.candidates, "shape", seen) if module.is_convolution else None
-        return Testimony(self.candidates, "key", f"there is {module.name}: {self.because}")
-
-    def _by_width(self, known: Mapping[int, tuple[str, ...]], width: int | None, verb: str) -> Testimony | None:
-        if width is None or width not in known:
-            return None
-        return Testimony(known[width], "shape", f"{verb} {width}: {self.because}")
-
-
-@dataclass(frozen=True, slots=True)
 class Tables:
-    """``signatures/adapters.toml``: leaves (with whether they are weak), beginnings, rules by head."""
+    """``signatures/adapters.toml``: leaves (with whether they are weak) and beginnings of names."""
 
     leaves: Mapping[str, tuple[str, str, bool]]
     prefixes: tuple[ModulePrefix, ...]
-    rules: tuple[Rule, ...]
-    by_head: Mapping[str, tuple[int, ...]]
 
 
 def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Identity | None:
@@ -97,8 +54,9 @@ def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Ident
     evidence = [
         Evidence("kind", "lora", "key", f"{counted} of {len(names.tensors)} names end as an adapter's do: {found}")
     ]
-    possible, reasons = _narrowed(modules, tables)
-    evidence += reasons
+    left = narrowed(modules)
+    evidence += left.evidence
+    possible = left.architectures
     architecture = possible[0] if len(possible) == 1 else None
     if predicted := claimed(state_dict.metadata, possible):
         evidence.append(predicted)
@@ -108,6 +66,7 @@ def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Ident
     return Identity(
         kind="lora",
         architecture=architecture,
+        variant=left.variant if architecture else None,
         prediction_type=predicted.value if predicted else None,
         components=("embedding",) if bundled else (),
         adapter=adapter,
@@ -161,7 +120,7 @@ def _split(name: str, leaves: Mapping[str, Any]) -> tuple[str, str] | None:
     if (starred := f"{last[0]}.*.{last[2]}") in leaves:
         return head, starred
     if last[1:] in (["down", "weight"], ["up", "weight"]) and (match := _SUFFIXED.fullmatch(last[0])):
-        return f"{head}.{match[1]}", f"lora.{last[1]}.weight"
+        return f"{head}.{match[1]}{match[2]}", f"lora.{last[1]}.weight"
     return None
 
 
@@ -211,49 +170,6 @@ def _dialect(module: Module) -> str:
     return "generic"
 
 
-def _narrowed(modules: tuple[Module, ...], tables: Tables) -> tuple[tuple[str, ...], list[Evidence]]:
-    """The architectures that all modules together leave open, and what narrowed them down."""
-    possible: frozenset[str] | None = None
-    reasons: list[Evidence] = []
-    for told in _testimonies(modules, tables):
-        allowed = frozenset(told.candidates)
-        remaining = allowed if possible is None else possible & allowed
-        stated = " | ".join(in_order(allowed))
-        if not remaining:
-            reasons.append(Evidence("architecture", stated, told.by, f"{told.seen}, against all of the above", "low"))
-        elif remaining != possible:
-            reasons.append(Evidence("architecture", stated, told.by, told.seen))
-            possible = remaining
-    return in_order(possible or frozenset()), reasons
-
-
-def _testimonies(modules: tuple[Module, ...], tables: Tables) -> Iterator[Testimony]:
-    """What rules say of the modules, each outcome once, in the order of the rules; then what their names say."""
-    told: dict[tuple[int, tuple[str, ...]], Testimony] = {}
-    settled: set[int] = set()
-    prefixes: dict[ModulePrefix, Testimony] = {}
-    for module in modules:
-        for index in tables.by_head.get(_head(module.path), ()):
-            if index in settled:
-                continue
-            rule = tables.rules[index]
-            if testimony := rule.testimony(module):
-                told.setdefault((index, testimony.candidates), testimony)
-                if rule.candidates:
-                    settled.add(index)
-        if (prefix := module.prefix) and prefix.candidates and prefix not in prefixes:
-            prefixes[prefix] = Testimony(prefix.candidates, "key", f"there is {module.name}: {prefix.because}")
-    for _, testimony in sorted(told.items(), key=lambda item: item[0][0]):
-        yield testimony
-    yield from prefixes.values()
-
-
-def _head(path: str) -> str:
-    """The beginning of a module's path up to its first number: ``down_blocks``, ``text_model_encoder_layers``."""
-    match = _WORDS.match(path)
-    return match[0].rstrip("_") if match else ""
-
-
 @cache
 def _tables() -> Tables:
     table = read_table("adapters")
@@ -262,19 +178,4 @@ def _tables() -> Tables:
     prefixes = tuple(
         ModulePrefix(**{**each, "candidates": tuple(each.get("candidates", ()))}) for each in table["module"]
     )
-    rules = tuple(_rule(each) for each in table["rule"])
-    by_head: dict[str, tuple[int, ...]] = {}
-    for index, rule in enumerate(rules):
-        for head in rule.heads:
-            by_head[head] = (*by_head.get(head, ()), index)
-    return Tables(leaves, prefixes, rules, by_head)
-
-
-def _rule(table: dict[str, Any]) -> Rule:
-    fields = dict(table)
-    fields["heads"] = tuple(table["heads"])
-    fields["candidates"] = tuple(table.get("candidates", ()))
-    fields["name"] = re.compile(table["name"]) if "name" in table else None
-    for widths in ("inputs", "outputs"):
-        fields[widths] = {int(width): tuple(names) for width, names in table.get(widths, {}).items()}
-    return Rule(**fields)
+    return Tables(leaves, prefixes)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 
 import pytest
 
 from modelhub.identify import adapters, registry
+from modelhub.identify.layers import layers
 from modelhub.identify.registry import FAMILIES, Signature, architectures, family, in_order, read_table
+from tests.identify.keylists.layers import TARGET, table
 
 MODELS = [name for name in FAMILIES if name != "upscaler"]
 
@@ -52,20 +54,19 @@ def test_evidence_has_words() -> None:
     for _, each in signatures():
         assert each.because, each
         assert each.confidence in {"high", "medium", "low"}
-    for rule in adapters._tables().rules:
-        assert rule.because, rule
 
 
-def test_rules_of_adapters() -> None:
-    """Rules name known architectures and heads without numbers; each beginning with candidates says why."""
-    tables = adapters._tables()
-    for rule in tables.rules:
-        widths = [*rule.inputs.values(), *rule.outputs.values()]
-        for names in (rule.candidates, *widths):
-            assert set(names) <= set(architectures()), rule
-        assert bool(rule.candidates) != bool(widths), rule
-        assert all(not re.search(r"\d", head) for head in rule.heads), rule
-    for prefix in tables.prefixes:
+def test_layers_are_those_of_the_models() -> None:
+    """``layers.json`` is what the models' own names give, and speaks of known architectures."""
+    with open(TARGET, encoding="utf-8") as file:
+        assert json.load(file) == table()
+    for each in layers().tables:
+        assert set(each.architectures) <= set(architectures())
+
+
+def test_beginnings_of_adapters() -> None:
+    """Each beginning of names with candidates says why, and names known architectures."""
+    for prefix in adapters._tables().prefixes:
         assert set(prefix.candidates) <= set(architectures())
         assert bool(prefix.candidates) == bool(prefix.because), prefix
 

@@ -1,0 +1,178 @@
+"""Which architectures the modules of an adapter leave open.
+
+An architecture has a module when one of its tables has a layer of that path and those sizes. The ones that have the
+most modules remain; where these are not all, or where sizes had to be left out of account, the evidence says so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import NamedTuple
+
+from modelhub.identify.base import Evidence
+from modelhub.identify.layers import Place, fits, layers
+from modelhub.identify.modules import Module, ModulePrefix
+from modelhub.identify.registry import in_order
+
+_TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowed:
+    """What remains: architectures in their usual order, the variant if only one does, and what led there."""
+
+    architectures: tuple[str, ...] = ()
+    variant: str | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+
+class Fit(NamedTuple):
+    """The architectures and tables that have a module, and whether its ``shape`` told or only its ``key``."""
+
+    architectures: frozenset[str]
+    tables: frozenset[int]
+    by: str
+
+
+@dataclass(slots=True)
+class Group:
+    """The modules that leave the same architectures open: how many, the first of them, by what."""
+
+    architectures: frozenset[str]
+    first: Module
+    by: str
+    count: int = 0
+
+
+def narrowed(modules: Iterable[Module]) -> Narrowed:
+    """The architectures that have all of *modules*, else those that have most of them."""
+    groups: dict[frozenset[str], Group] = {}
+    tables: Counter[int] = Counter()
+    paths: set[str] = set()
+    counted: Counter[Fit] = Counter()
+    for module in modules:
+        fit = _fit(module.path, module.outputs, module.inputs, module.is_convolution)
+        if fit is None:
+            continue
+        if module.prefix is None or module.prefix.component not in _TEXT:
+            counted[fit] += 1
+            paths.add(module.path)
+        group = groups.get(fit.architectures)
+        if group is None:
+            group = groups[fit.architectures] = Group(fit.architectures, module, fit.by)
+        group.count += 1
+    for fit, count in counted.items():
+        tables.update(dict.fromkeys(fit.tables, count))
+    found = [*groups.values(), *_prefixes(modules)]
+    if not found:
+        return Narrowed()
+    possible = _most(found)
+    evidence = _steps(found, possible)
+    if len(possible) > 1 and (whole := _whole(paths, possible)):
+        stated = " | ".join(in_order(whole))
+        detail = f"its {len(paths)} modules are all that this architecture has of their kinds"
+        evidence.append(Evidence("architecture", stated, "structure", detail, "medium"))
+        possible = whole
+    variant = _variant(tables, possible) if len(possible) == 1 else None
+    if variant:
+        detail = "only a model of this size has all of these modules"
+        evidence.append(Evidence("variant", variant, "shape", detail))
+    return Narrowed(in_order(possible), variant, tuple(evidence))
+
+
+@lru_cache(maxsize=1 << 16)
+def _fit(path: str, outputs: int | None, inputs: int | None, convolution: bool) -> Fit | None:
+    """Where a module fits, by what: its sizes where they agree anywhere, else its inputs alone, else its name alone."""
+    known = layers().places(path)
+    if not known:
+        return None
+    fitting: tuple[Place, ...] = known
+    by = "key"
+    for asked in ((outputs, inputs), (None, inputs), (None, None)):
+        if found := tuple(place for place in known if fits(place, *asked, convolution)):
+            fitting = found
+            by = "shape" if asked[1] is not None and len(found) < len(known) else "key"
+            break
+    tables = frozenset(place.table for place in fitting)
+    return Fit(frozenset(name for each in tables for name in layers().tables[each].architectures), tables, by)
+
+
+def _prefixes(modules: Iterable[Module]) -> Iterable[Group]:
+    """What the beginnings of names say, each once."""
+    seen: dict[ModulePrefix, Module] = {}
+    for module in modules:
+        if module.prefix is not None and module.prefix.candidates:
+            seen.setdefault(module.prefix, module)
+    return [Group(frozenset(prefix.candidates), module, "key") for prefix, module in seen.items()]
+
+
+def _most(groups: list[Group]) -> frozenset[str]:
+    """The architectures that have all modules, else those that have most; rare ones only where no other does as well.
+
+    Of several that have equally many, but not all, the ones that agree with the first modules remain.
+    """
+    totals: Counter[str] = Counter()
+    for group in groups:
+        totals.update(dict.fromkeys(group.architectures, group.count))
+    highest = max(totals.values())
+    best = frozenset(name for name, total in totals.items() if total == highest)
+    best = best - _rare() or best
+    for group in groups:
+        best = best & group.architectures or best
+    return best
+
+
+def _steps(groups: list[Group], possible: frozenset[str]) -> list[Evidence]:
+    """The modules that narrowed the architectures down, in order, then those that fit none that remains."""
+    steps: list[Evidence] = []
+    against: list[Evidence] = []
+    open_: frozenset[str] | None = None
+    for group in groups:
+        shown = group.architectures - _rare() or group.architectures
+        stated = " | ".join(in_order(shown))
+        if not group.architectures & possible:
+            detail = f"{_said(group)}, against the {'others' if steps else 'rest'}"
+            against.append(Evidence("architecture", stated, group.by, detail, "low"))
+        elif open_ is None or not open_ <= group.architectures:
+            open_ = group.architectures if open_ is None else open_ & group.architectures
+            steps.append(Evidence("architecture", stated, group.by, _said(group)))
+    return [*steps, *against]
+
+
+def _said(group: Group) -> str:
+    module = group.first
+    if group.count == 0 and module.prefix is not None:
+        return f"there is {module.name}: {module.prefix.because}"
+    sizes = [
+        f"{verb} {size}" for verb, size in (("takes", module.inputs), ("gives", module.outputs)) if size is not None
+    ]
+    if group.by == "shape" and sizes:
+        return f"{module.name} {' and '.join(sizes)}, as a layer there does"
+    return f"there is {module.name}, a layer's name there"
+
+
+def _whole(paths: set[str], possible: frozenset[str]) -> frozenset[str]:
+    """Those of *possible* of which the modules are all layers of their kinds, where that tells some apart."""
+    tables = layers().tables
+    whole = frozenset(name for number in layers().whole(paths) for name in tables[number].architectures) & possible
+    return whole if whole != possible else frozenset()
+
+
+def _variant(counted: Counter[int], possible: frozenset[str]) -> str | None:
+    """The size of the one architecture, where only tables of one size have the most modules."""
+    tables = layers().tables
+    own = {number: count for number, count in counted.items() if possible & set(tables[number].architectures)}
+    most = max(own.values(), default=0)
+    variants = {tables[number].variant for number, count in own.items() if count == most}
+    others = {tables[number].variant for number in range(len(tables)) if possible & set(tables[number].architectures)}
+    return variants.pop() if len(variants) == 1 and len(others) > 1 else None
+
+
+@cache
+def _rare() -> frozenset[str]:
+    """Architectures all of whose tables are rare."""
+    common = {name for table in layers().tables if not table.rare for name in table.architectures}
+    return frozenset(name for table in layers().tables for name in table.architectures) - common

@@ -1,0 +1,214 @@
+"""The layers of transformers under the names that their authors gave them, with outputs and inputs.
+
+From the models' own code: black-forest-labs/flux, Stability-AI/sd3.5, Wan-Video/Wan2.1, Tencent/HunyuanVideo and
+HunyuanDiT, cloneofsimo/minRF (AuraFlow), PixArt-alpha/PixArt-sigma, NVlabs/Sana, Alpha-VLLM/Lumina-Image-2.0,
+nvidia-cosmos/cosmos-predict2, genmoai/mochi, Stability-AI/StableCascade.
+"""
+
+from __future__ import annotations
+
+Layers = dict[str, tuple[int, int]]
+
+
+def _blocks(name: str, count: int, layers: dict[str, tuple[int, int]]) -> Layers:
+    return {f"{name}.{index}.{layer}": size for index in range(count) for layer, size in layers.items()}
+
+
+def _both(layers: dict[str, tuple[int, int]]) -> Layers:
+    return {f"{side}_{layer}": size for side in ("img", "txt") for layer, size in layers.items()}
+
+
+def flux(*, modulation: bool = True) -> Layers:
+    d = 3072
+    double = _both({"attn.qkv": (3 * d, d), "attn.proj": (d, d), "mlp.0": (4 * d, d), "mlp.2": (d, 4 * d)})
+    single = {"linear1": (7 * d, d), "linear2": (d, 5 * d)}
+    if modulation:
+        double |= _both({"mod.lin": (6 * d, d)})
+        single |= {"modulation.lin": (3 * d, d)}
+    ends = {"img_in": (d, 64), "txt_in": (d, 4096), "final_layer.linear": (64, d)}
+    if modulation:
+        ends |= {f"{name}.out_layer": (d, d) for name in ("time_in", "vector_in", "guidance_in")}
+        ends |= {"time_in.in_layer": (d, 256), "vector_in.in_layer": (d, 768), "guidance_in.in_layer": (d, 256)}
+        ends |= {"final_layer.adaLN_modulation.1": (2 * d, d)}
+    else:
+        ends |= {
+            f"distilled_guidance_layer.layers.{i}.{each}": (5120, 5120)
+            for i in range(5)
+            for each in ("in_layer", "out_layer")
+        }
+        ends |= {"distilled_guidance_layer.in_proj": (5120, 64), "distilled_guidance_layer.out_proj": (d, 5120)}
+    return _blocks("double_blocks", 19, double) | _blocks("single_blocks", 38, single) | ends
+
+
+def xlabs() -> Layers:
+    """What XLabs' processors change of FLUX: image and text layers are numbered 1 and 2."""
+    d = 3072
+    double = {"qkv1": (3 * d, d), "qkv2": (3 * d, d), "proj1": (d, d), "proj2": (d, d)}
+    return _blocks("double_blocks", 19, double) | _blocks("single_blocks", 38, {"qkv": (3 * d, d), "proj": (d, 5 * d)})
+
+
+def flux_2(d: int, double: int, single: int, text: int) -> Layers:
+    each = _both({"attn.qkv": (3 * d, d), "attn.proj": (d, d), "mlp.0": (6 * d, d), "mlp.2": (d, 3 * d)})
+    return (
+        _blocks("double_blocks", double, each)
+        | _blocks("single_blocks", single, {"linear1": (9 * d, d), "linear2": (d, 4 * d)})
+        | {f"double_stream_modulation_{side}.lin": (6 * d, d) for side in ("img", "txt")}
+        | {"single_stream_modulation.lin": (3 * d, d), "img_in": (d, 128), "txt_in": (d, text)}
+        | {"final_layer.linear": (128, d), "final_layer.adaLN_modulation.1": (2 * d, d)}
+        | {"time_in.in_layer": (d, 256), "time_in.out_layer": (d, d)}
+    )
+
+
+def sd_3(d: int, depth: int, *, dual: int = 0) -> Layers:
+    def block(modulations: int) -> dict[str, tuple[int, int]]:
+        return {
+            "attn.qkv": (3 * d, d),
+            "attn.proj": (d, d),
+            "mlp.fc1": (4 * d, d),
+            "mlp.fc2": (d, 4 * d),
+            "adaLN_modulation.1": (modulations * d, d),
+        }
+
+    layers: Layers = {}
+    for index in range(depth):
+        context = block(6) if index < depth - 1 else {"attn.qkv": (3 * d, d), "adaLN_modulation.1": (2 * d, d)}
+        image = block(9 if index < dual else 6)
+        if index < dual:
+            image |= {"attn2.qkv": (3 * d, d), "attn2.proj": (d, d)}
+        layers |= {f"joint_blocks.{index}.context_block.{name}": size for name, size in context.items()}
+        layers |= {f"joint_blocks.{index}.x_block.{name}": size for name, size in image.items()}
+    ends = {"context_embedder": (d, 4096), "final_layer.linear": (64, d), "final_layer.adaLN_modulation.1": (2 * d, d)}
+    ends |= {
+        "t_embedder.mlp.0": (d, 256),
+        "t_embedder.mlp.2": (d, d),
+        "y_embedder.mlp.0": (d, 2048),
+        "y_embedder.mlp.2": (d, d),
+    }
+    return layers | ends
+
+
+def wan(d: int, depth: int, ffn: int, *, image: bool = False) -> Layers:
+    layers = {f"{name}.{each}": (d, d) for name in ("self_attn", "cross_attn") for each in "qkvo"}
+    layers |= {"ffn.0": (ffn, d), "ffn.2": (d, ffn)}
+    if image:
+        layers |= {"cross_attn.k_img": (d, d), "cross_attn.v_img": (d, d)}
+    ends = {"text_embedding.0": (d, 4096), "text_embedding.2": (d, d), "time_embedding.0": (d, 256)}
+    ends |= {"time_embedding.2": (d, d), "time_projection.1": (6 * d, d), "head.head": (64 if d != 3072 else 192, d)}
+    if image:
+        ends |= {"img_emb.proj.1": (1280, 1280), "img_emb.proj.3": (d, 1280)}
+    return _blocks("blocks", depth, layers) | ends
+
+
+def hunyuan_video(d: int, double: int, single: int) -> Layers:
+    each = _both(
+        {
+            "attn_qkv": (3 * d, d),
+            "attn_proj": (d, d),
+            "mlp.fc1": (4 * d, d),
+            "mlp.fc2": (d, 4 * d),
+            "mod.linear": (6 * d, d),
+        }
+    )
+    refiner = {
+        "self_attn_qkv": (3 * d, d),
+        "self_attn_proj": (d, d),
+        "mlp.fc1": (4 * d, d),
+        "mlp.fc2": (d, 4 * d),
+        "adaLN_modulation.1": (2 * d, d),
+    }
+    layers = _blocks("double_blocks", double, each)
+    layers |= _blocks(
+        "single_blocks", single, {"linear1": (7 * d, d), "linear2": (d, 5 * d), "modulation.linear": (3 * d, d)}
+    )
+    layers |= _blocks("txt_in.individual_token_refiner.blocks", 2, refiner)
+    return layers
+
+
+def auraflow() -> Layers:
+    d = 3072
+    double = {f"attn.{name}": (d, d) for name in ("w1q", "w1k", "w1v", "w1o", "w2q", "w2k", "w2v", "w2o")}
+    mlp = {"c_fc1": (8192, d), "c_fc2": (8192, d), "c_proj": (d, 8192)}
+    double |= {f"{side}.{name}": size for side in ("mlpC", "mlpX") for name, size in mlp.items()}
+    double |= {"modC.1": (6 * d, d), "modX.1": (6 * d, d)}
+    single = {f"attn.{name}": (d, d) for name in ("w1q", "w1k", "w1v", "w1o")}
+    single |= {f"mlp.{name}": size for name, size in mlp.items()} | {"modCX.1": (6 * d, d)}
+    return _blocks("double_layers", 4, double) | _blocks("single_layers", 32, single)
+
+
+def pixart() -> Layers:
+    d = 1152
+    layers = {"attn.qkv": (3 * d, d), "attn.proj": (d, d), "cross_attn.q_linear": (d, d), "cross_attn.proj": (d, d)}
+    layers |= {"cross_attn.kv_linear": (2 * d, d), "mlp.fc1": (4 * d, d), "mlp.fc2": (d, 4 * d)}
+    return _blocks("blocks", 28, layers)
+
+
+def sana(d: int, depth: int) -> Layers:
+    layers = {"attn.qkv": (3 * d, d), "attn.proj": (d, d), "cross_attn.q_linear": (d, d), "cross_attn.proj": (d, d)}
+    return _blocks("blocks", depth, layers | {"cross_attn.kv_linear": (2 * d, d)})
+
+
+def hunyuan_dit() -> Layers:
+    d = 1408
+    layers = {
+        "attn1.Wqkv": (3 * d, d),
+        "attn1.out_proj": (d, d),
+        "attn2.q_proj": (d, d),
+        "attn2.kv_proj": (2 * d, 1024),
+    }
+    layers |= {"attn2.out_proj": (d, d), "mlp.fc1": (6144, d), "mlp.fc2": (d, 6144), "default_modulation.1": (d, d)}
+    return (
+        _blocks("blocks", 40, layers)
+        | _blocks("blocks", 40, {})
+        | {f"blocks.{index}.skip_linear": (d, 2 * d) for index in range(21, 40)}
+    )
+
+
+def lumina(d: int, depth: int, query: int, ffn: int, modulation: int, width: int) -> Layers:
+    layers = {"attention.qkv": (query, d), "attention.out": (d, d)}
+    layers |= {"feed_forward.w1": (ffn, d), "feed_forward.w2": (d, ffn), "feed_forward.w3": (ffn, d)}
+    modulated = layers | {f"adaLN_modulation.{modulation}": (4 * d, width)}
+    return (
+        _blocks("layers", depth, modulated)
+        | _blocks("noise_refiner", 2, modulated)
+        | _blocks("context_refiner", 2, layers)
+    )
+
+
+def cosmos_2(d: int, depth: int) -> Layers:
+    layers: dict[str, tuple[int, int]] = {}
+    for name, text in (("self_attn", d), ("cross_attn", 1024)):
+        layers |= {f"{name}.q_proj": (d, d), f"{name}.k_proj": (d, text), f"{name}.v_proj": (d, text)}
+        layers |= {f"{name}.output_proj": (d, d)}
+    layers |= {"mlp.layer1": (4 * d, d), "mlp.layer2": (d, 4 * d)}
+    for name in ("self_attn", "cross_attn", "mlp"):
+        layers |= {f"adaln_modulation_{name}.1": (256, d), f"adaln_modulation_{name}.2": (3 * d, 256)}
+    return _blocks("blocks", depth, layers)
+
+
+def anima_adapter() -> Layers:
+    d = 1024
+    layers = {
+        f"{name}.{each}": (d, d)
+        for name in ("self_attn", "cross_attn")
+        for each in ("q_proj", "k_proj", "v_proj", "o_proj")
+    }
+    return _blocks("llm_adapter.blocks", 6, layers | {"mlp.0": (4 * d, d), "mlp.2": (d, 4 * d)})
+
+
+def mochi() -> Layers:
+    x, y = 3072, 1536
+    layers = {"attn.qkv_x": (3 * x, x), "attn.qkv_y": (3 * x, y), "attn.proj_x": (x, x), "attn.proj_y": (y, x)}
+    layers |= {"mod_x": (4 * x, x), "mod_y": (4 * y, x), "mlp_x.w1": (16384, x), "mlp_x.w2": (x, 8192)}
+    return _blocks("blocks", 48, layers)
+
+
+def cascade_c() -> Layers:
+    d = 2048
+    layers: Layers = {}
+    for name, counts in (("down_blocks", (24, 72)), ("up_blocks", (72, 24))):
+        for level, count in enumerate(counts):
+            for index in range(2, count, 3):
+                block = f"{name}.{level}.{index}"
+                layers |= {f"{block}.attention.attn.in_proj": (3 * d, d), f"{block}.attention.attn.out_proj": (d, d)}
+                layers |= {f"{block}.kv_mapper.1": (d, 2048)}
+    return layers

@@ -1,0 +1,265 @@
+"""Adapters of published models, in every dialect, over the layers that trainers choose."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from modelhub.identify import Identity
+from tests.identify.build import known
+from tests.identify.keylists import Shapes, modules
+from tests.identify.keylists import originals as o
+
+Sizes = Mapping[str, tuple[int, ...]]
+Write = Callable[[Sizes], Shapes]
+
+MATRICES = {
+    name: {
+        key.removesuffix(".weight"): shape
+        for key, shape in shapes.items()
+        if key.endswith(".weight") and len(shape) in {2, 4, 5} and "token_embedding" not in key
+    }
+    for name, shapes in modules().items()
+    if name.startswith(("unet", "transformer", "cascade"))
+}
+ATTENTION = re.compile(r"(blocks|layers|refiner).*(attn|attention)\d?\.(?!norm)")
+SELF = re.compile(r"blocks.*(attn1|self_attn)\.to_[qkv]$|blocks.*\.attn1\.to_out")
+BLOCKS = re.compile(r"blocks|layers|refiner")
+
+
+def written(name: str, down: str, up: str, rank: int = 16) -> Write:
+    """A writer of factors: *name* makes a module's name, with ``{}`` for it dotted or ``{_}`` underscored."""
+
+    def write(sizes: Sizes) -> Shapes:
+        shapes: Shapes = {}
+        for module, (outputs, inputs, *kernel) in sizes.items():
+            stem = name.replace("{_}", module.replace(".", "_")).replace("{}", module)
+            shapes[f"{stem}.{down}"] = (rank, inputs, *kernel)
+            shapes[f"{stem}.{up}"] = (outputs, rank, *(1 for _ in kernel))
+        return shapes
+
+    return write
+
+
+DIALECTS: dict[str, Write] = {
+    "kohya": written("lora_unet_{_}", "lora_down.weight", "lora_up.weight"),
+    "lycoris": written("lycoris_{_}", "lora_down.weight", "lora_up.weight"),
+    "onetrainer": written("lora_transformer_{_}", "lora_down.weight", "lora_up.weight"),
+    "peft": written("transformer.{}", "lora_A.weight", "lora_B.weight"),
+    "peft-unet": written("unet.{}", "lora_A.weight", "lora_B.weight"),
+    "peft-named": written("base_model.model.{}", "lora_A.default.weight", "lora_B.default.weight"),
+    "ai-toolkit": written("diffusion_model.{}", "lora_A.weight", "lora_B.weight"),
+    "diffusers": written("transformer.{}", "lora.down.weight", "lora.up.weight"),
+    "bare": written("{}", "lora_A.weight", "lora_B.weight"),
+}
+
+
+def chosen(name: str, pattern: re.Pattern[str]) -> Sizes:
+    return {module: size for module, size in MATRICES[name].items() if pattern.search(module)}
+
+
+def loha(sizes: Sizes) -> Shapes:
+    shapes: Shapes = {}
+    for module, (outputs, inputs, *_) in sizes.items():
+        stem = "lycoris_" + module.replace(".", "_")
+        for number in "12":
+            shapes[f"{stem}.hada_w{number}_a"] = (outputs, 4)
+            shapes[f"{stem}.hada_w{number}_b"] = (4, inputs)
+        shapes[f"{stem}.alpha"] = ()
+    return shapes
+
+
+def lokr(sizes: Sizes) -> Shapes:
+    shapes: Shapes = {}
+    for module, (outputs, inputs, *_) in sizes.items():
+        stem = "lycoris_" + module.replace(".", "_")
+        shapes[f"{stem}.lokr_w1"] = (4, 4)
+        shapes[f"{stem}.lokr_w2_a"] = (outputs // 4, 8)
+        shapes[f"{stem}.lokr_w2_b"] = (8, inputs // 4)
+    return shapes
+
+
+def full(sizes: Sizes) -> Shapes:
+    shapes: Shapes = {}
+    for module, shape in sizes.items():
+        stem = "lora_unet_" + module.replace(".", "_")
+        shapes |= {f"{stem}.diff": shape, f"{stem}.diff_b": (shape[0],)}
+    return shapes
+
+
+def dora(sizes: Sizes) -> Shapes:
+    shapes = DIALECTS["kohya"](sizes)
+    for module, (outputs, *_) in sizes.items():
+        shapes[f"lora_unet_{module.replace('.', '_')}.dora_scale"] = (outputs, 1)
+    return shapes
+
+
+def ia3(sizes: Sizes) -> Shapes:
+    shapes: Shapes = {}
+    for module, (outputs, *_) in sizes.items():
+        stem = "lycoris_" + module.replace(".", "_")
+        shapes |= {f"{stem}.weight": (outputs,), f"{stem}.on_input": ()}
+    return shapes
+
+
+WIDE = {"flux", "chroma", "flux-2", "hunyuan-video", "qwen-image"}
+"""Architectures with joint attention 3072 wide, under diffusers' names."""
+
+ALGORITHMS: dict[str, Write] = {"loha": loha, "lokr": lokr, "full": full, "dora": dora}
+
+TOLD = {
+    "unet-sd-1": "sd-1",
+    "unet-sd-2": "sd-2",
+    "unet-sdxl": "sdxl",
+    "unet-sdxl-refiner": "sdxl-refiner",
+    "unet-ssd-1b": "sdxl",
+    "unet-svd": "svd",
+    "transformer-sd-3-medium": "sd-3",
+    "transformer-sd-3.5-medium": "sd-3",
+    "transformer-sd-3.5-large": "sd-3",
+    "transformer-flux-2-dev": "flux-2",
+    "transformer-flux-2-klein-4b": "flux-2",
+    "transformer-flux-2-klein-9b": "flux-2",
+    "transformer-auraflow": "auraflow",
+    "transformer-hunyuan-dit": "hunyuan-dit",
+    "transformer-hunyuan-video": "hunyuan-video",
+    "transformer-hunyuan-video-1.5": "hunyuan-video",
+    "transformer-hunyuan-image": "hunyuan-image",
+    "transformer-ltx-2b": "ltx-video",
+    "transformer-ltx-2": "ltx-2",
+    "transformer-wan-t2v-1.3b": "wan",
+    "transformer-wan-t2v-14b": "wan",
+    "transformer-wan-i2v-14b": "wan",
+    "transformer-wan-2.2-ti2v-5b": "wan",
+    "transformer-qwen-image": "qwen-image",
+    "transformer-z-image": "z-image",
+    "transformer-lumina-2": "lumina-2",
+    "transformer-sana-1600m": "sana",
+    "transformer-hidream": "hidream",
+    "transformer-mochi": "mochi",
+    "transformer-cogvideox-2b": "cogvideox",
+    "transformer-cogvideox-5b": "cogvideox",
+    "transformer-cosmos-2-2b": "cosmos",
+    "transformer-krea-2": "krea-2",
+    "cascade-c": "cascade",
+}
+"""Models whose attention layers, all together, are those of one architecture."""
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("name", TOLD)
+def test_attention_of_a_published_model(name: str, dialect: str) -> None:
+    """A LoRA of all attention layers is its model's in every dialect."""
+    identity = known(DIALECTS[dialect](chosen(name, ATTENTION)))
+    assert (identity.kind, identity.architecture) == ("lora", TOLD[name])
+    assert identity.adapter is not None
+    assert identity.adapter.rank == 16
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", TOLD)
+def test_algorithms(name: str, algorithm: str) -> None:
+    """Every algorithm's factors tell the layers' sizes, and so the architecture."""
+    identity = known(ALGORITHMS[algorithm](chosen(name, ATTENTION)))
+    assert (identity.kind, identity.architecture) == ("lora", TOLD[name])
+
+
+@pytest.mark.parametrize("name", sorted({*TOLD, "transformer-flux-dev", "transformer-chroma", "transformer-ltx-13b"}))
+def test_two_keys(name: str) -> None:
+    """One layer alone is never told wrongly: its architecture is among the candidates, or the answer."""
+    expected = TOLD.get(name, {"flux-dev": "flux", "chroma": "chroma", "ltx-13b": "ltx-video"}.get(name[12:], ""))
+    layers = list(chosen(name, ATTENTION).items())
+    for module, size in random.Random(name).sample(layers, 12):
+        for dialect in ("kohya", "peft"):
+            identity = known(DIALECTS[dialect]({module: size}))
+            assert identity.kind == "lora"
+            if name not in {"unet-svd", "unet-ssd-1b"} or identity.architecture not in {"sd-1", "sd-2"}:
+                left = (identity.architecture,) if identity.architecture else identity.candidates
+                assert expected in left or not left or name == "unet-svd", (module, left)
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "left"),
+    [
+        ("unet-sd-1", r"attn1\.to_", {"sd-1", "sd-2"}),
+        ("unet-sd-2", r"attn1\.to_", {"sd-1", "sd-2"}),
+        ("unet-sd-1", r"down_blocks\.1\..*attn1", {"sd-1", "sd-2", "sdxl"}),
+        ("unet-sdxl", r"down_blocks\.1\..*transformer_blocks\.0\.attn1", {"sd-1", "sd-2", "sdxl"}),
+        ("unet-sdxl", r"down_blocks\.1\..*transformer_blocks\.1\.attn1", {"sdxl"}),
+        ("unet-sdxl", r"down_blocks\.1\..*transformer_blocks\.0\.attn2", {"sdxl"}),
+        ("unet-sdxl", r"mid_block.*attn1", {"sdxl"}),
+        ("unet-sdxl", r"up_blocks\.1\..*attn1", {"sdxl"}),
+        ("transformer-flux-dev", r"attn\.", {"flux", "chroma"}),
+        ("transformer-flux-dev", r"blocks\.\d+\.(attn\.|norm1?\.linear)", {"flux"}),
+        ("transformer-flux-dev", r"^transformer_blocks\.[0-4]\.attn\.to_q", WIDE),
+        ("transformer-ltx-13b", r"attn1", {"ltx-video", "ltx-2"}),
+        ("transformer-pixart-sigma", r"attn1", {"pixart", "sana"}),
+    ],
+)
+def test_parts_of_a_model(name: str, keep: str, left: set[str]) -> None:
+    """Sliders and LoRAs of a few blocks leave exactly the architectures that have such layers."""
+    identity = known(DIALECTS["kohya"](chosen(name, re.compile(keep))))
+    assert set((identity.architecture,) if identity.architecture else identity.candidates) == left
+    if len(left) > 1:
+        assert identity.architecture is None
+
+
+ORIGINALS: dict[str, tuple[o.Layers, set[str]]] = {
+    "flux": (o.flux(), {"flux"}),
+    "sd-3": (o.sd_3(1536, 24), {"sd-3"}),
+    "flux-2": (o.flux_2(3072, 5, 20, 7680), {"flux-2"}),
+    "wan": (o.wan(5120, 40, 13824), {"wan"}),
+    "hunyuan-video": (o.hunyuan_video(3072, 20, 40), {"hunyuan-video"}),
+    "auraflow": (o.auraflow(), {"auraflow"}),
+    "pixart": (o.pixart(), {"pixart"}),
+    "hunyuan-dit": (o.hunyuan_dit(), {"hunyuan-dit"}),
+    "lumina-2": (o.lumina(2304, 26, 3840, 9216, 1, 1024), {"lumina-2"}),
+    "z-image": (o.lumina(3840, 30, 11520, 10240, 0, 256), {"z-image"}),
+    "cosmos": (o.cosmos_2(2048, 28), {"cosmos", "anima"}),
+    "mochi": (o.mochi(), {"mochi"}),
+}
+
+
+@pytest.mark.parametrize("dialect", ["kohya", "ai-toolkit", "peft"])
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_original_names(name: str, dialect: str) -> None:
+    """LoRAs under the names that a model's authors gave its layers."""
+    layers, left = ORIGINALS[name]
+    blocks = {module: size for module, size in layers.items() if BLOCKS.search(module)}
+    identity = known(DIALECTS[dialect](blocks))
+    assert set((identity.architecture,) if identity.architecture else identity.candidates) == left
+
+
+def test_ia3_by_names_alone() -> None:
+    """IA3 has no sizes of inputs: deep blocks tell SDXL all the same."""
+    identity = known(ia3(chosen("unet-sdxl", re.compile(r"attn[12]\.to_[kv]$"))))
+    assert (identity.kind, identity.architecture) == ("lora", "sdxl")
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("transformer-wan-t2v-14b", "14b"),
+        ("transformer-wan-t2v-1.3b", "1.3b"),
+        ("transformer-sd-3.5-large", "3.5-large"),
+        ("transformer-flux-2-klein-9b", "klein-9b"),
+        ("transformer-hunyuan-video-1.5", "1.5"),
+    ],
+)
+def test_size_of_the_model(name: str, variant: str) -> None:
+    """Where an architecture has several sizes, the one that a LoRA was made for is its variant."""
+    identity: Identity = known(DIALECTS["peft"](chosen(name, ATTENTION)))
+    assert identity.variant == variant
+
+
+def test_majority_decides() -> None:
+    """A stray module of another model does not change what all others say, and is told as evidence."""
+    stray = {"lora_unet_up_blocks_3_attentions_0_transformer_blocks_0_attn2_to_k": (320, 768)}
+    shapes = written("{}", "lora_down.weight", "lora_up.weight")(stray)
+    shapes |= DIALECTS["kohya"](chosen("unet-sdxl", ATTENTION))
+    identity = known(shapes)
+    assert identity.architecture == "sdxl"
+    assert any(each.confidence == "low" for each in identity.evidence)
