@@ -81,7 +81,7 @@ def arranged(
         draft = edited
         if options.dedupe_shared:
             draft, removed = dedupe(edited)
-            kept |= removed
+            kept = {**removed, **kept}  # a tensor may be called format
             groups = shared_groups(draft.tensors)
         if options.max_shard_size is None:
             outputs.append(output_file(path, draft.tensors, kept, options.align))

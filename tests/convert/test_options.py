@@ -252,6 +252,15 @@ def test_tensors_of_several_names_are_written_once(tmp_path):
     assert [set(group) for group in json.loads(metadata["modelhub.shared"])] == [{"a", "b", "t", "part"}]
 
 
+def test_a_removed_name_is_no_fact_of_the_file(tmp_path):
+    """A tensor that is called format does not take the place of the format, which loaders ask for."""
+    weight = torch.randn(3)
+    torch.save({"a": weight, "format": weight}, tmp_path / "m.pt")
+    done = convert(tmp_path / "m.pt", options=ConversionOptions(dedupe_shared=True))
+    assert load_file(done.target).keys() == {"a"}
+    assert done.plan.outputs[0].metadata["format"] == "pt"
+
+
 @pytest.mark.parametrize("align", [64, 4096])
 def test_aligned_tensors_begin_at_multiples(tmp_path, align):
     """Every tensor of a multiple of the alignment begins at one; no element type is misaligned; values are the same."""
