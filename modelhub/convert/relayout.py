@@ -19,6 +19,7 @@ from modelhub.convert.layouts import (
     Told,
     View,
     component_under_diffusers_names,
+    given_when_loading,
     resolve,
     to_diffusers,
     to_ldm,
@@ -65,12 +66,14 @@ def as_folder(
     if unplaced:
         files[UNPLACED_FILE] = Draft(unplaced)
         notes.append(f"tensors that diffusers has no place for are kept in {UNPLACED_FILE}: {len(unplaced)}")
-    encoders = [part for part in made if part.startswith("text_encoder")]
-    for encoder in encoders:
-        folder = encoder.replace("text_encoder", "tokenizer")
+    for folder in (part.replace("text_encoder", "tokenizer") for part in made if part.startswith("text_encoder")):
         plain += [PlainFile(f"{folder}/{each}", source) for each, source in (vocabulary or {}).items()]
-    if encoders and not vocabulary:
-        notes.append("the folder has no tokenizer files: give a pipeline its tokenizer, or name one with --tokenizer")
+    absent = given_when_loading(layout.configs["model_index.json"])
+    if absent:
+        hint = "; --tokenizer adds tokenizers" if absent[0].startswith("tokenizer") else ""
+        notes.append(f"not in a checkpoint, and to be given when the pipeline is loaded: {', '.join(absent)}{hint}")
+    if "vae" in made and not made.keys() & {"unet", "text_encoder_2"}:
+        notes.append("the scaling factor in vae/config.json is that of SD 1 and SD 2: for a VAE of SDXL it is 0.13025")
     first = next(iter(files))
     files[first] = draft.changed(files[first].tensors, *notes)
     return files, tuple(plain)

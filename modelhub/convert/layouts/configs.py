@@ -36,7 +36,7 @@ _PIPELINES = {
 }
 """diffusers' pipelines by kind of model and input channels of its UNet."""
 
-_NOT_IN_CHECKPOINTS = {
+_NOT_IN_CHECKPOINTS: Mapping[str, tuple[str, ...]] = {
     "StableDiffusionDepth2ImgPipeline": ("depth_estimator", "feature_extractor"),
     "StableUnCLIPImg2ImgPipeline": (
         "feature_extractor",
@@ -46,6 +46,9 @@ _NOT_IN_CHECKPOINTS = {
     ),
 }
 """Parts that have to be given when such a pipeline is loaded: no checkpoint has them in a form that diffusers takes."""
+
+_ABSENT = [None, None]
+"""What ``model_index.json`` says of a part that the folder does not have."""
 
 _CONDITIONING = {
     (768, None): "sd",
@@ -196,6 +199,13 @@ def _model_index(kind: str, components: Mapping[str, Shapes], scheduler: Config,
     else:
         parts += ["feature_extractor", "image_encoder", "safety_checker"]
         settings = {"requires_safety_checker": False}
-    absent: list[None] = [None, None]
-    index: dict[str, object] = {part: classes.get(part, absent) for part in parts}
+    index: dict[str, object] = {part: classes.get(part, _ABSENT) for part in parts}
     return {"_class_name": pipeline, "_diffusers_version": DIFFUSERS_VERSION} | dict(sorted((index | settings).items()))
+
+
+def given_when_loading(index: Config) -> tuple[str, ...]:
+    """The parts beside its components that a pipeline with the ``model_index.json`` *index* has to be given by hand."""
+    encoders = [part for part in ("text_encoder", "text_encoder_2") if index.get(part, _ABSENT) != _ABSENT]
+    tokenizers = (part.replace("text_encoder", "tokenizer") for part in encoders)
+    needed = (*tokenizers, *_NOT_IN_CHECKPOINTS.get(str(index["_class_name"]), ()))
+    return tuple(part for part in needed if index.get(part) == _ABSENT)

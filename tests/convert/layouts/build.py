@@ -54,4 +54,5 @@ def assert_equal(found: Weights, expected: Weights) -> None:
     assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
     for name, tensor in expected.items():
         assert found[name].shape == tensor.shape, name
+        assert found[name].dtype is tensor.dtype, name
         assert torch.equal(found[name], tensor), name

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from modelhub.container import open_path
@@ -19,7 +23,7 @@ from modelhub.errors import ConversionError, NotFound, NothingToConvert, Unsuppo
 from modelhub.samples.layouts import Architecture, checkpoint
 from modelhub.tensors import DType
 from tests.cli.run import modelhub
-from tests.convert.layouts.build import ARCHITECTURES, SMALL, Weights
+from tests.convert.layouts.build import ARCHITECTURES, SMALL, Weights, assert_equal
 
 TORCH = {DType.F16: torch.float16, DType.F32: torch.float32, DType.I64: torch.int64, DType.I32: torch.int32}
 
@@ -147,6 +151,82 @@ def test_the_scheduler_is_that_of_what_the_model_predicts(tmp_path: Path) -> Non
     config = json.loads((tmp_path / "xl" / scheduler).read_text())
     assert (config["prediction_type"], config["rescale_betas_zero_snr"]) == ("v_prediction", True)
     assert config["timestep_spacing"] == "trailing"
+
+
+def test_parts_that_have_to_be_given_are_named(tmp_path: Path) -> None:
+    """A depth model's estimator is in no checkpoint in a form that diffusers takes, and a tokenizer in none at all."""
+    weights = weights_of("sd-2")
+    weights["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(320, 5, 3, 3, dtype=torch.float16)
+    weights["depth_model.model.pretrained.model.cls_token"] = torch.zeros(1, 1, 4)
+    save_file(weights, tmp_path / "a.safetensors", FORMAT)
+    plan = lay_out(tmp_path / "a.safetensors", tmp_path / "a")
+    assert any("tokenizer, depth_estimator, feature_extractor; --tokenizer" in note for note in plan.notes), plan.notes
+    index = json.loads((tmp_path / "a" / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionDepth2ImgPipeline"
+    assert index["depth_estimator"] == [None, None]
+    put_together(tmp_path / "a", tmp_path / "b.safetensors")
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+
+
+def test_averaged_weights_can_be_the_ones_laid_out(tmp_path: Path) -> None:
+    """With the averaged weights in use the UNet is the one that diffusers extracts from the same checkpoint."""
+    files = pytest.importorskip("diffusers.loaders.single_file_utils")
+    weights = weights_of("sd-1", ema=True)
+    torch.save({"state_dict": weights}, tmp_path / "a.ckpt")
+    convert(tmp_path / "a.ckpt", tmp_path / "a", options=ConversionOptions(layout="diffusers", ema="use"))
+    config = json.loads((tmp_path / "a" / "unet" / "config.json").read_text())
+    expected = files.convert_ldm_unet_checkpoint(dict(weights), config, extract_ema=True)
+    assert_equal(load_file(tmp_path / "a" / "unet" / "diffusion_pytorch_model.safetensors"), expected)
+    assert not any(name.startswith("model_ema.") for name in load_file(tmp_path / "a" / UNPLACED_FILE))
+
+
+@functools.cache
+def sdxl() -> Weights:
+    return weights_of("sdxl")
+
+
+VAE, CLIP, OPEN_CLIP = "first_stage_model.", "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    parts=st.sampled_from([(VAE,), (CLIP, OPEN_CLIP), (VAE, CLIP, OPEN_CLIP)]),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn]),
+    form=st.sampled_from(["zip", "legacy", "safetensors"]),
+    stored=st.randoms(use_true_random=False),
+)
+def test_however_a_file_stores_its_tensors_they_come_back(parts, dtype, form, stored) -> None:
+    """Turned, cut out of larger ones, of any type, in any format: there and back is the same."""
+    if form == "legacy" and dtype is torch.float8_e4m3fn:  # which did not exist then
+        form = "zip"
+    chosen = {name: t for name, t in sdxl().items() if name.startswith(parts)}
+    weights = {name: t.to(dtype) if t.is_floating_point() else t for name, t in chosen.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        if form == "safetensors":
+            save_file(weights, path / "a.safetensors", FORMAT)
+        else:
+            odd = {name: stored_oddly(tensor, stored.randrange(4)) for name, tensor in weights.items()}
+            torch.save({"state_dict": odd}, path / "a.ckpt", _use_new_zipfile_serialization=form == "zip")
+        lay_out(next(path.glob("a.*")), path / "folder")
+        put_together(path / "folder", path / "b.safetensors")
+        found = load_file(path / "b.safetensors")
+        assert sorted(found) == sorted(weights)
+        for name, tensor in weights.items():
+            assert found[name].dtype is tensor.dtype
+            assert torch.equal(found[name].float(), tensor.float()), name
+
+
+def stored_oddly(tensor: torch.Tensor, way: int) -> torch.Tensor:
+    """The same values as *tensor*'s, lying otherwise in their storage."""
+    raw = tensor.view(torch.uint8) if tensor.dtype is torch.float8_e4m3fn and tensor.dim() else tensor
+    if way == 1 and tensor.dim() > 1:
+        raw = raw.transpose(0, 1).contiguous().transpose(0, 1)
+    elif way == 2 and tensor.dim():
+        raw = torch.cat([raw, raw, raw])[len(raw) : 2 * len(raw)]
+    elif way == 3 and tensor.dim() > 1:
+        raw = torch.cat([raw, raw], dim=1)[:, : raw.shape[1]]
+    return raw.view(tensor.dtype) if raw.dtype is not tensor.dtype else raw
 
 
 def test_the_statistics_of_playground_reach_the_vae(tmp_path: Path) -> None:
