@@ -96,13 +96,13 @@ def open_member(source: Source, member: Member, nesting: Nesting) -> Container:
 
 
 def open_foreign(source: Source, member: Member, nesting: Nesting) -> Container:
-    """The same of a member packed by a method that torch does not know, of which the first bytes are looked at."""
+    """The same of a member that torch cannot read, of which the first bytes are looked at, unpacked or as they are."""
     from modelhub.container.unpackers import zip_unpacker
 
     data = b""
     if nesting.unpacks(MAX_PREFIX):
-        with suppress(Exception):  # MissingExtra, zlib.error, OSError, EOFError, lzma.LZMAError: it stays unreadable
-            packed = source.read_at(member.start, min(member.packed, MAX_PREFIX))
+        with suppress(Exception):  # KeyError of the method, MissingExtra, zlib.error, OSError, EOFError, lzma.LZMAError
+            data = packed = source.read_at(member.start, min(member.packed, MAX_PREFIX))
             unpacker, packed = zip_unpacker(member.method, packed)
             data = unpacker.decompress(packed, MAX_PREFIX)
     return open_inside(BytesSource(member.name, data), member.name, nesting)

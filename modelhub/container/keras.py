@@ -15,7 +15,7 @@ from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, Skipped
 from modelhub.source import Source
 
-MAX_CONFIG = 16 << 20
+MAX_CONFIG = 4 << 20
 """Bytes of a configuration that are read."""
 
 _CODE = frozenset({"Lambda", "__lambda__", "function"})

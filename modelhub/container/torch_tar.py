@@ -158,7 +158,7 @@ def _members(source: Source) -> Iterator[_Member]:
             return
         name, _, after = header[:100].partition(b"\0")
         try:
-            size = int(header[124:136].split(b"\0", 1)[0].strip() or b"0", 8)
+            size = _number(header[124:136])
         except ValueError:
             return
         if size < 0:
@@ -170,6 +170,13 @@ def _members(source: Source) -> Iterator[_Member]:
         strict = plain and held == size and not any(after) and not any(padding) and _has_checksum(header)
         yield _Member(name.decode("utf-8", "backslashreplace").removeprefix("./"), start, held, strict)
         position = start + (size + _BLOCK - 1) // _BLOCK * _BLOCK
+
+
+def _number(field: bytes) -> int:
+    """A number in octal digits or, as GNU's tar writes large ones, in binary after a first byte of 0x80."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
 
 
 def _has_checksum(header: bytes) -> bool:

@@ -29,6 +29,7 @@ SMALL = frozenset({"version", ".data/version", "byteorder", ".format_version", "
 """Members beside the pickle and the storages, relative to the top folder; each has a few bytes."""
 
 _MAX_SMALL = 4096
+_SMALL_FORM = re.compile(rb"[0-9]{1,40}\n?|little|big")
 _STORAGE = re.compile(r"data/([0-9]+)")
 _VERSION = re.compile(rb"[1-9][0-9]?\n?")
 _CONSTANT = re.compile(r"constants/([0-9]+)")
@@ -82,7 +83,7 @@ class _Reading:
             if storage:
                 storages.setdefault(storage[1], member)
             elif part in SMALL:
-                smalls[part] = read_member(self.source, member, _MAX_SMALL, self.anomalies) or b""
+                smalls[part] = self._small(member, part)
             elif below_top(member.name).casefold() != "data.pkl":
                 self._beside(member, part)
         if len(candidates) > 1 or candidates[0].name != self.top + "data.pkl":
@@ -157,6 +158,15 @@ class _Reading:
         self.anomalies += inner.anomalies
         self.skipped += inner.skipped
         return not inner.skipped
+
+    def _small(self, member: Member, part: str) -> bytes:
+        """The bytes of one of :data:`SMALL`; what torch does not write there is opened as a file."""
+        data = read_member(self.source, member, _MAX_SMALL, self.anomalies) or b""
+        if not _SMALL_FORM.fullmatch(data):
+            if part not in ("version", "byteorder"):  # what these say is judged by itself
+                self._note("torch.unexpected-member", "the member does not hold what torch writes there", member.name)
+            self._open(member)
+        return data
 
     def _look_at_foreign(self) -> None:
         """Members that torch cannot read, but others could."""

@@ -69,7 +69,8 @@ def unpackers(kind: str) -> Callable[[], Unpacker]:
 def zip_unpacker(method: int, packed: bytes) -> tuple[Unpacker, bytes]:
     """What unpacks a zip member of *method*, and what of its first bytes *packed* it is to be given (APPNOTE 4.4.5).
 
-    Raises :class:`MissingExtra`, or whatever error bytes give that are not packed by that method.
+    Raises :class:`KeyError` for an unknown method, :class:`MissingExtra`, or whatever error bytes give that are not
+    packed by that method.
     """
     if method == 14:  # LZMA: two bytes of version, two of the settings' length, the settings
         import lzma
@@ -77,6 +78,8 @@ def zip_unpacker(method: int, packed: bytes) -> tuple[Unpacker, bytes]:
         settings = packed[4 : 4 + int.from_bytes(packed[2:4], "little")]
         chain = [lzma_filter(settings, len(packed) << 10)]
         return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=chain), packed[4 + len(settings) :]
+    if method == 8:
+        return Inflater(-zlib.MAX_WBITS), packed
     return unpackers({12: "bz2", 93: "zstd", 95: "xz"}[method])(), packed
 
 

@@ -15,7 +15,7 @@ from modelhub.anomalies import Anomaly
 from modelhub.source import Source
 
 MAX_ENTRIES = 100_000
-MAX_DIRECTORY = 64 << 20
+MAX_DIRECTORY = 32 << 20
 
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")

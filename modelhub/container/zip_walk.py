@@ -61,8 +61,8 @@ class Member(NamedTuple):
 class Archive(NamedTuple):
     """The members that can be read, in directory order, every departure from the strict format, and what cannot.
 
-    ``whole`` is false when the directory could not be read to its end. ``foreign`` are members that torch cannot read,
-    and so count as unreadable, but other loaders can: they are packed by a method that few archives have.
+    ``whole`` is false when the directory could not be read to its end. ``foreign`` are the unreadable members
+    whose bytes are there: other loaders may know how they are packed, or pass over that they are said to be encrypted.
     """
 
     members: tuple[Member, ...]
@@ -86,7 +86,7 @@ def walk_zip(source: Source) -> Archive | None:
         start = starts.get(index)
         if start is None or entry.flags & ENCRYPTED or entry.method not in (STORED, DEFLATED):
             unreadable.append(entry.name)
-            if start is not None and not entry.flags & ENCRYPTED:
+            if start is not None:
                 foreign.append(Member(entry.name, entry.method, entry.crc, entry.packed, entry.size, start))
         else:
             members.append(Member(entry.name, entry.method, entry.crc, entry.packed, entry.size, start))

@@ -218,6 +218,23 @@ def test_pickles_in_tars_are_seen():
         assert imports(opened(buffer.getvalue())) >= EVIL
 
 
+def test_sizes_in_tars_may_be_binary():
+    """A member's size as GNU's tar writes large ones does not end the walk through the archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, inner in (("first", b"x" * 600), ("second", hostile())):
+            info = tarfile.TarInfo(name)
+            info.size = len(inner)
+            archive.addfile(info, io.BytesIO(inner))
+    data = bytearray(buffer.getvalue())
+    data[124:136] = b"\x80" + (600).to_bytes(11, "big")
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert archive.getnames() == ["first", "second"]
+    assert imports(opened(bytes(data))) >= EVIL
+
+
 def test_archives_of_sound_files_are_examined():
     """A zip of nothing but sound checkpoints is fully examined; one with anything else is not."""
     assert opened(build_zip([Part("a.pt", saved(SD)), Part("b.pt", saved(SD), method=8)])).anomalies == ()

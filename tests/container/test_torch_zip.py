@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelhub.container.torch_zip import SMALL
 from modelhub.scan import Verdict, scan
 from tests.container.build import (
     Part,
@@ -204,6 +205,25 @@ def test_hidden_pickle_is_seen_under_any_name():
     assert imports(opened(hostile())) <= imports(container)
 
 
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_small_members_hide_nothing(name):
+    """The members in which torch writes a number or a word are judged by what else they hold."""
+    others = [part for part in SOUND if part.name != f"archive/{name}"]
+    container = opened(build_zip([*others, Part(f"archive/{name}", hostile())]))
+    assert imports(opened(hostile())) <= imports(container)
+    assert scan(container).verdict is Verdict.UNSAFE
+
+
+@pytest.mark.parametrize("name", ["archive/data.pkl", "archive/x"])
+@pytest.mark.parametrize("odd", [{"flags": 1}, {"method": 99}, {"flags": 1, "method": 8}], ids=str)
+def test_members_that_only_claim_to_be_unreadable_are_judged(name, odd):
+    """A flag or a method that torch refuses does not hide what stands behind it for loaders that pass over it."""
+    parts = [part for part in SOUND if part.name != name]
+    container = opened(build_zip([*parts, Part(name, hostile(), **odd)]))
+    assert imports(opened(hostile())) <= imports(container)
+    assert scan(container).verdict is Verdict.UNSAFE
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchscript():
     """A TorchScript program is told as such; its code is not examined, and is said not to be."""
@@ -240,7 +260,7 @@ class Typed(torch.nn.Module):
         return [self.layer(x) * self.sizes[0], x + torch.tensor([[1.5, 2.5]])]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:Lite Interpreter:DeprecationWarning")
 @pytest.mark.parametrize("lite", [False, True])
 def test_torchscript_is_called_executable_and_not_malicious(lite):
     """What torch itself writes for a TorchScript program, typed lists, debug information and all, is no gadget."""
