@@ -24,12 +24,15 @@ from modelhub.pickles import (
     trace_pickle,
 )
 from modelhub.pickles.elements import BadTensor
-from modelhub.pickles.literals import literal_storage
+from modelhub.pickles.literals import literal_elements
 from modelhub.source import BytesSource, Source
 from modelhub.tensors import DType, StorageRef, TensorInfo
 
 _FRAMING = 1 << 16
 """Bytes in which a storage's framing, some 500 bytes, must end."""
+
+_MOST = 20_000
+"""Storages that are looked into in one pickle."""
 
 
 def read_pickle(source: Source, nesting: Nesting) -> Container:
@@ -54,27 +57,30 @@ def read_pickle(source: Source, nesting: Nesting) -> Container:
 
 
 class NestedStorages:
-    """The storages in bytes of *source* that its pickle hands to torch; each is looked for once."""
+    """The storages in bytes of *source* that its pickle hands to torch; each literal is looked into once."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._storages = Storages(source)
+        self._around = Surroundings({})
         self._found: dict[int, Elements | None] = {}
 
     def find(self, call: Call) -> Elements | None:
         """The storage that ``_load_from_bytes(bytes)`` gives, ``None`` when *call* is another one, or cannot be told.
 
-        Raises :class:`BadTensor` when its bytes are cut off.
+        Raises :class:`BadTensor` when its bytes are cut off, or when there are more than are looked into.
         """
         callee, args = call.callee, call.args
         if type(callee) is not Global or callee.qualified != "torch.storage._load_from_bytes":
             return None
-        if id(call) not in self._found:
-            literal = (
-                literal_storage(args[0], f"bytes@{call.offset}") if type(args) is tuple and len(args) == 1 else None
-            )
-            self._found[id(call)] = None if literal is None else self._framed(literal)
-        return self._found[id(call)]
+        if type(args) is not tuple or len(args) != 1:
+            return None
+        if id(args[0]) not in self._found:
+            if len(self._found) == _MOST:
+                raise BadTensor("tensor.limit", f"there are more than {_MOST} storages of their own in the pickle")
+            literal = literal_elements(args[0], f"bytes@{call.offset}", self._around)
+            self._found[id(args[0])] = None if literal is None else self._framed(literal.storage)
+        return self._found[id(args[0])]
 
     def _framed(self, literal: StorageRef) -> Elements | None:
         """The one storage of the legacy file *literal* (torch 2.13, ``_legacy_save`` of a storage)."""

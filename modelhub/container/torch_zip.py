@@ -232,7 +232,7 @@ class _Reading:
         return self._read(member, program, refs)
 
     def _read(self, member: Member, program: PickleProgram, refs: dict[str, StorageRef]) -> StateDict | None:
-        unpacked = None if member.stored else program.source
+        unpacked = None if member.stored else _refs("", {"data.pkl": member}, "little")["data.pkl"]
         reading = read_state_dict(program.trace, Surroundings(refs, unpacked=unpacked))
         base = member.start if member.stored else 0
         for odd in reading.anomalies:

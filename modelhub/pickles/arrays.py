@@ -15,13 +15,12 @@ from modelhub.pickles.elements import (
     MAX_RANK,
     BadTensor,
     Composite,
-    Elements,
     Surroundings,
     count_of,
     is_count,
     placed,
 )
-from modelhub.pickles.literals import literal_storage
+from modelhub.pickles.literals import literal_elements
 from modelhub.pickles.values import Call, Global, Value
 from modelhub.tensors import DTYPE_BY_LABEL, DType, Scalar, TensorInfo
 
@@ -104,12 +103,12 @@ def array_of(name: str, call: Call, around: Surroundings) -> TensorInfo | None:
     if element.dtype is None:
         raise Composite(f"a NumPy array of {_OTHERS.get(element.letter[0], element.letter)}")
     size = count_of(name, shape) * element.dtype.itemsize
-    storage = literal_storage(data, f"bytes@{call.offset}", size, around.unpacked)
-    if storage is None:
+    elements = literal_elements(data, f"bytes@{call.offset}", around, size)
+    if elements is None:
         raise BadTensor("tensor.out-of-bounds", f"{name}: its bytes are not those of an array of shape {shape}"[:300])
-    storage = replace(storage, byteorder=element.byteorder)
+    storage = replace(elements.storage, byteorder=element.byteorder)
     shape, strides = _laid_out(shape, order, axes)
-    return placed(name, element.dtype, Elements(None, storage, 0, storage.nbytes), (0, shape, strides))
+    return placed(name, element.dtype, elements._replace(storage=storage), (0, shape, strides))
 
 
 def scalar_of(call: Call) -> tuple[Scalar] | None:
@@ -120,11 +119,11 @@ def scalar_of(call: Call) -> tuple[Scalar] | None:
     element = _type_of(args[0]) if type(args) is tuple and len(args) == 2 else None
     if element is None or element.dtype is None or element.dtype.is_complex:
         return None
-    storage = literal_storage(args[1], "scalar", element.dtype.itemsize)
-    if storage is None or storage.data is None:
+    elements = literal_elements(args[1], "scalar", Surroundings({}), element.dtype.itemsize)
+    if elements is None or elements.storage.data is None:
         return None
     code = next(c for c in _FORMATS if _label(c) == element.letter)
-    (value,) = struct.unpack(("<" if element.byteorder == "little" else ">") + code, storage.data)
+    (value,) = struct.unpack(("<" if element.byteorder == "little" else ">") + code, elements.storage.data)
     return (value,)
 
 

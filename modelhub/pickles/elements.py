@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import NamedTuple
 
 from modelhub.pickles.values import PLAIN, Call, Dict, Global, Persistent, Value
-from modelhub.source import Source
 from modelhub.tensors import DTYPE_BY_TORCH, DType, StorageRef, Structure, TensorInfo
 
 MAX_RANK = 64
@@ -70,18 +68,29 @@ class Elements(NamedTuple):
     nbytes: int
 
 
-class Surroundings(NamedTuple):
+class Surroundings:
     """What a loader of a pickle has at hand beside the pickle itself.
 
     ``storages`` are what its persistent ids ask for by key, ``tensors`` what those of tar files do; ``nested`` finds
-    the storage in bytes that are handed to ``torch.storage._load_from_bytes``. ``unpacked`` is what was traced, where
-    that is not the file itself but an unpacked part of it.
+    the storage in bytes that are handed to ``torch.storage._load_from_bytes``. ``unpacked`` is the pickle itself where
+    it does not lie plainly in the file. ``encoded`` has the bytes of short texts by identity, since many arrays may
+    share one.
     """
 
-    storages: Mapping[str, StorageRef]
-    tensors: Mapping[str, TensorInfo] = MappingProxyType({})
-    nested: Callable[[Call], Elements | None] | None = None
-    unpacked: Source | None = None
+    __slots__ = ("encoded", "nested", "storages", "tensors", "unpacked")
+
+    def __init__(
+        self,
+        storages: Mapping[str, StorageRef],
+        tensors: Mapping[str, TensorInfo] | None = None,
+        nested: Callable[[Call], Elements | None] | None = None,
+        unpacked: StorageRef | None = None,
+    ) -> None:
+        self.storages = storages
+        self.tensors = tensors or {}
+        self.nested = nested
+        self.unpacked = unpacked
+        self.encoded: dict[int, bytes | None] = {}
 
     def given(self, value: Value) -> TensorInfo | None:
         """The tensor that *value*, a persistent id, asks for; its name is not the one that it has in the object."""

@@ -6,43 +6,59 @@ Protocols 3 to 5 write bytes as they are; protocols up to 2 as text of as many c
 
 from __future__ import annotations
 
+from modelhub.pickles.elements import Composite, Elements, Surroundings
 from modelhub.pickles.values import Blob, Call, Global, Value
-from modelhub.source import Source
 from modelhub.tensors import Packing, StorageRef
 
 
-def literal_storage(
-    value: Value, key: str, size: int | None = None, unpacked: Source | None = None
-) -> StorageRef | None:
-    """The bytes that *value* is, as the storage *key*; ``None`` when it is not bytes, or not *size* of them.
+def literal_elements(value: Value, key: str, around: Surroundings, size: int | None = None) -> Elements | None:
+    """The bytes that *value* is, in the storage *key*; ``None`` when it is not bytes, or not *size* of them.
 
-    Of long text only bounds of the size can be told: without a *size* the storage has the most that there can be.
-    *unpacked* is what was traced, where literals do not lie in the file itself.
+    Of long text only bounds of the size can be told: without a *size* there are the most that there can be. Raises
+    :class:`Composite` for long text in a pickle that is itself packed.
     """
-    encoded = _encoded_text(value)
-    text = type(encoded) in (str, Blob) and encoded is not value
-    literal = encoded if text else value
-    if type(literal) is str:
-        try:
-            literal = literal.encode("latin-1")
-        except UnicodeEncodeError:
-            return None
-    elif type(literal) is Blob and unpacked is not None:
-        data = unpacked.read_at(literal.start, literal.nbytes)
-        try:
-            literal = data.decode("utf-8").encode("latin-1") if text else data
-        except UnicodeError:
-            return None
-    if type(literal) is bytes:
-        return None if size not in (None, len(literal)) else StorageRef(key, 0, len(literal), data=literal)
-    if type(literal) is not Blob or (literal.kind == "str") != text:
+    text = _encoded_text(value)
+    if type(text) is Blob and text.kind == "str":
+        return _long_text(text, key, around, size)
+    found: Elements | None
+    if type(value) is Blob and value.kind != "str":
+        found = _in_pickle(value, key, around)
+    else:
+        data = value if type(value) is bytes else _short_text(value if type(value) is str else text, around)
+        found = None if data is None else _whole(StorageRef(key, 0, len(data), data=data))
+    return found if found is None or size in (None, found.nbytes) else None
+
+
+def _whole(storage: StorageRef) -> Elements:
+    return Elements(None, storage, 0, storage.nbytes)
+
+
+def _in_pickle(literal: Blob, key: str, around: Surroundings) -> Elements:
+    """Bytes that stand in the pickle as they are."""
+    if around.unpacked is not None:
+        return Elements(None, around.unpacked, literal.start, literal.nbytes)
+    return _whole(StorageRef(key, literal.start, literal.nbytes))
+
+
+def _short_text(text: Value, around: Surroundings) -> bytes | None:
+    """The bytes whose numbers are the characters of *text*."""
+    if type(text) is not str:
         return None
-    if not text:
-        return None if size not in (None, literal.nbytes) else StorageRef(key, literal.start, literal.nbytes)
+    if id(text) not in around.encoded:
+        try:
+            around.encoded[id(text)] = text.encode("latin-1")
+        except UnicodeEncodeError:
+            around.encoded[id(text)] = None
+    return around.encoded[id(text)]
+
+
+def _long_text(literal: Blob, key: str, around: Surroundings, size: int | None) -> Elements | None:
+    if around.unpacked is not None:
+        raise Composite("bytes that are written as text in a compressed pickle")
     if size is not None and not (literal.nbytes + 1) // 2 <= size <= literal.nbytes:
         return None
     packing = Packing("text", literal.nbytes)
-    return StorageRef(key, literal.start, literal.nbytes if size is None else size, packing=packing)
+    return _whole(StorageRef(key, literal.start, literal.nbytes if size is None else size, packing=packing))
 
 
 def _encoded_text(value: Value) -> Value:

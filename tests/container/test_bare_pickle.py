@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from collections import OrderedDict
 
 import numpy as np
@@ -13,11 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from modelhub.container import Container, open_container
+from modelhub.samples.pickling import Call, Import, dumps
 from modelhub.scan import Verdict, scan
 from modelhub.source import BytesSource
 from modelhub.weights.numpy_arrays import NumPyMaker
 from modelhub.weights.reading import read_arrays
 from modelhub.weights.torch_arrays import TorchMaker
+from tests.container.build import build_zip, saved, split_checkpoint
+from tests.container.build import opened as opened_bytes
 
 PROTOCOLS = range(6)
 DTYPES = ["?", "i1", "u1", "<i2", ">u2", "<i4", ">i4", "<i8", ">u8", "<f2", ">f2", "<f4", ">f4", "<f8", "<c8", ">c16"]
@@ -145,3 +149,40 @@ def test_a_cut_off_nested_storage_is_told():
     container = open_container(BytesSource("x.pkl", lying))
     assert not container.state_dict
     assert "tensor.out-of-bounds" in {odd.rule for odd in container.anomalies}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_arrays_in_a_checkpoint(protocol, size):
+    """numpy's arrays beside torch's tensors lie in the checkpoint's pickle, be that compressed or not."""
+    array = np.arange(size, dtype=">u2")
+    data = saved({"w": torch.arange(5.0), "array": array}, protocol=protocol)
+    for method in (0, 8):
+        parts = split_checkpoint(data)
+        for part in parts:
+            part.method = method
+        container = opened_bytes(build_zip(parts))
+        text = protocol == 2 and size > 10 and method == 8
+        assert set(container.state_dict) == ({"w"} if text else {"w", "array"})
+        if text:
+            (left,) = container.state_dict.leftovers
+            assert left.unread and "text in a compressed pickle" in left.description
+        else:
+            assert same(as_numpy(container)["array"], array)
+
+
+def test_a_literal_that_many_share_is_kept_once():
+    """Thousands of arrays and storages over the same bytes of the pickle take no more memory than one."""
+    shared = np.arange(20_000, dtype="u1").tobytes().decode("latin-1")
+    kind = Call(Import("numpy", "dtype"), ("u1", False, True), state=(3, "|", None, None, None, -1, -1, 0))
+    literal = Call(Import("_codecs", "encode"), (shared, "latin1"))
+    made = [
+        Call(Import("numpy._core.multiarray", "_reconstruct"), (Import("numpy", "ndarray"), (0,), b"b"), state=state)
+        for state in [(1, (20_000,), kind, False, literal)] * 3000
+    ]
+    tracemalloc.start()
+    container = opened_bytes(dumps(made))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(container.state_dict) == 3000
+    assert peak < 30 << 20
