@@ -19,7 +19,7 @@ from modelhub.tensors import DTYPE_BY_LABEL, DType, Leftover, StateDict, Storage
 _MAX_HEADER = 1 << 16
 _MAX_RANK = 64
 _HEADER = re.compile(
-    r"\{'descr': (?P<descr>.+), 'fortran_order': (?P<fortran>True|False), 'shape': \((?P<shape>[0-9, ]*)\), \} *\n"
+    r"\{'descr': (?P<descr>.+), 'fortran_order': (?P<fortran>True|False), 'shape': \((?P<shape>[0-9L, ]*)\), \} *\n"
 )
 _PLAIN = re.compile(r"'(?P<order>[<>|=])(?P<kind>[?biufcSUVmM])(?P<size>[0-9]{1,9})(?:\[[0-9]*[A-Za-z]+\])?'")
 _OBJECTS = re.compile(r"'[|<>=]?O[0-9]*'")
@@ -48,7 +48,7 @@ def read_numpy(source: Source, nesting: Nesting) -> Container:
         if header is None:
             raise _Refused
         descr, fortran = header["descr"], header["fortran"] == "True"
-        shape = _shape(header["shape"])
+        shape = _shape(header["shape"].replace("L", ""))  # Python 2 writes (3L, 4L)
         if _OBJECTS.search(descr):
             return _objects(source, start, nesting)
         itemsize = _itemsize(descr)

@@ -47,6 +47,15 @@ def test_columns_first():
     assert same_tensors(npy(array), opened(npy(array)), {"array": torch.from_numpy(array.copy(order="C"))})
 
 
+def test_headers_by_python_2():
+    """Python 2 wrote long integers with an L, which numpy still reads."""
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }\n"
+    data = with_header(header, np.arange(6, dtype="<f4").tobytes())
+    assert np.array_equal(np.load(io.BytesIO(data)), np.arange(6, dtype="<f4").reshape(2, 3))
+    container = opened(data)
+    assert same_tensors(data, container, {"array": torch.arange(6.0).reshape(2, 3)}) and not container.anomalies
+
+
 @pytest.mark.parametrize("dtype", ["S3", "U2", "M8[ns]", "V4", [("a", "f4"), ("b", "i8", (2,))]])
 def test_other_arrays_are_examined(dtype):
     """Arrays of text, dates and records hold nothing to run; they are left out of the tensors by name."""
@@ -116,6 +125,17 @@ def test_archives_of_arrays():
     packed = opened(buffer.getvalue(), "x.npz")
     assert packed.anomalies == () and packed.skipped == ()
     assert not any(tensor.storage.plain for tensor in packed.state_dict.values())
+
+
+@pytest.mark.parametrize("method", [0, 8])
+def test_nothing_in_an_archive_of_arrays_is_left_out(method):
+    """Arrays that are no tensors are told by their names, and two of one name are told, not lost."""
+    parts = [Part("a.npy", npy(np.ones(2))), Part("text.npy", npy(np.array(["x"]))), Part("a", npy(np.zeros(3)))]
+    for part in parts:
+        part.method = method
+    container = opened(build_zip(parts))
+    assert list(container.state_dict) == ["a"] and rules(container) == {"tensor.name-collision"}
+    assert [(left.path, left.unread) for left in container.state_dict.leftovers] == [("text", True)]
 
 
 def test_objects_in_archives_of_arrays():
