@@ -60,11 +60,15 @@ class Policy:
         return self.allowed.get((module, name))
 
     def denies(self, module: str, name: str) -> Denied | None:
-        """Why this name is dangerous: the exact pair, else the nearest listed module above it."""
+        """Why this name is dangerous: the exact pair, else the nearest listed module above it.
+
+        A family of whole programs inside a dangerous module is not: ``torch.ao.nn``, of ``torch.ao``.
+        """
         exact = self.denied_names.get((module, name))
         if exact is not None:
             return exact
-        return next((self.denied_modules[m] for m in _ancestors(module) if m in self.denied_modules), None)
+        listed = (m for m in _ancestors(module) if m in self.denied_modules or m in self.executable)
+        return self.denied_modules.get(next(listed, ""))
 
     def is_executable(self, module: str) -> bool:
         """Whether the module belongs to a family of whole pickled programs."""

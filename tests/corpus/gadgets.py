@@ -193,6 +193,7 @@ os spawnl
 os startfile
 os system
 os symlink
+pandas ExcelFile
 pandas read_csv
 pandas read_json
 pandas read_pickle
@@ -325,6 +326,7 @@ urllib.request urlopen
 urllib.request urlretrieve
 urllib2 urlopen
 uu decode
+ultralytics YOLO
 uuid _get_command_stdout GHSA-g38g-8gr9-h9xp CVE-2026-56315 GHSA-5hwf-rc88-82xm
 uuid _popen
 venv create

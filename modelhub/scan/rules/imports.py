@@ -7,6 +7,7 @@ module, which runs its code; so nothing unknown is merely mentioned.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from modelhub.pickles import Call, Global, Trace
@@ -14,7 +15,8 @@ from modelhub.pickles.render import render
 from modelhub.scan.findings import Confidence, Finding, Location, Severity
 from modelhub.scan.policy import Denied, Policy
 from modelhub.scan.rules.names import canonical, constructs, is_construction, wraps_part
-from modelhub.scan.values import is_plain
+
+_WORD = re.compile(r"[A-Za-z0-9_+-]{0,40}")
 
 
 class _Use:
@@ -100,7 +102,8 @@ def _title(module: str, name: str, imported: Global) -> str:
 
 
 def _is_choice(call: Call, imported: Global) -> bool:
-    """``Kind('name')``: how a member of an enumeration is written, with a class's name and one plain value."""
+    """``Kind('name')``: how a member of an enumeration is written, with a class's name and one plain value: a number
+    or a word, since a path or an address would be something to open."""
     name = imported.name
     args = call.args
     return (
@@ -110,6 +113,5 @@ def _is_choice(call: Call, imported: Global) -> bool:
         and call.kwargs is None
         and type(args) is tuple
         and len(args) == 1
-        and type(args[0]) in (str, int)
-        and is_plain(args[0])
+        and (type(args[0]) is int or (type(args[0]) is str and _WORD.fullmatch(args[0]) is not None))
     )

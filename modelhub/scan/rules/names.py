@@ -12,6 +12,10 @@ UNRENAMED = frozenset(
 """First parts of module names that Python 3 did not rename: most imports need no look into the tables."""
 
 
+_FUNCTIONS = ("torch._C", "_VariableFunctionsClass")
+"""What torch's own functions are attributes of: ``getattr(_VariableFunctionsClass, 'relu')`` is ``torch.relu``."""
+
+
 def canonical(imported: Global, protocol: int) -> tuple[str, str]:
     """Module and name as Python 3 would import them.
 
@@ -77,8 +81,8 @@ def wraps_part(call: Call, protocol: int, policy: Policy) -> bool:
     target = args[0]
     if type(target) is not Global or not target.literal or call.kwargs is not None:
         return False
-    module, _ = canonical(target, protocol)
-    if not policy.is_executable(module) or policy.denies(*canonical(target, protocol)) is not None:
+    module, name = canonical(target, protocol)
+    if (module, name) != _FUNCTIONS and (not policy.is_executable(module) or policy.denies(module, name) is not None):
         return False
     match canonical(call.callee, protocol):
         case ("builtins", "getattr"):
