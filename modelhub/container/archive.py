@@ -139,7 +139,9 @@ def _arrays(found: Iterable[OpenedMember], anomalies: list[Anomaly]) -> StateDic
     leftovers: list[Leftover] = []
     for each in found:
         name = each.name.removesuffix(".npy")
-        state_dict = each.container.state_dict or StateDict({})
+        state_dict = each.container.state_dict
+        if state_dict is None:
+            continue
         leftovers += (left._replace(path=name) for left in state_dict.leftovers)
         for tensor in state_dict.values():
             if name in tensors:
