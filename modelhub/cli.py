@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "verify": "Check a converted file against its receipt or its source.",
     "explain": "Explain a rule of the scanner: its meaning, an example, what to do.",
     "library": "Follow folders of models, and know their files again wherever they go.",
+    "hash": "Compute the digests that people know model files by, in one reading.",
     "list": "List the catalog's records.",
     "show": "Show everything the catalog knows of one record.",
     "search": "Find records by name, tag or what is known of them.",

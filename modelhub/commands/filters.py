@@ -33,13 +33,14 @@ def filtered(command: Callable[..., int]) -> Callable[..., int]:
     @click.option("--architecture", multiple=True, help="Only this architecture (sd-1, sdxl ...); may be repeated.")
     @click.option("--verdict", multiple=True, type=click.Choice(VERDICTS), help="Only this verdict; may be repeated.")
     @click.option("--tag", multiple=True, help="Only records with this tag; repeated: with all of them.")
+    @click.option("--digest", help="Only records of which a digest begins so: AutoV2, AutoV3, SHA-256, CRC-32 ...")
     @click.option("--sort", type=click.Choice(SORTS), default="name", show_default=True, help="Order of the records.")
     @click.option("--reverse", is_flag=True, help="The other way round.")
     @click.option("--limit", type=click.IntRange(min=1), help="No more than this many records.")
     @click.option("--gone", is_flag=True, help="Also records whose files are no longer where they were.")
     @functools.wraps(command)
     def run(*args: Any, sort: str, reverse: bool, limit: int | None, gone: bool, **kwargs: Any) -> int:
-        filters = {name: kwargs.pop(name) or None for name in ("kind", "architecture", "verdict", "tag")}
+        filters = {name: kwargs.pop(name) or None for name in ("kind", "architecture", "verdict", "tag", "digest")}
         filters |= {"sort": f"-{sort}" if reverse else sort, "limit": limit, "gone": gone}
         return command(*args, filters=filters, **kwargs)
 

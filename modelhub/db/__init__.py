@@ -18,7 +18,7 @@ from modelhub.db.entries import (
     ScanRun,
 )
 from modelhub.db.libraries import Libraries
-from modelhub.db.places import Batch, Change, Known, LibraryRoot, Moved, Reading, Seen
+from modelhub.db.places import Batch, Change, Known, LibraryRoot, Moved, Reading, Seen, ToHash
 
 __all__ = [
     "SORTS",
@@ -41,4 +41,5 @@ __all__ = [
     "Relative",
     "ScanRun",
     "Seen",
+    "ToHash",
 ]

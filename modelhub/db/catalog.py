@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, select
 
 from modelhub.db import details, facts, lineage, recording, search
+from modelhub.db.digests import Digests, claims_of, put_claims
 from modelhub.db.engine import Store, parse_url
 from modelhub.db.entries import Derivation, Detail, Entry, Query
 from modelhub.db.libraries import Libraries
@@ -55,6 +56,11 @@ class Catalog:
     def libraries(self) -> Libraries:
         """The folders that the catalog follows."""
         return Libraries(self._store)
+
+    @cached_property
+    def digests(self) -> Digests:
+        """The digests of the catalog's bytes."""
+        return Digests(self._store)
 
     @property
     def url(self) -> str:
@@ -120,6 +126,7 @@ class Catalog:
             ]
             if any(changes):
                 recording.index_record(connection, content_id)
+            put_claims(connection, [(content_id, *claim) for claim in claims_of(metadata)])
             facts.settle(connection, content_id)
             (entry,) = search.entries(connection, record.c.content_id == content_id)
             return replace(entry, path=stat.path)

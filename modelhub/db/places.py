@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from modelhub.source import FileStat
+
 
 @dataclass(frozen=True, slots=True)
 class LibraryRoot:
@@ -59,6 +61,15 @@ class Known(NamedTuple):
     sample: str | None
     problem: str | None
     hashed: bool
+
+
+class ToHash(NamedTuple):
+    """A place whose bytes are to be read whole; ``stat`` is what it was when it was last seen."""
+
+    place_id: int
+    content_id: int
+    stat: FileStat
+    is_folder: bool
 
 
 class Reading(NamedTuple):

@@ -23,7 +23,7 @@ VERDICTS = ("safe", "unknown", "suspicious", "unsafe")
 HEX = frozenset("0123456789abcdef")
 
 ALGORITHMS = ("sha256", "autov1", "autov2", "autov3", "blake3", "crc32", "tensors")
-"""What may stand before a digest; see :mod:`modelhub.source.digests`."""
+"""What may stand before a digest; see :mod:`modelhub.source.digests`. AutoV2 is the beginning of the SHA-256."""
 
 
 _ENTRIES = select(
@@ -137,7 +137,7 @@ def digest_begins(text: str) -> ColumnElement[bool]:
     if not prefix or not HEX.issuperset(prefix) or (algorithm and algorithm not in ALGORITHMS):
         raise CatalogError(f"{text}: not the beginning of a digest")
     ways: list[ColumnElement[bool]] = []
-    if algorithm in ("", "sha256"):
+    if algorithm in ("", "sha256", "autov2"):
         ways.append((content.c.sha256 >= prefix) & (content.c.sha256 < prefix + "g"))
     others = select(content_digest.c.content_id).where(
         content_digest.c.value >= prefix, content_digest.c.value < prefix + "g"

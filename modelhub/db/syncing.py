@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from modelhub.db.clock import now
+from modelhub.db.digests import claims_of, put_claims, put_new_claims
 from modelhub.db.facts import FACTS, settle
 from modelhub.db.full_text import about_of
 from modelhub.db.layouts import put_layout
@@ -136,6 +137,7 @@ def _grow(connection: Connection, known: Known, seen: Seen, reading: Reading) ->
     _put_identifications(connection, [(content_id, reading)])
     words = update(search_text).where(search_text.c.content_id == content_id)
     connection.execute(words.values(words=reading.words))
+    put_claims(connection, [(content_id, *claim) for claim in claims_of(reading.metadata)])
     settle(connection, content_id)
     index_record(connection, content_id)
 
@@ -197,6 +199,10 @@ def _add(
             }
             for content_id, seen, reading in found
         ],
+    )
+    put_new_claims(
+        connection,
+        [(content_id, *claim) for content_id, _, reading in found for claim in claims_of(reading.metadata)],
     )
     _put_places(connection, [(content_id, seen, True) for content_id, seen, _ in found])
     for (content_id, seen, _), (known, _, _) in zip(found, added, strict=True):

@@ -1,0 +1,186 @@
+"""Hashing the catalog's files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelhub.db import Catalog, Query
+from modelhub.hashing import hash_files
+from modelhub.samples import layouts
+from modelhub.samples.safetensors_files import write_safetensors
+from modelhub.samples.torch_files import write_torch_legacy, write_torch_zip
+from modelhub.samples.weights import random_weights
+from modelhub.syncing import add_library, sync
+from tests.cli.run import modelhub
+from tests.syncing.files import lora, put
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with Catalog.open(str(tmp_path / "c.db")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def models(tmp_path: Path, catalog: Catalog) -> Path:
+    folder = tmp_path / "models"
+    for number in range(3):
+        put(folder / f"m{number}.safetensors", lora(number))
+    add_library(catalog, str(folder))
+    sync(catalog)
+    return folder
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def names(catalog: Catalog, prefix: str) -> list[str]:
+    return [entry.name for entry in catalog.entries(Query(digest=prefix))]
+
+
+def test_all(catalog: Catalog, models: Path) -> None:
+    """Every file gets its digests, each beginning of each finds it, and a second run reads nothing."""
+    assert len(list(hash_files(catalog))) == 3
+    entry = catalog.show("m1").entry
+    assert entry.digest == digest(models / "m1.safetensors")
+    digests = {each.algorithm: each.value for each in catalog.show("m1").digests}
+    for prefix in (entry.digest[:10], entry.digest.upper(), f"autov2:{entry.digest[:10]}", digests["autov3"][:12]):
+        assert names(catalog, prefix) == ["m1"]
+    for prefix in (digests["crc32"], f"crc32:{digests['crc32']}", f"tensors:{digests['tensors'][:20]}"):
+        assert "m1" in names(catalog, prefix)
+    assert names(catalog, f"crc32:{entry.digest[:10]}") == []
+    assert catalog.show(digests["autov3"][:12]).entry == entry
+    assert list(hash_files(catalog)) == []
+
+
+def test_only_what_is_asked_for(catalog: Catalog, models: Path) -> None:
+    """With records named, theirs alone are read."""
+    assert [os.path.basename(each.path) for each in hash_files(catalog, ["m2"])] == ["m2.safetensors"]
+    assert [entry.digest is None for entry in catalog.entries()] == [True, True, False]
+
+
+def test_interrupted(catalog: Catalog, models: Path) -> None:
+    """What was hashed before an interruption is not hashed again."""
+    next(iter(hash_files(catalog)))
+    assert len(list(hash_files(catalog))) == 2
+
+
+def test_copies_become_one_record(catalog: Catalog, models: Path) -> None:
+    """Copies are two records until somebody reads them; then one, with the tags, notes and places of both."""
+    shutil.copy(models / "m1.safetensors", models / "copy.safetensors")
+    sync(catalog)
+    catalog.tag("m1", ["tag-a"])
+    catalog.tag("copy", ["tag-b"])
+    catalog.note("m1", "first")
+    catalog.note("copy", "second")
+    assert len(catalog.entries()) == 4
+    list(hash_files(catalog))
+    assert len(catalog.entries()) == 3
+    (entry,) = catalog.entries(Query(tag=("tag-a", "tag-b")))
+    detail = catalog.show(f"#{entry.id}")
+    assert set(detail.notes.split("\n\n")) == {"first", "second"}
+    assert len(detail.locations) == 2
+    for word in ("first", "second", "tag-a", "tag-b", "copy.safe"):
+        assert [each.id for each in catalog.entries(Query(text=word))] == [entry.id], word
+    assert sync(catalog).counts == {"unchanged": 4}
+
+
+def test_the_same_header_and_other_bytes(catalog: Catalog, models: Path) -> None:
+    """Bytes taken for the same by their header are read, and become a record of their own where they differ."""
+    path = models / "merge.safetensors"
+    data = bytearray(lora(1, metadata=False))
+    put(path, bytes(data))
+    sync(catalog)
+    list(hash_files(catalog))
+    catalog.tag("merge", ["mine"])
+    first = digest(path)
+    data[len(data) // 4] ^= 1  # neither in the header nor where samples are taken
+    put(path, bytes(data))
+    assert sync(catalog).counts["touched"] == 1
+    assert catalog.show(str(path)).entry.digest == first
+    assert [hashed.path for hashed in hash_files(catalog)] == [str(path)]
+    assert catalog.show(str(path)).entry.digest == digest(path) != first
+    assert catalog.show(str(path)).entry.kind == "lora"
+    old = catalog.show(first).entry
+    assert (old.state, old.tags) == ("gone", ("mine",))
+
+
+def test_the_same_header_and_the_same_bytes(catalog: Catalog, models: Path) -> None:
+    """Bytes taken for the same by their header are proven when they are read."""
+    list(hash_files(catalog))
+    os.utime(models / "m1.safetensors", ns=(5, 5))
+    sync(catalog)
+    assert not catalog.show("m1").locations[0].proven
+    assert len(list(hash_files(catalog))) == 1
+    assert catalog.show("m1").locations[0].proven
+    assert list(hash_files(catalog)) == []
+
+
+def test_a_file_that_has_changed_is_left(catalog: Catalog, models: Path) -> None:
+    """A file that is not what the last sync saw is left to the next one."""
+    put(models / "m1.safetensors", lora(9) + b"more")
+    errors = [hashed.error for hashed in hash_files(catalog) if hashed.error]
+    assert len(errors) == 1
+    assert "library sync" in str(errors[0].hint)
+    assert catalog.show("m1").entry.digest is None
+
+
+def test_one_model_in_three_containers(catalog: Catalog, tmp_path: Path) -> None:
+    """The same tensors have the same digest as a torch zip, as a legacy file and as safetensors with any header."""
+    weights = random_weights(layouts.lora("sd-1", rank=1), seed=1)
+    folder = tmp_path / "m"
+    folder.mkdir()
+    write_torch_zip(folder / "zip.pt", weights)
+    write_torch_legacy(folder / "legacy.pt", weights)
+    write_safetensors(folder / "plain.safetensors", weights)
+    write_safetensors(folder / "named.safetensors", weights, {"modelspec.title": "A title"})
+    add_library(catalog, str(folder))
+    sync(catalog)
+    list(hash_files(catalog))
+    digests = {
+        entry.name: {each.algorithm: each.value for each in catalog.show(f"#{entry.id}").digests}
+        for entry in catalog.entries()
+    }
+    assert len({each["tensors"] for each in digests.values()}) == 1
+    assert digests["plain"]["autov3"] == digests["named"]["autov3"] != digests["zip"]["autov3"]
+
+
+def test_claims_are_not_believed(catalog: Catalog, tmp_path: Path) -> None:
+    """A digest that metadata claims finds its record, is never taken for computed, and is contradicted in words."""
+    weights = random_weights(layouts.lora("sd-1", rank=1), seed=1)
+    folder = tmp_path / "m"
+    folder.mkdir()
+    write_safetensors(folder / "plain.safetensors", weights)
+    data = (folder / "plain.safetensors").read_bytes()
+    right = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    write_safetensors(folder / "right.safetensors", weights, {"sshs_model_hash": right})
+    write_safetensors(folder / "wrong.safetensors", weights, {"modelspec.hash_sha256": "0x" + "ab" * 32})
+    add_library(catalog, str(folder))
+    sync(catalog)
+    assert names(catalog, "abababab") == ["wrong"]
+    assert catalog.show("wrong").entry.digest is None
+    assert catalog.show("wrong").disagreements == ()
+    list(hash_files(catalog))
+    assert catalog.show("right").disagreements == ()
+    (said,) = catalog.show("wrong").disagreements
+    assert "modelspec.hash_sha256 claims autov3 abab" in said
+    assert right in said
+
+
+def test_command(models: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``modelhub hash`` takes records or --all, and answers with each file's digests."""
+    monkeypatch.setenv("MODELHUB_CATALOG", str(tmp_path / "c.db"))
+    assert modelhub("hash").code == 2
+    ran = modelhub("hash", "m0", "--format", "json")
+    (file,) = ran.json()["files"]
+    assert (ran.code, file["digests"]["sha256"]) == (0, digest(models / "m0.safetensors"))
+    assert modelhub("hash", "--all").out.count("\n") == 2
+    autov2 = digest(models / "m2.safetensors")[:10]
+    assert [entry["name"] for entry in modelhub("list", "--digest", autov2, "--format", "jsonl").json_lines()] == ["m2"]
