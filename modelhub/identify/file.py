@@ -20,7 +20,7 @@ def identify_state_dict(state_dict: StateDict, probe: Probe | None = None) -> Id
     unknown, unless the tensors carry their own bytes.
     """
     probe = probe or Probe()
-    names = Names(state_dict.tensors)
+    names = Names(state_dict)
     identity = identify_structure(names, state_dict, probe)
     if identity is None:
         from modelhub.identify.adapters import identify_adapter
@@ -33,6 +33,6 @@ def identify_state_dict(state_dict: StateDict, probe: Probe | None = None) -> Id
             or Identity()
         )
     identity = weigh_claims(identity, state_dict.metadata)
-    if precision := precision_of(state_dict.tensors.values()):
+    if precision := precision_of(state_dict):
         identity = replace(identity, precision=precision.value, evidence=(*identity.evidence, precision))
     return identity

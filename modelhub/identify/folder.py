@@ -51,7 +51,7 @@ def identify_folder(folder: Observation) -> Identity:
         told = next((each for each in denoiser.evidence if each.fact == "prediction_type"), None)
     if told:
         evidence.append(told)
-    precision = precision_of(tensor for state_dict, _ in weights.values() for tensor in state_dict.values())
+    precision = precision_of(_all(weights))
     if precision:
         evidence.append(precision)
     identity = Identity(
@@ -84,8 +84,18 @@ def _weights(folder: Observation) -> dict[str, tuple[StateDict, Probe | None]]:
             if new:
                 probes.append(probe)
                 tensors |= new
-        joined[name] = (StateDict(tensors), probes[0] if len(probes) == 1 else None)
+        leftovers = tuple(left for state_dict, _ in files for left in state_dict.leftovers)
+        metadata = {key: value for state_dict, _ in files for key, value in state_dict.metadata.items()}
+        joined[name] = (StateDict(tensors, {}, leftovers, metadata), probes[0] if len(probes) == 1 else None)
     return joined
+
+
+def _all(weights: Mapping[str, tuple[StateDict, Probe | None]]) -> StateDict:
+    """The tensors of every component, each below its own name."""
+    tensors = {
+        f"{name}.{key}": tensor for name, (state_dict, _) in weights.items() for key, tensor in state_dict.items()
+    }
+    return StateDict(tensors, leftovers=tuple(left for each, _ in weights.values() for left in each.leftovers))
 
 
 def _components(index: Mapping[str, object]) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """The layers that each architecture has (``signatures/layers.json``), and which architectures a set of layers leaves.
 
 The file has a table for each size and naming of each architecture: what it is ``of`` (a text encoder is of several),
-its ``variant``, whether it is ``rare``, its ``families`` of repeated blocks, its ``layers``: the path with ``#`` for each
-number, then ``[outputs, inputs, is a convolution, numbers ...]`` with numbers as products of ranges (``"0-18;2"``;
-inputs 0: the layer has none).
+its ``variant``, whether it is ``rare``, its ``families`` of repeated blocks, and its ``layers``: the path with ``#``
+for each number, then ``[outputs, inputs, is a convolution, numbers ...]`` with the numbers as products of ranges
+(``"0-18;2"``; inputs 0: the layer has none).
 It is made from the models' own code by ``tests/identify/keylists/layers.py``.
 """
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
-from modelhub.tensors import TensorInfo
+from modelhub.tensors import BlockTensor, DType, StateDict, TensorInfo
 
 _WRAPPERS = ("module.", "_orig_mod.", "netG.", "params.", "params_ema.", "params-ema.", "state_dict.")
 """What training code leaves around a model's own names: DataParallel, ``torch.compile``, BasicSR, Lightning."""
+
+_PACKED = ("qweight", "_weight_qdata", "weight_qdata", "weight._data")
+"""What packed weights are called: by nunchaku and GPTQ, torchao, quanto."""
 
 _LONGEST_NAME = 512
 """Characters; longer names are no model's, and would make the index of their parts large."""
@@ -18,21 +22,24 @@ _MOST_WRAPPERS = 4
 class Names:
     """Tensors by name, without the wrappers that most of the names share and without absurdly long names.
 
-    ``tensors`` keeps the file's order; ``prefixes`` holds every leading part of a name up to and with a dot.
+    ``tensors`` keeps the file's order, tensors in ggml's blocks included (as ``U8``, with the shape that they have
+    unpacked); ``prefixes`` holds every leading part of a name up to and with a dot.
     """
 
-    __slots__ = ("prefixes", "tensors")
+    __slots__ = ("_text", "prefixes", "tensors")
 
-    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+    def __init__(self, state_dict: StateDict) -> None:
+        tensors = _with_blocks(state_dict)
         if any(len(name) > _LONGEST_NAME for name in tensors):
             tensors = {name: tensor for name, tensor in tensors.items() if len(name) <= _LONGEST_NAME}
-        self.tensors = _unwrapped(tensors)
-        self.prefixes: dict[str, None] = {}
-        for name in self.tensors:
-            cut = name.rfind(".")
-            while cut >= 0 and (prefix := name[: cut + 1]) not in self.prefixes:
-                self.prefixes[prefix] = None
-                cut = name.rfind(".", 0, cut)
+        self.tensors = _unpacked(_unwrapped(tensors))
+        self._text = ""
+        self.prefixes: set[str] = set()
+        parents = {name[: name.rfind(".") + 1] for name in self.tensors}
+        while parents:
+            self.prefixes |= parents
+            parents = {prefix[: prefix.rfind(".", 0, -1) + 1] for prefix in parents} - self.prefixes
+        self.prefixes.discard("")
 
     def find(self, root: str, entry: str) -> str | None:
         """The name, or the beginning of names, that *entry* asks for below *root*; ``None`` when there is none.
@@ -44,7 +51,7 @@ class Names:
         if name.endswith("."):
             return name if name in self.prefixes else None
         if name.endswith("*"):
-            return next((each for each in self.tensors if each.startswith(name[:-1])), None)
+            return self._beginning(name[:-1])
         return name if name in self.tensors else None
 
     def roots(self, patterns: tuple[str, ...]) -> list[str]:
@@ -52,11 +59,55 @@ class Names:
         found: dict[str, None] = {}
         for pattern in patterns:
             head, star, tail = pattern.partition("*")
-            if star:
-                found |= {prefix: None for prefix in self.prefixes if _fits(prefix, head, tail)}
-            elif not pattern or pattern in self.prefixes:
-                found[pattern] = None
+            if not star:
+                if not pattern or pattern in self.prefixes:
+                    found[pattern] = None
+            elif head in self.prefixes:
+                found |= dict.fromkeys(sorted(prefix for prefix in self.prefixes if _fits(prefix, head, tail)))
         return list(found)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the tensor *name*; of bitsandbytes' packed weights ``[n, 1]`` the one that they have unpacked.
+
+        That needs the layer's outputs, which its bias tells, or the one of the attention that it belongs to.
+        """
+        shape = self.tensors[name].shape
+        if len(shape) != 2 or shape[1] != 1 or name + ".absmax" not in self.tensors:
+            return shape
+        stem = name.removesuffix("weight")
+        bias = self.tensors.get(stem + "bias") or self.tensors.get(f"{stem.rpartition('to_')[0]}to_out.0.bias")
+        if bias is None or len(bias.shape) != 1 or not bias.shape[0] or 2 * shape[0] % bias.shape[0]:
+            return shape
+        return bias.shape[0], 2 * shape[0] // bias.shape[0]
+
+    def _beginning(self, start: str) -> str | None:
+        if not self._text:
+            self._text = "\n" + "\n".join(self.tensors) + "\n"
+        at = self._text.find("\n" + start)
+        return None if at < 0 else self._text[at + 1 : self._text.index("\n", at + 1)]
+
+
+def _with_blocks(state_dict: StateDict) -> Mapping[str, TensorInfo]:
+    """The tensors, and what lies beside them in ggml's blocks."""
+    packed = {
+        left.path: TensorInfo(left.path, DType.U8, left.structure.shape, left.structure.storage)
+        for left in state_dict.leftovers
+        if isinstance(left.structure, BlockTensor)
+    }
+    return {**state_dict.tensors, **packed} if packed else state_dict.tensors
+
+
+def _unpacked(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
+    """*tensors*, each weight that is packed under a name of its own also under its plain one."""
+    if not any(name.endswith(_PACKED) for name in tensors):
+        return tensors
+    plain = {
+        f"{name[: -len(ending)]}weight": tensor
+        for name, tensor in tensors.items()
+        for ending in _PACKED
+        if name.endswith(f".{ending}")
+    }
+    return {**plain, **tensors}
 
 
 def _fits(prefix: str, head: str, tail: str) -> bool:
@@ -69,9 +120,10 @@ def _fits(prefix: str, head: str, tail: str) -> bool:
 
 def _unwrapped(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
     for _ in range(_MOST_WRAPPERS):
-        if 2 * sum(name.startswith(_WRAPPERS) for name in tensors) <= len(tensors):
+        first = Counter(name[: name.find(".") + 1] for name in tensors)
+        shared = [first[wrapper] for wrapper in _WRAPPERS]
+        if 2 * sum(shared) <= len(tensors):
             break
-        shared = [sum(name.startswith(wrapper) for name in tensors) for wrapper in _WRAPPERS]
         wrapper = _WRAPPERS[shared.index(max(shared))]
         tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return tensors

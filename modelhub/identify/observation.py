@@ -12,7 +12,7 @@ from typing import Any
 
 from modelhub.container.base import Container
 from modelhub.identify.probe import Probe
-from modelhub.tensors import DTYPE_BY_LABEL, Scalar, StateDict, StorageRef, TensorInfo
+from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, Leftover, Scalar, StateDict, StorageRef, TensorInfo
 
 _LONGEST_VALUE = 1 << 12
 """Characters of a metadata value that is kept; longer ones list training images, tags or workflows."""
@@ -55,12 +55,18 @@ def observe(container: Container) -> Observation:
 def stored(observation: Observation) -> dict[str, Any]:
     """*observation* as a plain JSON object, with the numbers that identification has read of it.
 
-    ``files`` by path: ``tensors`` as ``[name, element type, shape]``, ``metadata``, ``scalars``, ``numbers``.
+    ``files`` by path: ``tensors`` as ``[name, element type, shape]``, ``blocks`` (of GGUF files) as ``[name, ggml type,
+    shape, bytes]``, ``metadata``, ``scalars``, ``numbers``.
     """
     return {
         "files": {
             path: {
                 "tensors": [[name, tensor.dtype.label, list(tensor.shape)] for name, tensor in state_dict.items()],
+                "blocks": [
+                    [left.path, left.structure.kind, list(left.structure.shape), left.structure.storage.nbytes]
+                    for left in state_dict.leftovers
+                    if isinstance(left.structure, BlockTensor)
+                ],
                 "metadata": {key: value for key, value in state_dict.metadata.items() if len(value) <= _LONGEST_VALUE},
                 "scalars": {name: value for name, value in state_dict.scalars.items() if _is_kept(name, value)},
                 "numbers": probe.numbers,
@@ -79,7 +85,11 @@ def restored(plain: Mapping[str, Any]) -> Observation:
             name: TensorInfo(name, DTYPE_BY_LABEL[label], tuple(shape), _NOWHERE)
             for name, label, shape in file["tensors"]
         }
-        files[path] = StateDict(tensors, file["scalars"], (), file["metadata"]), Probe(None, file["numbers"])
+        blocks = tuple(
+            Leftover(name, "", True, BlockTensor(kind, tuple(shape), StorageRef("", 0, nbytes)))
+            for name, kind, shape, nbytes in file["blocks"]
+        )
+        files[path] = StateDict(tensors, file["scalars"], blocks, file["metadata"]), Probe(None, file["numbers"])
     return Observation(files, plain["configs"])
 
 

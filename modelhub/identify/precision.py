@@ -1,11 +1,12 @@
-"""The element type that a model's weights are kept in."""
+"""The element type that a model's weights are kept in, and how they are quantised."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping
 
 from modelhub.identify.base import Evidence
-from modelhub.tensors import TensorInfo
+from modelhub.tensors import BlockTensor, DType, StateDict
 
 DOMINANT = 0.9
 """The share of all floating point bytes that one element type must hold to be *the* precision."""
@@ -26,33 +27,92 @@ _NAMES = {
 """Floating point types of weights, by the label of their :class:`~modelhub.tensors.DType`."""
 
 _PACKED = {
-    ".quant_state.bitsandbytes__nf4": "nf4",
-    ".quant_state.bitsandbytes__fp4": "fp4",
-    ".wscales": "svdquant",
+    "bitsandbytes__nf4": "nf4",
+    "bitsandbytes__fp4": "fp4",
+    "wscales": "svdquant",
+    "wtscale": "svdquant",
+    "weight_qdata": "torchao",
+    "_weight_qdata": "torchao",
+    "SCB": "bnb-int8",
+    "qzeros": "gptq",
 }
-"""Names beside weights that are packed into integers: bitsandbytes' four bit types, nunchaku's SVDQuant."""
+"""Last parts of names beside weights that are packed: bitsandbytes' types, nunchaku's SVDQuant, torchao, GPTQ."""
+
+_SCALES = frozenset({"scale_weight", "weight_scale", "scale_input", "input_scale", "scaled_fp8", "weight_scale_inv"})
+"""Last parts of the names of scales beside weights of eight bits (ComfyUI, Lightricks, DeepSeek)."""
+
+_SCALED_INTEGERS = {DType.I8: "int8", DType.U8: "uint8"}
 
 
-def precision_of(tensors: Iterable[TensorInfo]) -> Evidence | None:
-    """The precision of *tensors*: the type that holds at least :data:`DOMINANT` of their floating point bytes.
+def precision_of(state_dict: StateDict) -> Evidence | None:
+    """The precision of *state_dict*: the type that holds at least :data:`DOMINANT` of its floating point bytes.
 
-    ``mixed`` when no type does, ``None`` when nothing is floating point. Integers, booleans and complex numbers have
-    no say, except where names beside them tell that they are packed weights.
+    Weights that are packed or scaled are called by their scheme (``nf4``, ``svdquant``, ``fp8_e4m3-scaled``,
+    ``int8-scaled``, ``sdnq``; in GGUF files the commonest block type, ``gguf-q4_k``). ``mixed`` when no type has such a
+    share, ``None`` when nothing is floating point; plain integers, booleans and complex numbers have no say.
     """
-    share: dict[str, int] = {}
-    endings = tuple(_PACKED)
-    for tensor in tensors:
-        if tensor.name.endswith(endings):
-            value = next(value for ending, value in _PACKED.items() if tensor.name.endswith(ending))
-            return Evidence("precision", value, "key", f"there is {tensor.name}: the weights are packed")
-        label = tensor.dtype.label
-        if label in _NAMES:
-            share[label] = share.get(label, 0) + max(0, tensor.nbytes)
+    if blocks := _blocks(state_dict):
+        return blocks
+    tensors = state_dict.tensors
+    scales = ""
+    share: Counter[DType] = Counter()
+    for name, tensor in tensors.items():
+        if (dtype := tensor.dtype).label in _NAMES or dtype in _SCALED_INTEGERS:
+            share[dtype] += max(0, tensor.nbytes)
+        last = name[name.rfind(".") + 1 :]
+        if last in _PACKED:
+            return Evidence("precision", _PACKED[last], "key", f"there is {name[:200]}: the weights are packed")
+        if last in _SCALES:
+            scales = scales or name[:200]
+        elif last in {"scale", "_scale"} and not scales:
+            scheme = _by_sibling(name, last, state_dict)
+            if scheme:
+                return Evidence("precision", scheme, "key", f"there is {name[:200]} beside packed weights")
+    floating = {_NAMES[dtype.label]: count for dtype, count in share.items() if dtype.label in _NAMES}
+    if scales and (scaled := _scaled(share, scales)):
+        return scaled
+    return _dominant(floating)
+
+
+def _dominant(share: Mapping[str, int]) -> Evidence | None:
     total = sum(share.values())
     if not total:
         return None
     ranked = sorted(share.items(), key=lambda item: (-item[1], item[0]))
     largest, nbytes = ranked[0]
-    value = _NAMES[largest] if nbytes >= DOMINANT * total else "mixed"
-    detail = ", ".join(f"{_NAMES[label]} {100 * count / total:.3g} %" for label, count in ranked if count)
+    value = largest if nbytes >= DOMINANT * total else "mixed"
+    detail = ", ".join(f"{name} {100 * count / total:.3g} %" for name, count in ranked if count)
     return Evidence("precision", value, "dtype", f"of the floating point bytes: {detail}")
+
+
+def _scaled(share: Counter[DType], name: str) -> Evidence | None:
+    """The scheme of weights with scales beside them, by the type of eight bits that holds most bytes."""
+    narrow = Counter({dtype: count for dtype, count in share.items() if dtype.bits <= 8 and count})
+    if not narrow:
+        return None
+    dtype, _ = narrow.most_common(1)[0]
+    value = _SCALED_INTEGERS.get(dtype) or _NAMES[dtype.label]
+    return Evidence("precision", f"{value}-scaled", "key", f"there is {name}: scales beside weights of {dtype.label}")
+
+
+def _by_sibling(name: str, last: str, state_dict: StateDict) -> str | None:
+    """SDNQ keeps ``weight`` and ``scale``, quanto ``weight._data`` and ``weight._scale``; the weight is of integers."""
+    stem = name[: -len(last)]
+    weight = state_dict.tensors.get(stem + ("weight" if last == "scale" else "_data"))
+    if weight is None or weight.dtype.bits > 8 or len(weight.shape) < 1:
+        return None
+    return "sdnq" if last == "scale" else "quanto"
+
+
+def _blocks(state_dict: StateDict) -> Evidence | None:
+    """The ggml type of most bytes, when there are tensors in blocks at all."""
+    share: Counter[str] = Counter()
+    for left in state_dict.leftovers:
+        if isinstance(left.structure, BlockTensor):
+            share[left.structure.kind.lower()] += left.structure.storage.nbytes
+    if not share:
+        return None
+    total = sum(share.values())
+    detail = ", ".join(f"{kind} {100 * count / total:.3g} %" for kind, count in share.most_common())
+    kind = share.most_common(1)[0][0]
+    return Evidence("precision", f"gguf-{kind}", "dtype", f"of the bytes in ggml's blocks: {detail}")

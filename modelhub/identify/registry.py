@@ -119,7 +119,7 @@ class Signature:
         for rule in self.shape:
             found = next((name for each in rule.names if (name := names.find(root, each))), None)
             tensor = names.tensors.get(found) if found else None
-            if found is None or tensor is None or not rule.fits(tensor.shape):
+            if found is None or tensor is None or not rule.fits(names.shape(found)):
                 return None
             if seen is None or seen.tensor is None:
                 seen = Seen(found, tensor)

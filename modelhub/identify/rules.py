@@ -18,7 +18,7 @@ def rules_version() -> str:
     digest = hashlib.sha256()
     for folder in (_FOLDER, os.path.join(_FOLDER, "signatures")):
         for name in sorted(os.listdir(folder)):
-            if name.endswith((".py", ".toml")):
+            if name.endswith((".py", ".toml", ".json")):
                 digest.update(name.encode() + b"\0")
                 with open(os.path.join(folder, name), "rb") as file:
                     digest.update(file.read().replace(b"\r\n", b"\n"))
