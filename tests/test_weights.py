@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -39,7 +40,9 @@ from modelhub.tensors import DType, StorageRef, TensorInfo
 from modelhub.weights.numpy_arrays import NumPyMaker
 from modelhub.weights.reading import read_arrays
 from modelhub.weights.torch_arrays import TorchMaker
+from tests.container.test_matrix import views, written
 
+Q8 = gguf.GGMLQuantizationType.Q8_0
 ROOT = Path(__file__).parents[1]
 TYPED = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]
 TYPED += [torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128]
@@ -391,6 +394,37 @@ def test_memory_is_that_of_the_weights(tmp_path):
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
         assert int(done.stdout) < (size + 16) * 1024
+
+
+@pytest.mark.parametrize("framework", ["pt", "np"])
+@pytest.mark.parametrize("form", ["deflated-zip", "tar", "pickle-2", "arrays-2", "npz", "deflated-npz"])
+def test_other_formats(form, framework, tmp_path):
+    """Whatever file the weights are in, they are what was saved, tied and strided ones too."""
+    tensors = views("float32")
+    (tmp_path / "m.bin").write_bytes(written(form, tensors, tmp_path))
+    found = modelhub.load_state_dict(tmp_path / "m.bin", framework=framework)
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert np.array_equal(np.asarray(found[name]), tensor.numpy())
+
+
+def test_arrays_of_objects_are_refused_by_name(tmp_path):
+    """A file of arrays that lacks one of them would be worse than none."""
+    np.savez(tmp_path / "m.npz", w=np.ones(2), labels=np.array(["a"]))
+    with pytest.raises(UnsupportedLayout, match=r"tensor 'labels' .* NumPy array"):
+        modelhub.load_state_dict(tmp_path / "m.npz")
+
+
+def test_quantised_files_are_refused_by_type(tmp_path):
+    """ggml's blocks are not elements that an array could have."""
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "sd1")
+    writer.add_tensor("w", gguf.quants.quantize(np.ones((2, 32), "f4"), Q8), raw_dtype=Q8)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UnsupportedLayout, match=r"tensor 'w' .* Q8_0"):
+        modelhub.load_state_dict(tmp_path / "m.gguf")
 
 
 STORAGE = StorageRef("0", 24, 64)

@@ -120,7 +120,7 @@ def npz(save: Callable) -> Callable[[Tensors], bytes]:
 
 FORMATS = {
     "zip": (as_zip, OLD + COMPLEX + NEW),
-    "legacy": (as_legacy, OLD + COMPLEX),
+    "legacy": (as_legacy, OLD + COMPLEX + NEW),
     "deflated-zip": (as_deflated_zip, OLD + COMPLEX + NEW),
     "big-endian-zip": (as_big_endian_zip, OLD + COMPLEX),
     "tar": (as_tar, OLD),
