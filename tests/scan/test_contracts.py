@@ -258,3 +258,23 @@ def test_a_choice_is_a_word(given):
     """A class that is called with a path or an address may open it: SUSPICIOUS, where a word is a choice."""
     body = called("torchvision.io.video_reader", "VideoReader", text(given))
     assert judged(b"\x80\x02" + body + b".").verdict is Verdict.SUSPICIOUS
+
+
+def test_networks_of_unknown_packages_are_networks():
+    """An object without arguments and with a network's state is an executable object, whoever wrote its class; one
+    that is made in any other way is SUSPICIOUS."""
+    parts = b"".join(text(name) + b"}" for name in ("_parameters", "_buffers", "_modules"))
+    made = imported("RRDBNet_arch", "RRDBNet") + b")\x81"
+    report = judged(b"\x80\x02" + made + b"}(" + parts + b"ub.")
+    assert (report.verdict, rules(report)) == (Verdict.UNKNOWN, {"object.executable"})
+    network = made + b"}(" + parts + b"ub"
+    for other in (
+        made + b"}" + text("x") + b"}sb",
+        imported("RRDBNet_arch", "RRDBNet") + text("true") + b"\x85\x81}(" + parts + b"ub",
+        called("RRDBNet_arch", "RRDBNet", text("word")) + b"}(" + parts + b"ub",
+        imported("RRDBNet_arch", "RRDBNet") + b")}" + text("x") + b"Ns\x92}(" + parts + b"ub",
+        b"(" + network + made + b"t",
+        b"(" + network + called("RRDBNet_arch", "RRDBNet") + b"t",
+        imported("scipy.stats", "norm_gen") + b")\x81}(" + parts + b"ub",
+    ):
+        assert judged(b"\x80\x02" + other + b".").verdict >= Verdict.SUSPICIOUS

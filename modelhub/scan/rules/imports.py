@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from modelhub.pickles import Call, Global, Trace
+from modelhub.pickles import Call, Dict, Global, Trace
 from modelhub.pickles.render import render
 from modelhub.scan.findings import Confidence, Finding, Location, Severity
 from modelhub.scan.policy import Denied, Policy
@@ -20,15 +20,17 @@ _WORD = re.compile(r"[A-Za-z0-9_+-]{0,40}")
 
 
 class _Use:
-    """How one name is used: where first, and the first call, construction and preparation of a part with it."""
+    """How one name is used: where first, the first call, construction and preparation of a part with it, and whether
+    all that is made of it are networks."""
 
-    __slots__ = ("call", "construction", "first", "part")
+    __slots__ = ("call", "construction", "first", "network", "part")
 
     def __init__(self, first: Global) -> None:
         self.first = first
         self.call: Call | None = None
         self.construction: Call | None = None
         self.part: Call | None = None
+        self.network = True
 
 
 def judge_imports(trace: Trace, policy: Policy) -> Iterator[Finding]:
@@ -50,6 +52,7 @@ def judge_imports(trace: Trace, policy: Policy) -> Iterator[Finding]:
             continue
         if is_construction(call) or _is_choice(call, use.first):
             use.construction = use.construction or call
+            use.network = use.network and _is_network(call)
         elif wraps_part(call, protocol, policy):
             use.part = use.part or call
         else:
@@ -70,7 +73,8 @@ def _judge(module: str, name: str, use: _Use, trace: Trace, policy: Policy) -> F
     whole = use.part if use.call is None and use.construction is None else None
     if denied is not None and whole is None:
         return _dangerous(title, denied, called, at, evidence)
-    if whole is not None or (use.call is None and policy.is_executable(module)):
+    network = use.construction is not None and use.network
+    if whole is not None or (use.call is None and (policy.is_executable(module) or network)):
         message = f"holds a {title}: an executable object that cannot be proven"
         return Finding("object.executable", Severity.LOW, Confidence.HIGH, message, at, evidence)
     if called:
@@ -99,6 +103,18 @@ def _title(module: str, name: str, imported: Global) -> str:
     if (module, name) == (imported.module, imported.name):
         return title
     return f"{title} (written {ascii(imported.qualified)[1:-1][:80]})"
+
+
+def _is_network(call: Call) -> bool:
+    """Whether *call* makes an object without arguments and gives it the state of a ``torch.nn.Module`` (torch 2.13)."""
+    if len(call.states) != 1 or not is_construction(call):
+        return False
+    if call.opcode != "REDUCE" and (call.opcode != "NEWOBJ" or call.args != ()):
+        return False
+    state = call.states[0]
+    return type(state) is Dict and {"_parameters", "_buffers", "_modules"} <= {
+        key for key, _ in state.pairs if type(key) is str
+    }
 
 
 def _is_choice(call: Call, imported: Global) -> bool:
