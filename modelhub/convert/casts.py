@@ -113,7 +113,7 @@ def _to_f16(values: NDArray[np.float32], np: Any) -> NDArray[np.uint16]:
     """F32 numbers as the bits of F16 ones, by integer arithmetic: numpy's own cast is slow, and very slow below 2**-14.
 
     In the normal range half a unit in the last place, less one bit for even numbers, is added before bits are cut off.
-    Below it the units are those of numbers from 0.5 on in F32, so adding 0.5 rounds. From 65520 on a number is infinite.
+    Below it the units are those of numbers from 0.5 on in F32, so adding 0.5 rounds. From 65520 on all are infinite.
     """
     bits = values.view("<u4")
     size = bits & np.uint32(0x7FFFFFFF)
