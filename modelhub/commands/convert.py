@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     help="Averaged weights (EMA): keep or drop them, or use them in place of the trained ones. "
     "[default: keep; drop with --prune]",
 )
+@click.option("--include", metavar="NAME", multiple=True, help="Keep only tensors of this name, with wildcards.")
+@click.option("--exclude", metavar="NAME", multiple=True, help="Leave out tensors of this name, with wildcards.")
 @click.option("--components", metavar="LIST", help="Write only these parts, each into its own file: unet,vae,te.")
 @click.option("--fix-vae", metavar="FILE", help="Put the VAE of FILE, a VAE or a checkpoint, into the checkpoint.")
 @click.option("--add-metadata", "pairs", metavar="KEY=VALUE", multiple=True, help="Add a pair to the header.")
@@ -124,6 +126,8 @@ def _options(
     dtypes: tuple[str, ...],
     prune: bool,
     ema: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     components: str | None,
     pairs: tuple[str, ...],
     modelspec: bool,
@@ -139,6 +143,8 @@ def _options(
         dtypes=tuple(map(dtype_rule, dtypes)),
         ema=cast('Literal["keep", "drop", "use"] | None', ema),
         prune=prune,
+        include=include,
+        exclude=exclude,
         components=tuple(word.strip() for word in components.split(",")) if components is not None else (),
         metadata=dict(map(metadata_pair, pairs)),
         modelspec=modelspec,

@@ -26,8 +26,9 @@ def plan_folder(
     planning a file raises.
     """
     name = folder.name
-    if options.prune or options.ema is not None or options.components or options.modelspec:
-        asked = "--prune, --ema, --components and --modelspec"
+    chosen = options.components or options.include or options.exclude
+    if options.prune or options.ema is not None or chosen or options.modelspec:
+        asked = "--prune, --ema, --include, --exclude, --components and --modelspec"
         raise ConversionError(f"{name}: {asked} are for single files", hint="name one of the folder's files")
     groups, left = weight_groups(folder)
     plan = ConversionPlan(name, (), beside.plain, (*beside.left, *left))

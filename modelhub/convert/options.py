@@ -36,6 +36,7 @@ class ConversionOptions:
     * ``ema``: ``keep`` the averaged weights of a training checkpoint, ``drop`` them, or ``use`` them in place of the
       trained ones; ``None`` is ``drop`` when pruning, else ``keep``.
     * ``prune``: leave out what no loader uses: averaged weights, losses and their networks, optimizer state.
+    * ``include``, ``exclude``: keep only tensors whose names fit one of these wildcards, and none of those.
     * ``components``: write only these parts of a checkpoint, each into a file of its own.
     * ``metadata``: further pairs for the header. ``modelspec``: describe the model there by ModelSpec 1.0.1.
     * ``dense``: write sparse and quantised tensors with all their elements, which are refused otherwise.
@@ -48,6 +49,8 @@ class ConversionOptions:
     dtypes: tuple[DTypeRule, ...] = ()
     ema: Literal["keep", "drop", "use"] | None = None
     prune: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     components: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     modelspec: bool = False

@@ -18,7 +18,7 @@ from modelhub.convert.folder_plan import plan_folder
 from modelhub.convert.modelspec import modelspec
 from modelhub.convert.names import named_tensors, output_metadata
 from modelhub.convert.options import NO_OPTIONS, ConversionOptions
-from modelhub.convert.pruning import apply_ema, prune
+from modelhub.convert.pruning import apply_ema, prune, select
 from modelhub.convert.stream import Run, runs
 from modelhub.convert.vae_swap import swap_vae
 from modelhub.errors import ConversionError, NothingToConvert
@@ -119,6 +119,8 @@ def _edited(draft: Draft, options: ConversionOptions, whole: str | None, name: s
 
         (other,) = named_tensors(convertible(vae), vae.source, "vae").values()
         draft = swap_vae(draft, lone_component(other, vae.name), name, vae.name)
+    if options.include or options.exclude:
+        draft = select(draft, options.include, options.exclude, name)
     draft = apply_ema(draft, options.ema or ("drop" if options.prune else "keep"), name)
     if options.prune:
         draft = prune(draft)

@@ -8,6 +8,8 @@ looked for from the weights' names, never the other way round.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from modelhub.convert.base import Assembly, Draft
@@ -50,6 +52,25 @@ def apply_ema(draft: Draft, mode: Literal["keep", "drop", "use"], name: str) -> 
     left = [Leftover(key, "a part of the averaged weights without a use") for key in averaged if key not in used]
     left += [Leftover(key, "replaced by its averaged weight") for key in weights]
     return draft.changed(tensors, f"averaged weights used in place of the trained ones: {len(used)} tensors", left=left)
+
+
+def select(draft: Draft, include: Sequence[str], exclude: Sequence[str], name: str) -> Draft:
+    """*draft* with the tensors whose names fit one of *include* (none given: all) and none of *exclude*.
+
+    Both are :mod:`fnmatch`'s wildcards. Raises :class:`ConversionError` for one that fits no tensor of the file *name*:
+    it is misspelt, and nobody should find that out later.
+    """
+    for pattern in (*include, *exclude):
+        if not any(fnmatchcase(key, pattern) for key in draft.tensors):
+            raise ConversionError(f"{name}: no tensor's name fits {pattern!r:.100}")
+    kept = {
+        key: made
+        for key, made in draft.tensors.items()
+        if (not include or any(fnmatchcase(key, pattern) for pattern in include))
+        and not any(fnmatchcase(key, pattern) for pattern in exclude)
+    }
+    left = [Leftover(key, "a tensor that was not asked for") for key in draft.tensors if key not in kept]
+    return draft.changed(kept, left=left)
 
 
 def prune(draft: Draft) -> Draft:

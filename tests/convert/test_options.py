@@ -150,6 +150,19 @@ def test_pruning_leaves_what_loaders_use(source):
     assert {t.name for t in kept.tensors} == checkpoint().keys() - {f"{VAE}loss.logvar"}
 
 
+def test_tensors_are_chosen_by_name(source):
+    """Wildcards keep and leave out, what is left out is listed, and one that fits nothing is an error."""
+    norms = {k: t for k, t in checkpoint().items() if "norm" in k}
+    found = converted(source, include=("*norm*", "betas"), exclude=("betas",))
+    assert same(found, norms)
+    plan = convert(source, options=ConversionOptions(exclude=("*.loss.*",)), dry_run=True)
+    assert [item.path for item in plan.leftovers] == [f"{VAE}loss.logvar"]
+    with pytest.raises(ConversionError, match=r"no tensor's name fits '\*nrom\*'"):
+        converted(source, exclude=("*nrom*",))
+    with pytest.raises(NothingToConvert, match="no tensor would be left"):
+        converted(source, exclude=("*",))
+
+
 def test_components_become_files_of_their_own(source):
     """Each part lies in its own file, under the names that loaders of parts expect; the rest is listed."""
     done = convert(source, source.parent / "parts", options=ConversionOptions(components=("unet", "vae", "te")))
