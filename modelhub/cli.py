@@ -30,6 +30,9 @@ COMMANDS: Mapping[str, str] = {
     "show": "Show everything the catalog knows of one record.",
     "search": "Find records by name, tag or what is known of them.",
     "tag": "Tag records, or take tags away.",
+    "set": "Set facts of a record that its files get wrong; they always win.",
+    "unset": "Leave facts of a record to its files again.",
+    "reidentify": "Identify known files by new rules, without opening them.",
     "demo": "Build a sample library in a folder of its own and run intake on it.",
 }
 """Every command and its line of help; ``modelhub --help`` loads none of them."""

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from modelhub.container import Container
 from modelhub.errors import AccessDenied, NotFound, SourceError
-from modelhub.identify import Identity, identify
+from modelhub.identify import Identity, Observation, identify_observation, observe
 from modelhub.scan import Policy, ScanReport, scan
 from modelhub.source import Digest, FileStat, LocalSource, digest_of
 
@@ -23,7 +23,7 @@ class Examination:
     """Everything that is found out about a file, or a diffusers folder, without executing anything of it.
 
     ``stat`` is what the file system said of it before its bytes were read (see :func:`stat_of`), ``digest`` of which
-    bytes ``report`` and ``identity`` speak.
+    bytes ``report`` and ``identity`` speak; ``observation`` is what the identity was told by.
     """
 
     container: Container
@@ -31,6 +31,7 @@ class Examination:
     digest: Digest
     report: ScanReport
     identity: Identity
+    observation: Observation | None = None
 
     @property
     def is_folder(self) -> bool:
@@ -77,11 +78,12 @@ def examine(
     stat = stat or stat_of(container.name)
     digest = digest_of_container(container, progress)
     report = scan(container, policy, digest)
-    identity = identify(container)
+    observation = observe(container)
+    identity = identify_observation(observation)
     for _, part in container.files():
         if isinstance(part.source, LocalSource):
             part.source.check_unchanged()
-    return Examination(container, stat, digest, report, identity)
+    return Examination(container, stat, digest, report, identity, observation)
 
 
 def digest_of_container(container: Container, progress: Progress | None = None) -> Digest:

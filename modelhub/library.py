@@ -17,7 +17,7 @@ from modelhub.container import Container, open_path
 from modelhub.convert import SALVAGED_KEY, ConversionPlan, default_target, execute, plan_conversion, verify
 from modelhub.db import Catalog, Entry
 from modelhub.errors import ConversionError, ModelHubError, SourceError, WouldOverwrite
-from modelhub.identify import Identity
+from modelhub.identify import Identity, stored
 from modelhub.intake import Examination, Progress, examine, stat_of
 from modelhub.placing import place
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
@@ -174,6 +174,7 @@ class _Intake:
             metadata=examined.metadata,
             version=__version__,
             is_folder=examined.is_folder,
+            observation=stored(examined.observation) if examined.observation is not None else None,
         )
 
     def _place(self, path: str, examined: Examination, result: Callable[..., IntakeResult]) -> IntakeResult:

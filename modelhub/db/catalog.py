@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, select
 
-from modelhub.db import details, facts, lineage, recording, search
+from modelhub.db import details, identifying, lineage, recording, search
+from modelhub.db import facts as facts_
 from modelhub.db.digests import Digests, claims_of, put_claims
 from modelhub.db.engine import Store, parse_url
 from modelhub.db.entries import Derivation, Detail, Entry, Query
@@ -23,6 +24,8 @@ from modelhub.source import Digest, FileStat
 if TYPE_CHECKING:  # their packages hold the whole scanner, which listing the catalog has no need of
     from modelhub.identify.base import Identity
     from modelhub.scan.findings import ScanReport
+
+_AT_ONCE = 200  # observations held in memory: those of large checkpoints take a megabyte
 
 
 class Catalog:
@@ -97,12 +100,14 @@ class Catalog:
         version: str,
         name: str | None = None,
         is_folder: bool = False,
+        observation: Mapping[str, Any] | None = None,
     ) -> Entry:
         """Write down that ``stat.path`` holds the bytes of *digest*, and what *version* of modelhub said of them.
 
         Bytes seen for the first time get a record, called *name* or as the file is without its extension; bytes known
         keep theirs. A path that held other bytes holds these from now on. A report or identity that differs from the
-        newest one is appended. Writing the same twice changes nothing.
+        newest one is appended. Writing the same twice changes nothing. *observation* is what
+        :func:`modelhub.identify.stored` kept of the file, for :meth:`stored`.
         """
         if report.digest is not None and report.digest != digest:
             raise CatalogError(f"{stat.path}: the scan report is of other bytes ({report.digest}) than {digest}")
@@ -121,13 +126,14 @@ class Catalog:
             title = name or recording.name_for(stat.path, is_folder) or digest.sha256[:12]
             changes = [
                 recording.put_metadata(connection, content_id, metadata),
+                identifying.put_observation(connection, content_id, observation),
                 recording.put_record(connection, content_id, title),
                 recording.put_location(connection, content_id, stat, is_folder),
             ]
             if any(changes):
                 recording.index_record(connection, content_id)
             put_claims(connection, [(content_id, *claim) for claim in claims_of(metadata)])
-            facts.settle(connection, content_id)
+            facts_.settle(connection, content_id)
             (entry,) = search.entries(connection, record.c.content_id == content_id)
             return replace(entry, path=stat.path)
 
@@ -185,13 +191,48 @@ class Catalog:
         """Let *text* be the notes of the record that *selector* fits, in place of those before."""
         return self._change(selector, lambda connection, each: recording.put_notes(connection, each, text))
 
+    def set(self, selector: str, facts: Mapping[str, str | None]) -> Entry:
+        """Let these *facts* of the record that *selector* fits be so, whatever its files say, now and later.
+
+        ``name`` and ``rating`` (0 to 5) are facts, too; ``None`` is for a model that has none, or no rating. Raises
+        :class:`CatalogError` for a fact that nobody can set.
+        """
+        own = {name: value for name, value in facts.items() if name not in recording.OWN}
+        return self._change(
+            selector,
+            lambda connection, each: any(
+                [
+                    recording.put_own(connection, each, {n: v for n, v in facts.items() if n in recording.OWN}),
+                    facts_.put_overrides(connection, each, own),
+                ]
+            ),
+        )
+
+    def unset(self, selector: str, names: Sequence[str]) -> Entry:
+        """Let the facts *names* of the record that *selector* fits be what its files say again."""
+        return self._change(selector, lambda connection, each: facts_.remove_overrides(connection, each, names))
+
+    def stored(self, newer_than: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """What identification goes by, of every content that another version than *newer_than* identified last.
+
+        Content ids and values of :func:`modelhub.identify.stored`, a few at a time.
+        """
+        ids = self._store.read(lambda connection: identifying.out_of_date(connection, newer_than))
+        for start in range(0, len(ids), _AT_ONCE):
+            yield from self._store.read(partial(identifying.observations, content_ids=ids[start : start + _AT_ONCE]))
+
+    def identified(self, found: Sequence[tuple[int, Identity, int | None, int | None]], version: str) -> int:
+        """Write down who *version* says that these contents are, with their numbers of tensors and parameters; returns
+        how many of them are now told differently."""
+        return self._store.write(lambda connection: identifying.put_identities(connection, found, version))
+
     def _change(self, selector: str, change: Callable[[Connection, int], bool]) -> Entry:
         def work(connection: Connection) -> Entry:
             entry = details.select_entry(connection, selector)
             if not change(connection, entry.id):
                 return entry
             content_id = connection.execute(select(record.c.content_id).where(record.c.id == entry.id)).scalar_one()
-            facts.settle(connection, content_id)
+            facts_.settle(connection, content_id)
             recording.index_record(connection, content_id)
             return search.entries(connection, record.c.id == entry.id)[0]
 

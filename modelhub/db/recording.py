@@ -25,6 +25,7 @@ from modelhub.db.schema import (
     scan_report,
 )
 from modelhub.db.text import fingerprint, int64, path_key
+from modelhub.errors import CatalogError
 from modelhub.source import Digest, FileStat
 
 if TYPE_CHECKING:  # their packages hold the whole scanner, which listing the catalog has no need of
@@ -220,6 +221,24 @@ def remove_tags(connection: Connection, record_id: int, tags: Sequence[str]) -> 
     """Take *tags* from the record; those that it has not are passed over."""
     gone = delete(record_tag).where(record_tag.c.record_id == record_id, record_tag.c.tag.in_(tags))
     return connection.execute(gone).rowcount > 0
+
+
+OWN = ("name", "rating")
+"""What a user sets of a record that no file has a say in."""
+
+
+def put_own(connection: Connection, record_id: int, values: Mapping[str, str | None]) -> bool:
+    """Let the record's name and rating be *values*."""
+    wanted: dict[str, str | int | None] = dict(values)
+    if "name" in values and not (values["name"] or "").strip():
+        raise CatalogError("a record has a name: at least one character")
+    if values.get("rating") is not None:
+        if values["rating"] not in ("0", "1", "2", "3", "4", "5"):
+            raise CatalogError(f"{values['rating']}: a rating is a number from 0 to 5")
+        wanted["rating"] = int(str(values["rating"]))
+    if not wanted:
+        return False
+    return connection.execute(update(record).where(record.c.id == record_id).values(wanted)).rowcount > 0
 
 
 def put_notes(connection: Connection, record_id: int, notes: str) -> bool:

@@ -7,12 +7,12 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from modelhub import __version__
 from modelhub.container import Container, open_path
 from modelhub.db import Reading
 from modelhub.db.full_text import words_of
 from modelhub.db.layouts import part
-from modelhub.identify import identify_observation, observe, rules_version, stored
+from modelhub.identify import identify_observation, observe, stored
+from modelhub.reidentifying import identification_version
 from modelhub.source import Source, open_local
 from modelhub.verbs import Inspection
 
@@ -107,7 +107,7 @@ def read_file(seen: Seen, said: set[str]) -> Reading:
             layout_digest=parted.digest,
             layout=parted.packed or None,
             observation=parted.rest,
-            version=f"{__version__}+{rules_version()}",
+            version=identification_version(),
         )
 
 

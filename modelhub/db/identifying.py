@@ -1,0 +1,80 @@
+"""Saying again which models the bytes are, from what was kept of their headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, func, select, update
+
+from modelhub.db.facts import FACTS, settle
+from modelhub.db.layouts import joined, part, put_layout
+from modelhub.db.recording import put_identity
+from modelhub.db.schema import header, identification, layout, record
+
+if TYPE_CHECKING:
+    from modelhub.identify.base import Identity
+
+
+def out_of_date(connection: Connection, version: str) -> list[int]:
+    """The contents whose headers were kept and that another version than *version* identified last."""
+    newest = (
+        select(identification.c.content_id, func.max(identification.c.id).label("id"))
+        .group_by(identification.c.content_id)
+        .subquery()
+    )
+    return list(
+        connection.scalars(
+            select(header.c.content_id)
+            .join(newest, newest.c.content_id == header.c.content_id)
+            .join(identification, identification.c.id == newest.c.id)
+            .where(identification.c.version != version, header.c.layout_id.is_not(None))
+            .order_by(header.c.content_id)
+        )
+    )
+
+
+def observations(connection: Connection, content_ids: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
+    """What identification goes by, of each of the contents."""
+    rows = connection.execute(
+        select(header.c.content_id, layout.c.packed, header.c.observation)
+        .join(layout, header.c.layout_id == layout.c.id)
+        .where(header.c.content_id.in_(content_ids))
+        .order_by(header.c.content_id)
+    )
+    return [(row.content_id, joined(row.packed, row.observation)) for row in rows if row.observation is not None]
+
+
+def put_observation(connection: Connection, content_id: int, observation: Mapping[str, Any] | None) -> bool:
+    """Keep *observation* of the content, whose header has been written down, unless it is ``None`` or one is kept.
+
+    Answers whether what is searched has changed, which it never does.
+    """
+    if observation is None or connection.scalar(select(header.c.layout_id).where(header.c.content_id == content_id)):
+        return False
+    parted = part(observation)
+    layout_id = put_layout(connection, parted.digest, parted.packed)
+    values = {"layout_id": layout_id, "observation": parted.rest}
+    connection.execute(update(header).where(header.c.content_id == content_id).values(values))
+    return False
+
+
+def put_identities(
+    connection: Connection, found: Sequence[tuple[int, Identity, int | None, int | None]], version: str
+) -> int:
+    """Append each identity by *version*; returns how many records show something else now."""
+    changed = 0
+    for content_id, identity, tensors, parameters in found:
+        before = _shown(connection, content_id)
+        put_identity(
+            connection, content_id, identity, tensor_count=tensors, parameter_count=parameters, version=version
+        )
+        settle(connection, content_id)
+        changed += before != _shown(connection, content_id)
+    return changed
+
+
+def _shown(connection: Connection, content_id: int) -> tuple[str | None, ...]:
+    columns = [record.c[name] for name in FACTS]
+    row = connection.execute(select(*columns).where(record.c.content_id == content_id)).one_or_none()
+    return tuple(row) if row is not None else ()
