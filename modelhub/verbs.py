@@ -19,6 +19,7 @@ from modelhub.source import Digest, LocalSource, digest_of
 if TYPE_CHECKING:
     from modelhub.anomalies import Anomaly
     from modelhub.identify.base import Identity
+    from modelhub.identify.near import NearMiss
     from modelhub.scan import Policy, ScanReport
     from modelhub.tensors import TensorInfo
 
@@ -98,10 +99,14 @@ def identify(target: Target) -> Identity:
 
 
 class Inspection(NamedTuple):
-    """A container and the model in it. Its tensors can be listed; their bytes can no longer be read."""
+    """A container and the model in it. Its tensors can be listed; their bytes can no longer be read.
+
+    ``near_misses`` are what it is not, nearest first, where that was asked for.
+    """
 
     container: Container
     identity: Identity
+    near_misses: tuple[NearMiss, ...] = ()
 
     def tensors(self) -> Iterator[tuple[str | None, TensorInfo]]:
         """Every tensor with the file of a folder that it lies in (``None``: the file itself), in file order."""
@@ -140,12 +145,18 @@ def _oddities(container: Container) -> Iterator[Anomaly]:
         yield from program.trace.anomalies
 
 
-def inspect(target: Target) -> Inspection:
-    """What *target* is: its container, its tensors and which model they make."""
-    from modelhub.identify import identify as identify_container
+def inspect(target: Target, *, explain: bool = False) -> Inspection:
+    """What *target* is: its container, its tensors and which model they make; with *explain* also what it is not."""
+    from modelhub.identify import identify_observation, observe
 
     with _opened(target) as container:
-        return Inspection(container, identify_container(container))
+        observation = observe(container)
+        identity = identify_observation(observation)
+        if not explain:
+            return Inspection(container, identity)
+        from modelhub.identify.near import near_misses
+
+        return Inspection(container, identity, near_misses(observation, identity))
 
 
 @contextmanager

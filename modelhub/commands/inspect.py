@@ -13,8 +13,9 @@ from modelhub.report.sink import Sink
 @click.command("inspect")
 @paths_argument
 @click.option("--tensors", is_flag=True, help="List every tensor.")
+@click.option("--explain", is_flag=True, help="Say what decided each fact, and why not the runner-up.")
 @reporting
-def command(*, paths: Sequence[str], tensors: bool, sink: Sink) -> int:
+def command(*, paths: Sequence[str], tensors: bool, explain: bool, sink: Sink) -> int:
     """Say which model each PATH is: container, kind, architecture, precision, tensors, metadata.
 
     No tensor is read, and - is standard input. Ends with 0 when the tensors of every file could be told, else with 2.
@@ -23,7 +24,7 @@ def command(*, paths: Sequence[str], tensors: bool, sink: Sink) -> int:
     asked = 0
     for path, barred in each_source(paths):
         asked += 1
-        understood += _fail(path, barred, sink) if barred else _inspect(path, tensors, sink)
+        understood += _fail(path, barred, sink) if barred else _inspect(path, tensors, explain, sink)
     if sink.machine:
         from modelhub.report.json import INSPECT_SCHEMA
 
@@ -33,19 +34,19 @@ def command(*, paths: Sequence[str], tensors: bool, sink: Sink) -> int:
     return ExitCode.OK if 0 < understood == asked else ExitCode.INCOMPLETE
 
 
-def _inspect(path: str, tensors: bool, sink: Sink) -> bool:
+def _inspect(path: str, tensors: bool, explain: bool, sink: Sink) -> bool:
     """Add what *path* is to the answer; whether its tensors could be told."""
     from modelhub import verbs
     from modelhub.report import inspected
 
     try:
-        inspection = verbs.inspect(target_of(path))
+        inspection = verbs.inspect(target_of(path), explain=explain)
     except Exception as error:
         return _fail(path, error, sink)
     if sink.machine:
-        sink.add(inspected.inspect_dict(inspection, tensors=tensors))
+        sink.add(inspected.inspect_dict(inspection, tensors=tensors, explain=explain))
     else:
-        sink.lines(inspected.inspect_lines(inspection, sink.verbosity))
+        sink.lines(inspected.inspect_lines(inspection, sink.verbosity, explain=explain))
         if tensors:
             sink.table(inspected.tensor_table(inspection))
     return inspection.problem is None

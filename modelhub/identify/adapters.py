@@ -75,6 +75,11 @@ def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Ident
     )
 
 
+def modules_of(names: Names) -> tuple[Module, ...]:
+    """The modules that an adapter changes, without their alphas."""
+    return _modules(names, _tables())[0]
+
+
 def _modules(names: Names, tables: Tables) -> tuple[tuple[Module, ...], int]:
     """The changed modules, and how many names are theirs."""
     modules: dict[str, Module] = {}

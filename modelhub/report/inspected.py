@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelhub.identify.base import Adapter, Identity
 from modelhub.report.json import identity_dict, tensor_dict
 from modelhub.report.plain import Column, Line, Span, Table, byte_size, counted, fields, line, shortened
 from modelhub.verbs import Inspection
 
+if TYPE_CHECKING:
+    from modelhub.identify.near import NearMiss
+
 SHOWN_METADATA = 12
 """Metadata pairs printed without ``-v``."""
 
 
-def inspect_dict(inspection: Inspection, *, tensors: bool = False) -> dict[str, Any]:
-    """The inspection of one file or folder; ``error`` says why its tensors could not be told."""
+def inspect_dict(inspection: Inspection, *, tensors: bool = False, explain: bool = False) -> dict[str, Any]:
+    """The inspection of one file or folder; ``error`` says why its tensors could not be told.
+
+    With *explain*, ``near_misses`` lists what it is not and the first condition that failed.
+    """
     listed = list(inspection.tensors())
     container = inspection.container
     return {
@@ -26,8 +32,13 @@ def inspect_dict(inspection: Inspection, *, tensors: bool = False) -> dict[str, 
         "tensor_count": len(listed) if _has_tensors(inspection) else None,
         "parameter_count": sum(t.numel for _, t in listed) if _has_tensors(inspection) else None,
         "error": inspection.problem,
+        **({"near_misses": [_miss_dict(miss) for miss in inspection.near_misses]} if explain else {}),
         **({"tensors": [tensor_dict(tensor, member) for member, tensor in listed]} if tensors else {}),
     }
+
+
+def _miss_dict(miss: NearMiss) -> dict[str, Any]:
+    return {"value": miss.value, "held": miss.held, "conditions": miss.conditions, "detail": miss.detail}
 
 
 def failed_dict(path: str, reason: str) -> dict[str, Any]:
@@ -43,8 +54,11 @@ def failed_dict(path: str, reason: str) -> dict[str, Any]:
     }
 
 
-def inspect_lines(inspection: Inspection, verbosity: int = 0) -> Iterator[Line]:
-    """The facts about one file or folder; the evidence behind them and all metadata with ``-v``."""
+def inspect_lines(inspection: Inspection, verbosity: int = 0, *, explain: bool = False) -> Iterator[Line]:
+    """The facts about one file or folder; the evidence behind them and all metadata with ``-v``.
+
+    *explain* shows the evidence too, and what came near but does not fit.
+    """
     container, identity = inspection.container, inspection.identity
     listed = list(inspection.tensors())
     yield line(Span(container.name, "bold"))
@@ -63,9 +77,13 @@ def inspect_lines(inspection: Inspection, verbosity: int = 0) -> Iterator[Line]:
             ("tensors", _size_text(inspection) if listed else None),
         ]
     )
-    if verbosity > 0:
+    if verbosity > 0 or explain:
         for item in identity.evidence:
             yield line(Span(f"    {item.fact} = {item.value}: {item.detail} ({item.by}, {item.confidence})", "dim"))
+    for miss in inspection.near_misses:
+        yield line(
+            Span(f"    not {miss.value}: {miss.detail} ({miss.held} of {miss.conditions} conditions hold)", "dim")
+        )
     yield from _metadata_lines(inspection.metadata, verbosity)
 
 

@@ -112,3 +112,15 @@ def test_metadata_cannot_steer_the_terminal() -> None:
     assert len(modelhub("inspect", "m.safetensors").out) < 3000
     (report,) = modelhub("inspect", "--format", "jsonl", "m.safetensors").json_lines()
     assert report["metadata"] == metadata
+
+
+def test_explain() -> None:
+    """``--explain`` says what decided each fact and what came near, for people and in JSON."""
+    write_safetensors("style.safetensors", random_weights(lora("sd-1", rank=4), seed=1))
+    (report,) = modelhub("inspect", "--explain", "--format", "jsonl", "style.safetensors").json_lines()
+    assert list(report) == [*FIELDS, "near_misses"]
+    assert {miss["value"] for miss in report["near_misses"]} & {"sd-2", "sdxl"}
+    assert set(report["near_misses"][0]) == {"value", "held", "conditions", "detail"}
+    out = modelhub("inspect", "--explain", "style.safetensors").out
+    assert "kind = lora" in out
+    assert "not sd-2: " in out
