@@ -143,11 +143,12 @@ def default_target(source_path: str, target_path: str | None = None, *, folder: 
     """Where converting *source_path* writes: *target_path*, inside it where that is a folder, by default beside itself.
 
     ``model.vae.pt`` becomes ``model.vae.safetensors``, or with *folder* (several files) ``model.vae``; an ending that
-    no model file has is kept as a part of the name. A folder ``model`` becomes ``model-safetensors``.
+    no model file has is kept as a part of the name. A folder ``model`` becomes ``model-safetensors``, or as one file
+    ``model.safetensors``.
     """
     stem, extension = os.path.splitext(source_path)
     if os.path.isdir(source_path):
-        stem = f"{source_path.rstrip(os.sep)}-safetensors"
+        stem = source_path.rstrip(os.sep) + ("-safetensors" if folder else "")
     elif extension.lower() not in MODEL_EXTENSIONS:
         stem = source_path
     ending = "" if folder else ".safetensors"

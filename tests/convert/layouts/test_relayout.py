@@ -409,5 +409,8 @@ def test_the_command_line_goes_both_ways(tmp_path: Path) -> None:
     ran = modelhub("convert", str(source.with_suffix("")), "--layout", "ldm", str(tmp_path / "again.safetensors"))
     assert ran.code == 0, ran.err
     assert (tmp_path / "again.safetensors").read_bytes() == source.read_bytes()
+    source.with_suffix("").rename(tmp_path / "other")
+    assert modelhub("convert", str(tmp_path / "other"), "--layout", "ldm").code == 0
+    assert (tmp_path / "other.safetensors").read_bytes() == source.read_bytes()
     ran = modelhub("convert", str(source), "--layout", "diffusers", "--components", "unet", str(tmp_path / "b"))
     assert (ran.code, "leave out --components" in ran.err) == (2, True)
