@@ -17,7 +17,7 @@ from modelhub.pickles.arrays import scalar_of
 from modelhub.pickles.elements import BadTensor, Composite, StorageDeclaration, Surroundings, declaration_of
 from modelhub.pickles.rebuild import is_tensor, tensor_of
 from modelhub.pickles.trace import Trace
-from modelhub.pickles.tree import beside_module, children, describe, entries, is_dict, module_state
+from modelhub.pickles.tree import beside_module, breadth, children, describe, entries, is_dict, module_state
 from modelhub.pickles.values import PLAIN, Call, Global, Persistent, Value
 from modelhub.tensors import Leftover, Scalar, StateDict, Structure, TensorInfo
 
@@ -27,6 +27,7 @@ WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "param
 _MAX_NODES = 200_000
 _MAX_PLAIN_NODES = 10_000  # where nothing is called, there can be no tensor
 _MAX_AGAIN = 20_000
+_AGAIN_AS_ONE = 64  # parts of a value that is met again: as many more count as one more value
 _MAX_DEPTH = 64
 _MAX_LEFTOVERS = 10_000
 _EXPANSION = 1 << 28
@@ -148,17 +149,18 @@ class _Walk:
         if plain is not None:
             self._scalar(name, plain[0])
             return
+        if id(value) in self.seen:
+            self.again += -(-breadth(value) // _AGAIN_AS_ONE)
+            if self.again >= _MAX_AGAIN:
+                message = f"the file's values hold each other over and over: more than {_MAX_AGAIN} were met again"
+                self.anomalies.append(Anomaly("tensor.limit", message))
+                return
+        self.seen.add(id(value))
         below = children(value)
         first = next(below, None)
         if first is None or depth >= _MAX_DEPTH or id(value) in self.above:
             self._left(name, describe(value), unread=_is_unread(value))
             return
-        self.again += id(value) in self.seen
-        if self.again == _MAX_AGAIN:
-            message = f"the file's values hold each other over and over: more than {_MAX_AGAIN} were met again"
-            self.anomalies.append(Anomaly("tensor.limit", message))
-            return
-        self.seen.add(id(value))
         self.above.add(id(value))
         for key, child in chain((first,), below):
             self.visit(child, _joined(path, key), depth + 1)

@@ -78,6 +78,23 @@ def children(value: Value) -> Iterator[tuple[str, Value]]:
         yield from ((key, child) for key, child in children(value.states[-1]) if key not in _OF_NO_MEANING)
 
 
+def breadth(value: Value) -> int:
+    """How much :func:`children` has to look at, about."""
+    if type(value) in (list, tuple):
+        return len(value)
+    parts = _own_pairs(value)
+    given = value.args[-1] if type(value) is Call and type(value.args) is tuple and value.args else ()
+    within = sum(len(_own_pairs(part)) for key, part in parts if type(key) is str and key in _MODULE_PARTS)
+    return len(parts) + within + (len(given) if type(given) in (list, tuple) else len(_own_pairs(given)))
+
+
+def _own_pairs(value: Value) -> Sequence[tuple[Value, Value]]:
+    """The pairs of a dict, or of an object's last state or, without one, its own."""
+    if type(value) is Call:
+        return value.states[-1].pairs if value.states and type(value.states[-1]) is Dict else value.pairs
+    return value.pairs if type(value) is Dict else ()
+
+
 def module_state(value: Value) -> dict[str, Value] | None:
     """The attributes of a pickled ``torch.nn.Module``, known by its parts and not by its class."""
     if type(value) is not Call or not value.states or type(value.states[-1]) is not Dict:

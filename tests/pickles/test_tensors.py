@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import io
 import pickle
+import time
 import zipfile
 
 import pytest
@@ -19,6 +20,7 @@ from modelhub.pickles import (
     storage_declarations,
     trace_pickle,
 )
+from modelhub.samples.pickling import Call, Import, dumps
 from modelhub.source import BytesSource
 from modelhub.tensors import DType, StorageRef
 from tests.pickles.assemble import called, imported, text
@@ -311,3 +313,13 @@ def test_large_plain_data_is_not_walked_to_its_end():
     plain = read(program)
     assert (rules(plain), plain.state_dict.scalars["w"]) == ([], 1)
     assert [left.path for left in plain.state_dict.leftovers] == ["..."]
+
+
+def test_a_network_that_is_met_over_and_over_ends():
+    """A module of many parts, none of which is a tensor, does not cost its size each time that it is mentioned."""
+    names = {f"n{i}": None for i in range(20_000)}
+    part = Call(Import("lib", "Part"), new=True, state={"_parameters": names, "_modules": {}, "_buffers": {}})
+    begun = time.monotonic()
+    reading = read(dumps([part] * 20_000))
+    assert rules(reading) == ["tensor.limit"]
+    assert time.monotonic() - begun < 5
