@@ -9,7 +9,7 @@ WORK   ?= build/bench
 PROGRAMS ?= 120000
 FILES  ?= 40000
 
-.PHONY: demo test test-big test-gpu lint format bench fuzz clean
+.PHONY: demo test test-big test-gpu kill lint format bench fuzz clean
 
 demo: $(VENV)/core
 	$(BIN)/modelhub demo build/demo
@@ -22,6 +22,10 @@ test-big: $(VENV)/dev
 
 test-gpu: $(VENV)/dev
 	$(BIN)/python -m pytest -m gpu
+
+# Conversions killed at random moments: never a part of a target, never a changed source.
+kill: $(VENV)/dev
+	$(BIN)/python -m pytest -m kill
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
