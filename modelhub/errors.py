@@ -119,6 +119,10 @@ class WouldOverwrite(ConversionError):
     hint = "pass --force to replace it"
 
 
+class AlreadyThere(ConversionError):
+    """The target is, byte for byte, what the conversion would write."""
+
+
 class VerificationFailed(ConversionError):
     """The written file differs from its source; it has been removed."""
 

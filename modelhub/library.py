@@ -14,7 +14,7 @@ from functools import partial
 
 from modelhub import __version__
 from modelhub.container import Container, open_path
-from modelhub.convert import SALVAGED_KEY, ConversionPlan, default_target, execute, plan_conversion, verify
+from modelhub.convert import SALVAGED_KEY, ConversionPlan, default_target, execute, holds, plan_conversion
 from modelhub.db import Catalog, Entry
 from modelhub.errors import ConversionError, ModelHubError, SourceError, WouldOverwrite
 from modelhub.identify import Identity, stored
@@ -226,7 +226,7 @@ class _Intake:
         """
         stem, extension = os.path.splitext(target)
         for candidate in (target, f"{stem}-{digest.sha256[:8]}{extension}"):
-            if not os.path.lexists(candidate) or _holds(candidate, plan):
+            if not os.path.lexists(candidate) or holds(candidate, plan):
                 return candidate
         raise WouldOverwrite(f"{target}: exists already, and so does the other name for it", hint="move one away")
 
@@ -240,20 +240,6 @@ class _Intake:
 
 _AS_THEY_ARE = frozenset({"safetensors", "diffusers-folder"})
 """Kinds of container that need no conversion."""
-
-
-def _holds(path: str, plan: ConversionPlan) -> bool:
-    """Whether the file *path* is byte for byte what *plan* would write."""
-    try:
-        if os.path.getsize(path) != plan.size:
-            return False
-        with open(path, "rb") as file:
-            if file.read(len(plan.outputs[0].header)) != plan.outputs[0].header:
-                return False
-        verify(plan, path)
-    except (OSError, ModelHubError):
-        return False
-    return True
 
 
 def _is_inside(path: str, folder: str) -> bool:

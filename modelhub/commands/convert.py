@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from modelhub.commands import ExitCode, reporting
+from modelhub.commands import ExitCode, Outcome, reporting
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
+    from modelhub.batch import BatchRequest
     from modelhub.convert import ConversionOptions
 
 
@@ -59,6 +61,10 @@ if TYPE_CHECKING:
 @click.option("--delete-source", is_flag=True, help="Delete SRC once the output is verified.")
 @click.option("--digests", is_flag=True, help="Compute the SHA-256 of SRC and of what is written, in the same pass.")
 @click.option("--receipt", is_flag=True, help="Write OUT.receipt.json, with which 'modelhub verify' checks OUT later.")
+@click.option(
+    "-r", "--recursive", is_flag=True, help="Convert every checkpoint below the folder SRC, into DST or beside it."
+)
+@click.option("-j", "--jobs", type=click.IntRange(min=1), default=2, help="Files at a time, with -r. [default: 2]")
 @click.option("--force", is_flag=True, help="Replace DST if it is a file that exists.")
 @click.option("--salvage", is_flag=True, help="Copy the tensors of a file that is not SAFE as well.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
@@ -73,6 +79,8 @@ def command(
     delete_source: bool,
     digests: bool,
     receipt: bool,
+    recursive: bool,
+    jobs: int,
     force: bool,
     salvage: bool,
     dry_run: bool,
@@ -84,6 +92,14 @@ def command(
     Nothing of SRC is executed and SRC is never changed. The copy is verified: every tensor's bytes are compared with
     the source before DST appears. What becomes several files becomes a folder DST.
     """
+    options = _options(**changes)
+    if recursive:
+        if fix_vae is not None or tokenizer is not None or in_place:
+            raise click.UsageError("--fix-vae, --tokenizer and --in-place are for one file.")
+        from modelhub.batch import BatchRequest
+
+        request = BatchRequest(options, receipt, digests, delete_source, force, salvage, dry_run)
+        return _convert_all(source, target, request, jobs, sink)
     from modelhub.convert import Conversion, convert, default_target
 
     with sink.progress() as bar:
@@ -92,7 +108,7 @@ def command(
         done = convert(
             source,
             target,
-            options=_options(**changes),
+            options=options,
             fix_vae=fix_vae,
             tokenizer=tokenizer,
             in_place=in_place,
@@ -119,6 +135,34 @@ def command(
         else:
             sink.lines(plan_lines(done, written, sink.verbosity))
     return ExitCode.OK
+
+
+def _convert_all(source: str, target: str | None, request: BatchRequest, jobs: int, sink: Sink) -> int:
+    """Convert what *source* leads to, tell *sink* of each file as it is done, and sum up."""
+    from modelhub.batch import convert_all
+    from modelhub.report.batch import batch_dict, batch_lines, tally, verdict_of
+    from modelhub.scan.findings import Verdict
+
+    counts: Counter[str] = Counter()
+    outcome = Outcome(Verdict.SUSPICIOUS)
+    with sink.progress() as bar:
+        if bar is not None:
+            bar.begin("several files at once", None)
+        for result in convert_all(source, target, request, jobs=jobs, progress=bar.advance if bar else None):
+            counts[result.action] += 1
+            outcome.add(verdict_of(result), complete=result.action not in ("failed", "refused"))
+            if sink.machine:
+                sink.add(batch_dict(result))
+            elif result.action != "left alone" or sink.verbosity > 0:
+                sink.lines(batch_lines(result))
+            if result.error is not None and result.action == "failed":
+                sink.trace(result.error)
+    if sink.machine:
+        from modelhub.report.json import CONVERT_SCHEMA
+
+        sink.document(CONVERT_SCHEMA, "reports", complete=outcome.complete)
+    sink.note(tally(counts) if counts else "nothing to convert: no model file was found there")
+    return outcome.exit_code
 
 
 def _options(

@@ -33,8 +33,8 @@ from modelhub.convert.options import NO_OPTIONS, ConversionOptions, DTypeRule, b
 from modelhub.convert.plan import plan_conversion
 from modelhub.convert.receipt import check_receipt_target, receipt_path, write_receipt
 from modelhub.convert.target import write_error
-from modelhub.convert.verify import verify
-from modelhub.errors import ConversionError, UnsafeModelError
+from modelhub.convert.verify import holds, verify
+from modelhub.errors import AlreadyThere, ConversionError, UnsafeModelError
 from modelhub.source import MODEL_EXTENSIONS
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ __all__ = [
     "default_target",
     "dtype_rule",
     "execute",
+    "holds",
     "inside",
     "metadata_pair",
     "plan_conversion",
@@ -84,17 +85,19 @@ def convert(
     dry_run: bool = False,
     digests: bool = False,
     receipt: bool = False,
+    resume: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Conversion | ConversionPlan:
     """Convert *source_path*, a file or a folder of model files, to safetensors if it is safe; *dry_run*: plan it only.
 
-    *target_path* is a file or an existing folder, by default :func:`default_target`; *force* replaces the file that is
-    there. *options* say what is changed on the way; *fix_vae* is a file whose VAE is put into the checkpoint,
-    *tokenizer* a folder with the vocabulary that a diffusers folder is to have. *salvage* also converts files whose
-    verdict is not SAFE and says so in the metadata. *in_place* rewrites a .safetensors file under its own name,
-    *delete_source* removes the source: both only after the output was verified. With *digests* the SHA-256 of the
-    sources and the output are computed on the way, with *receipt* those of all tensors too, and written beside the
-    output (:mod:`modelhub.convert.receipt`). *progress* is told bytes as they are written. Raises
+    *target_path* is a file, an existing folder, or, with a slash in the end, one that is made; by default
+    :func:`default_target`. *force* replaces the file that is there; with *resume* one that is what would be written is
+    kept, and :class:`AlreadyThere` raised. *options* say what is changed on the way; *fix_vae* is a file whose VAE is
+    put into the checkpoint, *tokenizer* a folder with the vocabulary that a diffusers folder is to have. *salvage* also
+    converts files whose verdict is not SAFE and says so in the metadata. *in_place* rewrites a .safetensors file under
+    its own name, *delete_source* removes the source: both only after the output was verified. With *digests* the
+    SHA-256 of the sources and the output are computed on the way, with *receipt* those of all tensors too, and written
+    beside the output (:mod:`modelhub.convert.receipt`). *progress* is told bytes as they are written. Raises
     :class:`UnsafeModelError` for a file that is not safe, and what :func:`plan_conversion` and :func:`execute` raise.
     """
     name = os.fspath(source_path)
@@ -107,16 +110,19 @@ def convert(
             tokenizer=tokenizer,
             judge=lambda each: _judge(each, policy, salvage),
         )
+        wanted = None if target_path is None else os.fspath(target_path)
         if in_place:
             _check_in_place(container, plan, target_path)
             target = name
         else:
-            wanted = None if target_path is None else os.fspath(target_path)
             target = default_target(name, wanted, folder=plan.is_folder)
         if delete_source and container.source is None:
             raise ConversionError(f"{name}: a folder is not deleted", hint="leave out --delete-source")
+        if resume and not (force or in_place) and os.path.lexists(target) and holds(target, plan):
+            raise AlreadyThere(f"{target}: it is already what {name} becomes")
         if dry_run:
-            check_target(plan, target, force=force, in_place=in_place)
+            if wanted is None or not _names_folder(wanted):
+                check_target(plan, target, force=force, in_place=in_place)
             return plan
         if receipt:
             check_receipt_target(target)
@@ -125,6 +131,7 @@ def convert(
             target,
             force=force,
             in_place=in_place,
+            make_parents=wanted is not None and _names_folder(wanted),
             digests=digests,
             tensor_digests=receipt,
             progress=progress,
@@ -154,9 +161,13 @@ def default_target(source_path: str, target_path: str | None = None, *, folder: 
     ending = "" if folder else ".safetensors"
     if target_path is None:
         return f"{stem}{ending}"
-    if os.path.isdir(target_path):
+    if os.path.isdir(target_path) or _names_folder(target_path):
         return os.path.join(target_path, f"{os.path.basename(stem)}{ending}")
     return target_path
+
+
+def _names_folder(path: str) -> bool:
+    return path.endswith((os.sep, "/"))
 
 
 def _check_in_place(container: Container, plan: ConversionPlan, target_path: Path | None) -> None:

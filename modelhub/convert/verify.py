@@ -16,7 +16,7 @@ from modelhub.container.safetensors import read_safetensors
 from modelhub.convert.base import ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor, inside
 from modelhub.convert.element import element_offsets, is_element
 from modelhub.convert.stream import BLOCK, lies_ready, runs, stream
-from modelhub.errors import VerificationFailed
+from modelhub.errors import ModelHubError, VerificationFailed
 from modelhub.source import Source, open_local
 from modelhub.tensors import TensorInfo
 
@@ -62,6 +62,19 @@ def _verify_output(name: str, output: OutputFile, path: str, progress: Progress 
         for planned in output.tensors:
             if not compare.equal(planned, found[planned.name]):
                 raise VerificationFailed(f"{name}: the bytes of tensor {planned.name!r:.100} differ in the copy")
+
+
+def holds(path: str, plan: ConversionPlan) -> bool:
+    """Whether the file or folder *path* is, byte for byte, what *plan* would write; first by what is quickly said."""
+    try:
+        for output in plan.outputs:
+            with open(inside(path, output.path), "rb") as file:
+                if os.fstat(file.fileno()).st_size != output.size or file.read(len(output.header)) != output.header:
+                    return False
+        verify(plan, path)
+    except (OSError, ModelHubError):
+        return False
+    return True
 
 
 def differences(plan: ConversionPlan, path: str, *, progress: Progress | None = None) -> Iterator[str]:
