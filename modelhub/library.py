@@ -194,12 +194,13 @@ class _Intake:
         return result(action, target=target)
 
     def _convert(self, container: Container, examined: Examination) -> str:
-        """Convert, verify and record a pickle; returns the target's path."""
+        """Convert, verify and record a pickle; returns the path of what it became, a file or a folder of some."""
         safe = examined.report.verdict is Verdict.SAFE
         plan = plan_conversion(container, examined.identity, metadata=None if safe else {SALVAGED_KEY: "true"})
-        target = default_target(container.name)
+        target = default_target(container.name, folder=plan.is_folder)
         if self.options.library is not None:
-            target = self._library_path(examined.identity.kind, examined.identity.architecture, container.name)
+            place = self._library_path(examined.identity.kind, examined.identity.architecture, container.name)
+            target = os.path.splitext(place)[0] if plan.is_folder else place
         target = self._free_or_same(plan, target, examined.digest)
         if self.options.dry_run:
             return target
@@ -207,16 +208,17 @@ class _Intake:
             if self.on_file is not None:
                 self.on_file(target, plan.size)
             execute(plan, target, make_parents=self.options.library is not None, progress=self.progress)
-        with open_path(target) as written:
-            made = examine(written, policy=self.policy)
-        self._record(made)
-        self.catalog.derive(
-            "convert",
-            output=made.digest,
-            inputs=[(examined.digest, "source")],
-            params={"source_verdict": examined.report.verdict.label, "salvaged": not safe},
-            version=__version__,
-        )
+        for output in plan.outputs:
+            with open_path(os.path.join(target, output.path) if output.path else target) as written:
+                made = examine(written, policy=self.policy)
+            self._record(made)
+            self.catalog.derive(
+                "convert",
+                output=made.digest,
+                inputs=[(examined.digest, "source")],
+                params={"source_verdict": examined.report.verdict.label, "salvaged": not safe},
+                version=__version__,
+            )
         return target
 
     def _free_or_same(self, plan: ConversionPlan, target: str, digest: Digest) -> str:

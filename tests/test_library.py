@@ -289,3 +289,19 @@ def test_copies_of_one_file_are_one_record(tmp_path, catalog, downloads):
     take(catalog, downloads / "style.safetensors", tmp_path / "copy.safetensors")
     (entry,) = catalog.entries()
     assert len(catalog.show(str(entry.id)).locations) == 2
+
+
+def test_an_embedding_of_several_tokens_becomes_several_records(tmp_path, catalog):
+    """Each token's file is catalogued with its source, in a folder of the embedding's name; a second run makes none."""
+    vectors = {token: torch.rand(2, 768) for token in ("cat", "dog")}
+    source = tmp_path / "pets.pt"
+    torch.save({"string_to_token": dict.fromkeys(vectors, 265), "string_to_param": vectors, "name": "pets"}, source)
+    library = tmp_path / "library"
+    result = take(catalog, source, library=str(library))["pets.pt"]
+    folder = library / "embedding" / "sd-1" / "pets"
+    assert (result.action, result.target) == ("converted", str(folder))
+    assert {path.name for path in folder.iterdir()} == {"cat.safetensors", "dog.safetensors"}
+    for token, tensor in vectors.items():
+        assert torch.equal(safetensors.torch.load_file(folder / f"{token}.safetensors")["emb_params"], tensor)
+    assert {Path(entry.path).name for entry in catalog.entries()} == {"pets.pt", "cat.safetensors", "dog.safetensors"}
+    assert take(catalog, source, library=str(library))["pets.pt"].action == "unchanged"

@@ -245,3 +245,26 @@ def test_transformers_loads_what_was_written(tmp_path):
     again = transformers.CLIPTextModel.from_pretrained(done.target, local_files_only=True, use_safetensors=True)
     assert again.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
+
+
+@pytest.mark.parametrize("file", ["../outside.bin", "/etc/passwd", "", ".", "config.json", 7, None, ["a"]])
+def test_an_index_cannot_lead_out_of_the_folder(sharded, file):
+    """Only the folder's own files of weights are shards, whatever an index names."""
+    save(weights("c"), sharded.parent / "outside.bin")
+    path = sharded / "pytorch_model.bin.index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps(index | {"weight_map": index["weight_map"] | {"c": file}}))
+    with pytest.raises(ConversionError, match="which is not there"):
+        convert(sharded, salvage=True)
+    assert not (sharded.parent / "t5-safetensors").exists()
+
+
+def test_links_that_lead_out_of_the_folder_are_not_followed(pipeline, tmp_path):
+    """A vocabulary that is a link to something private is left out and listed, even when salvaging."""
+    (tmp_path / "private.json").write_text('{"key": "secret"}')
+    (pipeline / "tokenizer" / "special.json").symlink_to(tmp_path / "private.json")
+    with pytest.raises(UnsafeModelError):
+        convert(pipeline)
+    done = convert(pipeline, salvage=True)
+    assert "tokenizer/special.json" not in files(Path(done.target))
+    assert "tokenizer/special.json" in {item.path for item in done.plan.leftovers}
