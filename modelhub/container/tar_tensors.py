@@ -15,7 +15,8 @@ from typing import NoReturn
 from modelhub.container.base import PickleProgram
 from modelhub.container.programs import SMALL
 from modelhub.pickles import Elements, Value, trace_pickle
-from modelhub.pickles.elements import MAX_RANK, BadTensor, is_count, placed, storage_dtype
+from modelhub.pickles.declaration import is_count, storage_dtype
+from modelhub.pickles.elements import MAX_RANK, BadTensor, placed
 from modelhub.source import Source
 from modelhub.tensors import StorageRef, TensorInfo
 

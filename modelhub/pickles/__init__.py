@@ -1,6 +1,7 @@
 """What a pickle would do: an abstract machine that imports, calls and constructs nothing of what a file names."""
 
-from modelhub.pickles.elements import Elements, StorageDeclaration, Surroundings, declaration_of
+from modelhub.pickles.declaration import StorageDeclaration, declaration_of
+from modelhub.pickles.elements import Elements, Surroundings
 from modelhub.pickles.run import trace_pickle
 from modelhub.pickles.tensors import (
     TensorReading,

@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
+from modelhub.pickles.declaration import is_count
 from modelhub.pickles.elements import (
     MAX_RANK,
     BadTensor,
     Composite,
     Surroundings,
     count_of,
-    is_count,
     placed,
 )
 from modelhub.pickles.literals import literal_elements

@@ -9,6 +9,7 @@ import math
 from typing import Literal, NoReturn
 
 from modelhub.pickles.arrays import array_of, makes_array
+from modelhub.pickles.declaration import is_count
 from modelhub.pickles.elements import (
     REBUILDS,
     BadTensor,
@@ -16,7 +17,6 @@ from modelhub.pickles.elements import (
     Surroundings,
     dtype_of,
     elements_of,
-    is_count,
     placed,
     plain_tensor,
     sizes_of,

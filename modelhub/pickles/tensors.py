@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from modelhub.anomalies import Anomaly
 from modelhub.pickles.arrays import scalar_of
-from modelhub.pickles.elements import BadTensor, Composite, StorageDeclaration, Surroundings, declaration_of
+from modelhub.pickles.declaration import StorageDeclaration, declaration_of
+from modelhub.pickles.elements import BadTensor, Composite, Surroundings
 from modelhub.pickles.rebuild import is_tensor, tensor_of
 from modelhub.pickles.trace import Trace
 from modelhub.pickles.tree import beside_module, breadth, children, describe, entries, is_dict, module_state

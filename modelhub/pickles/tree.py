@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from modelhub.pickles.arrays import makes_array
 from modelhub.pickles.rebuild import is_tensor
 from modelhub.pickles.values import PLAIN, Blob, Call, Dict, Global, Persistent, SetOf, Value
 
@@ -32,6 +33,10 @@ def describe(value: Value) -> str:
     """What *value* is, in a few words."""
     if type(value) is Call:
         what = "a call of" if value.opcode == "REDUCE" else "an object of class"
+        if makes_array(value):
+            return "a NumPy array"
+        if is_tensor(value):
+            what = "a tensor made by"
         callee = value.callee.qualified if type(value.callee) is Global else "something computed"
         return f"{what} {callee}"[:200]
     if type(value) is Global:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from modelhub.pickles import Blob, Call, Dict, Global, Persistent, Value, declaration_of
-from modelhub.pickles.elements import is_count, layout_of
+from modelhub.pickles.declaration import is_count
+from modelhub.pickles.elements import layout_of
 from modelhub.pickles.rebuild import rebuilds_tensor
 from modelhub.scan.contracts_numpy import (
     numpy_array,

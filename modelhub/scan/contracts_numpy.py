@@ -8,7 +8,7 @@ pointers. So a state is only fulfilled when it says what numpy itself would have
 from __future__ import annotations
 
 from modelhub.pickles import Call, Dict, Global, Value
-from modelhub.pickles.elements import is_count
+from modelhub.pickles.declaration import is_count
 from modelhub.scan.values import arguments, counts_of, is_bytes, is_call_of, is_shape, length_of, product
 
 _FIXED = {name: int(name[1:]) for name in "b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 f16 c8 c16 c32 M8 m8".split()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelhub.pickles import Blob, Call, Dict, Global, Value
-from modelhub.pickles.elements import is_count
+from modelhub.pickles.declaration import is_count
 
 ORDERED_DICT = (("collections", "OrderedDict"), ("typing", "OrderedDict"))
 _BYTES = (("builtins", "bytes"), ("__builtin__", "bytes"))
