@@ -92,7 +92,7 @@ def read_options(values: Mapping[str, Any]) -> ConversionOptions:
         if name not in known or isinstance(value, float):
             raise SettingsError(f"there is no option {name!r:.60} of the value {value!r:.60}")
         found[name] = value
-    for name in ("dtypes", "components"):
+    for name in ("dtypes", "include", "exclude", "components"):
         words = found.get(name, [])
         if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
             raise SettingsError(f"the option {name} is {words!r:.60}")

@@ -218,7 +218,16 @@ def test_a_receipt_does_not_lead_elsewhere(tmp_path, receipt, path):
     "options",
     [
         NO_OPTIONS,
-        ConversionOptions((DTypeRule("vae", DType.F32),), "use", True, ("unet", "vae"), {"a": "b"}, True),
+        ConversionOptions(
+            dtypes=(DTypeRule("vae", DType.F32),),
+            ema="use",
+            prune=True,
+            include=("*.weight",),
+            exclude=("*norm*", "x"),
+            components=("unet", "vae"),
+            metadata={"a": "b"},
+            modelspec=True,
+        ),
         ConversionOptions(align=4096, max_shard_size=5, layout="ldm", dense=True, dedupe_shared=True),
     ],
 )
