@@ -40,4 +40,4 @@ def identify_observation(observation: Observation) -> Identity:
 
         return identify_folder(observation)
     state_dict, probe = observation.files[""]
-    return identify_state_dict(state_dict, probe)
+    return identify_state_dict(state_dict, probe, observation.beside)

@@ -11,8 +11,8 @@ class Evidence:
     """What decided a fact.
 
     ``fact`` names a field of :class:`Identity` (``"architecture"``), ``value`` what was concluded, ``by`` the sort of
-    evidence (``key``, ``shape``, ``dtype``, ``byte``, ``metadata``, ``structure``, ``name``), ``detail`` it in words,
-    ``confidence`` ``high``, ``medium`` or ``low``.
+    evidence (``key``, ``shape``, ``dtype``, ``byte``, ``metadata``, ``side file``, ``structure``, ``name``), ``detail``
+    it in words, ``confidence`` ``high``, ``medium`` or ``low``.
     """
 
     fact: str

@@ -9,19 +9,20 @@ from modelhub.identify.claims import weigh_claims
 from modelhub.identify.names import Names
 from modelhub.identify.precision import precision_of
 from modelhub.identify.probe import Probe
+from modelhub.identify.side_file import Told
 from modelhub.identify.structure import identify_structure
 from modelhub.tensors import StateDict
 
 
-def identify_state_dict(state_dict: StateDict, probe: Probe | None = None) -> Identity:
+def identify_state_dict(state_dict: StateDict, probe: Probe | None = None, beside: Told | None = None) -> Identity:
     """Which model the tensors of *state_dict* are. Never raises for content.
 
     *probe* is asked for single numbers (a LoRA's alphas) and one bias of an SD 2 UNet only. Without it those stay
-    unknown, unless the tensors carry their own bytes.
+    unknown, unless the tensors carry their own bytes. *beside* is what a configuration beside the file says.
     """
     probe = probe or Probe()
     names = Names(state_dict)
-    identity = identify_structure(names, state_dict, probe)
+    identity = identify_structure(names, state_dict, probe, beside)
     if identity is None:
         from modelhub.identify.adapters import identify_adapter
         from modelhub.identify.embeddings import identify_embedding, identify_hypernetwork

@@ -12,6 +12,8 @@ from typing import Any
 
 from modelhub.container.base import Container
 from modelhub.identify.probe import Probe
+from modelhub.identify.side_file import Told, told_beside
+from modelhub.source import LocalSource
 from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, Leftover, Scalar, StateDict, StorageRef, TensorInfo
 
 _LONGEST_VALUE = 1 << 12
@@ -29,11 +31,13 @@ _NOWHERE = StorageRef("", 0, 0)
 class Observation:
     """The tensors of a file, or of each file of a folder by relative path, and what answers for their numbers.
 
-    ``files`` has the one key ``""`` for a single file; ``configs`` are a folder's parsed JSON objects by path.
+    ``files`` has the one key ``""`` for a single file; ``configs`` are a folder's parsed JSON objects by path;
+    ``beside`` is what a configuration beside the file says of its prediction type.
     """
 
     files: Mapping[str, tuple[StateDict, Probe]]
     configs: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    beside: Told | None = None
 
     @property
     def is_folder(self) -> bool:
@@ -49,7 +53,8 @@ def observe(container: Container) -> Observation:
     }
     if container.source is None and container.state_dict is not None:
         files[""] = container.state_dict, Probe()
-    return Observation(files, container.configs)
+    beside = told_beside(container.source.stat.path) if isinstance(container.source, LocalSource) else None
+    return Observation(files, container.configs, beside)
 
 
 def stored(observation: Observation) -> dict[str, Any]:
@@ -74,6 +79,7 @@ def stored(observation: Observation) -> dict[str, Any]:
             for path, (state_dict, probe) in observation.files.items()
         },
         "configs": {path: dict(config) for path, config in observation.configs.items()},
+        "beside": list(observation.beside) if observation.beside else None,
     }
 
 
@@ -90,7 +96,7 @@ def restored(plain: Mapping[str, Any]) -> Observation:
             for name, kind, shape, nbytes in file["blocks"]
         )
         files[path] = StateDict(tensors, file["scalars"], blocks, file["metadata"]), Probe(None, file["numbers"])
-    return Observation(files, plain["configs"])
+    return Observation(files, plain["configs"], Told(*plain["beside"]) if plain["beside"] else None)
 
 
 def _is_kept(name: str, value: Scalar) -> bool:

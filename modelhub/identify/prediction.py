@@ -1,9 +1,10 @@
 """What a diffusion model predicts: the noise (``epsilon``), ``v_prediction``, ``flow``, or with ``edm`` scaling.
 
 Structure alone cannot tell, so the question goes down a ladder and the first rung that answers decides: marker keys;
-what the variant implies; the header's metadata; for SD 2 a probe of one bias; for SD 2 the official training step; the
-convention of the architecture. (A diffusers folder's scheduler configuration and a user's word stand above all of
-them, and are not known here.)
+a configuration beside the file; the header's metadata; what the variant implies; for SD 2 a probe of one bias; for SD 2
+the official training step; the convention of the architecture, where all of its models keep to one. (A diffusers
+folder's scheduler configuration stands in the place of the one beside a file, and a user's word above all of them;
+neither is known here.)
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from modelhub.identify.base import Evidence
 from modelhub.identify.names import Names
 from modelhub.identify.probe import Probe
 from modelhub.identify.registry import architectures
+from modelhub.identify.side_file import Told
 from modelhub.tensors import Scalar, StateDict
 
 _FACT = "prediction_type"
@@ -54,15 +56,18 @@ def prediction_type(
     told: Evidence | None,
     root: str,
     probe: Probe,
+    beside: Told | None,
 ) -> Evidence | None:
     """The first rung's answer, or ``None``.
 
-    *told* is what the variant implies, *root* where the model's own names begin.
+    *told* is what the variant implies, *root* where the model's own names begin, *beside* what a configuration beside
+    the file says. An answer of several types (``"epsilon | v_prediction"``) says that nothing decides between them.
     """
     return (
         _by_marker(names)
-        or told
+        or (Evidence(_FACT, beside.value, "side file", beside.detail, beside.confidence) if beside else None)
         or claimed(state_dict.metadata, (architecture,) if architecture else ())
+        or told
         or (_by_probe(names, root, probe) if architecture == "sd-2" else None)
         or (_by_step(state_dict.scalars) if architecture == "sd-2" else None)
         or _by_convention(architecture)
@@ -114,6 +119,10 @@ def _by_step(scalars: Mapping[str, Scalar]) -> Evidence | None:
 
 def _by_convention(architecture: str | None) -> Evidence | None:
     known = architectures().get(architecture or "")
-    if known is None or known.prediction_type is None:
+    if known is None:
+        return None
+    if known.undecided:
+        return Evidence(_FACT, " | ".join(known.undecided), "structure", known.because, "low")
+    if known.prediction_type is None:
         return None
     return Evidence(_FACT, known.prediction_type, "structure", known.because, known.confidence)

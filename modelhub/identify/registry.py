@@ -144,13 +144,15 @@ class Architecture:
     """What is known of an architecture as a whole.
 
     ``claimed_as`` are the beginnings, without case and punctuation, of what metadata call it; ``prediction_type`` is
-    what its models predict when nothing says otherwise, ``confidence`` and ``because`` how sure that is and why.
+    what its models predict when nothing says otherwise, ``confidence`` and ``because`` how sure that is and why;
+    ``undecided`` are the types between which nothing decides then.
     """
 
     name: str
     claimed_as: tuple[str, ...] = ()
     pipelines: tuple[str, ...] = ()
     prediction_type: str | None = None
+    undecided: tuple[str, ...] = ()
     confidence: str = "medium"
     because: str = ""
 

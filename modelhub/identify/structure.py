@@ -10,6 +10,7 @@ from modelhub.identify.names import Names
 from modelhub.identify.prediction import prediction_type
 from modelhub.identify.probe import Probe
 from modelhub.identify.registry import FAMILIES, Family, Seen, Signature, family, in_order
+from modelhub.identify.side_file import Told
 from modelhub.tensors import StateDict
 
 
@@ -34,10 +35,13 @@ class Part:
         return (own,) if own else self.signature.candidates
 
 
-def identify_structure(names: Names, state_dict: StateDict, probe: Probe) -> Identity | None:
+def identify_structure(
+    names: Names, state_dict: StateDict, probe: Probe, beside: Told | None = None
+) -> Identity | None:
     """What the signatures say of *names*, or ``None`` when none of them fits.
 
-    *state_dict* gives the metadata and scalars, *probe* the few bytes that tell SD 2's prediction type.
+    *state_dict* gives the metadata and scalars, *probe* the few bytes that tell SD 2's
+    prediction type, *beside* what a configuration beside the file says of it.
     """
     parts = _named(tuple(_parts(names)))
     lead = next((part for part in parts if part.kind), None)
@@ -67,7 +71,7 @@ def identify_structure(names: Names, state_dict: StateDict, probe: Probe) -> Ide
         implied = variant.prediction_type
         told = seen.evidence("prediction_type", implied, variant.because, "medium") if implied else None
         predicted = prediction_type(
-            names, state_dict, architecture=architecture, told=told, root=lead.root, probe=probe
+            names, state_dict, architecture=architecture, told=told, root=lead.root, probe=probe, beside=beside
         )
     if predicted:
         evidence.append(predicted)
@@ -75,7 +79,7 @@ def identify_structure(names: Names, state_dict: StateDict, probe: Probe) -> Ide
         kind=kind,
         architecture=architecture,
         variant=variant.variant,
-        prediction_type=predicted.value if predicted else None,
+        prediction_type=predicted.value if predicted and " | " not in predicted.value else None,
         components=tuple(part.name for part in parts),
         evidence=tuple(evidence),
         candidates=in_order(possible) if architecture is None else (),
