@@ -108,7 +108,7 @@ def convert(
             options,
             fix_vae=fix_vae,
             tokenizer=tokenizer,
-            judge=lambda each: _judge(each, policy, salvage),
+            judge=lambda each: _judge(each, policy, salvage, dense=options.dense),
         )
         wanted = None if target_path is None else os.fspath(target_path)
         if in_place:
@@ -181,7 +181,7 @@ def _check_in_place(container: Container, plan: ConversionPlan, target_path: Pat
         raise ConversionError(f"{name}: several files cannot take the place of one", hint="name a new folder")
 
 
-def _judge(container: Container, policy: Policy | None, salvage: bool) -> bool:
+def _judge(container: Container, policy: Policy | None, salvage: bool, *, dense: bool = False) -> bool:
     """Whether *container* is safe; :class:`UnsafeModelError` where it is not and is not to be salvaged."""
     from modelhub.scan import Verdict, scan
 
@@ -189,8 +189,11 @@ def _judge(container: Container, policy: Policy | None, salvage: bool) -> bool:
     if report.verdict > Verdict.UNKNOWN and not salvage:
         raise _refusal(report)
     if report.verdict is Verdict.UNKNOWN and not salvage:
-        check = convertible if container.kind == "safetensors" else plan_conversion
-        check(container)  # what keeps a file from being understood is said best by what cannot be converted
+        # what keeps a file from being understood is said best by what cannot be converted
+        if container.kind == "safetensors":
+            convertible(container)
+        else:
+            plan_conversion(container, None, ConversionOptions(dense=dense))
         raise _refusal(report)
     return report.verdict is Verdict.SAFE
 

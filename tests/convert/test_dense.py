@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from modelhub.convert import ConversionOptions, convert, dtype_rule
 from modelhub.convert.dense import ComputedSource
-from modelhub.errors import Malformed, MissingExtra, UnsupportedLayout
+from modelhub.errors import Malformed, MissingExtra, UnsafeModelError, UnsupportedLayout
 from modelhub.source import BytesSource
 
 pytestmark = [
@@ -158,3 +158,11 @@ def test_quantised_gguf_is_what_its_own_package_makes_of_it(tmp_path):
     for kind in kinds:
         expected = torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(values, kind), kind))
         assert torch.equal(found[kind.name], expected) and torch.equal(cast[kind.name], expected.half())
+
+
+def test_a_file_that_is_not_proven_safe_is_dense_only_when_salvaged(tmp_path):
+    """What rebuilds sparse tensors is not modelled by the scan: its verdict is unknown, and the hint says what to do."""
+    torch.save({"w": random_sparse(3, 4).to_sparse()}, tmp_path / "m.pt")
+    with pytest.raises(UnsafeModelError, match="because it is unknown") as caught:
+        convert(tmp_path / "m.pt", options=DENSE)
+    assert "--salvage" in caught.value.hint
