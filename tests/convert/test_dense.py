@@ -161,7 +161,7 @@ def test_quantised_gguf_is_what_its_own_package_makes_of_it(tmp_path):
 
 
 def test_a_file_that_is_not_proven_safe_is_dense_only_when_salvaged(tmp_path):
-    """What rebuilds sparse tensors is not modelled by the scan: its verdict is unknown, and the hint says what to do."""
+    """What rebuilds sparse tensors is not modelled by the scan: it is unknown, and the hint says what to do."""
     torch.save({"w": random_sparse(3, 4).to_sparse()}, tmp_path / "m.pt")
     with pytest.raises(UnsafeModelError, match="because it is unknown") as caught:
         convert(tmp_path / "m.pt", options=DENSE)
