@@ -75,6 +75,7 @@ def _malicious(path: str) -> None:
 
 FILES: dict[str, tuple[str, str, Callable[[str], None]]] = {
     "sd1-ckpt": ("sd1-fp16.ckpt", "SD 1 checkpoint, fp16, torch zip", _zip("sd-1")),
+    "sd1-fp32-ckpt": ("sd1-fp32.ckpt", "SD 1 checkpoint, fp32, torch zip", _zip("sd-1", DType.F32)),
     "sd1-ema-ckpt": (
         "sd1-ema-fp32.ckpt",
         "SD 1 checkpoint with EMA, fp32, torch zip",
