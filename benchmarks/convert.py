@@ -280,10 +280,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if key == "sd1-fp16":
             lines += verify_section(row.title, measure_verify(source, options.runs))
     lines += [
-        f"Median [least-most] of {options.runs} warm and {options.cold_runs} cold runs of whole processes, interleaved.",
+        f"Median [least-most] of {options.runs} warm and {options.cold_runs} cold runs of whole processes, in turn.",
         "`modelhub convert` also forces its output to disk, checks the checksums of the source and compares every byte",
-        "with it; the torch scripts do not. With digests the SHA-256 of both files is computed as well: between 0.5 and",
-        "1 s of one processor for each gigabyte, which no converter can do without.",
+        "with it; the torch scripts do not. With digests the SHA-256 of both files is computed as well: 0.5 to 1 s of",
+        "one processor for each gigabyte, which no converter can do without.",
         "",
         *machine.description(options.dir, ("torch", "safetensors")),
     ]
