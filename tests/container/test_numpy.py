@@ -47,6 +47,7 @@ def test_columns_first():
     assert same_tensors(npy(array), opened(npy(array)), {"array": torch.from_numpy(array.copy(order="C"))})
 
 
+@pytest.mark.filterwarnings("ignore:Reading:UserWarning")
 def test_headers_by_python_2():
     """Python 2 wrote long integers with an L, which numpy still reads."""
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }\n"
