@@ -21,12 +21,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from itertools import count
 
 from modelhub.container.storages import Storages
 from modelhub.convert.base import Assembly, Draft, Piece
 from modelhub.convert.dense import can_be_dense
 from modelhub.convert.dense import dense as dense_tensor
-from modelhub.errors import ConversionError
+from modelhub.errors import ConversionError, LimitExceeded
 from modelhub.source import Source
 from modelhub.tensors import Leftover, Scalar, StateDict
 
@@ -41,6 +42,9 @@ SALVAGED_KEY = "modelhub.salvaged"
 
 FORMAT = {"format": "pt"}
 """What transformers and diffusers ask for in the metadata of every safetensors file."""
+
+MAX_TOKENS = 500
+"""Tokens of one embedding; A1111's trainer makes files of one."""
 
 _PARAM = "string_to_param."
 _TOKEN = "string_to_token."  # noqa: S105 (a dict's key, no secret)
@@ -58,7 +62,8 @@ def named_tensors(
 
     Nearly always that is one file, of no name of its own. *kind* is the identity's, ``None`` where it is not known;
     *dense*: sparse and quantised tensors are among them, with all their elements.
-    Raises :class:`ConversionError` for names that a safetensors header cannot hold.
+    Raises :class:`ConversionError` for names that a safetensors header cannot hold, :class:`LimitExceeded` for an
+    embedding of more than :data:`MAX_TOKENS` tokens.
     """
     storages = Storages(source)
     tensors = {
@@ -81,6 +86,8 @@ def named_tensors(
             raise ConversionError(f"{source.name}: the tensor name {key!r:.100} is not valid text")
     vectors = [key for key in tensors if key.startswith(_PARAM)]
     if vectors and kind in (None, "embedding"):
+        if len(vectors) > MAX_TOKENS:
+            raise LimitExceeded(f"{source.name}: an embedding of {len(vectors)} tokens, each of which would be a file")
         return _embeddings(tensors, vectors, leftovers)
     if all(key.startswith(_MODULE) and key != _MODULE for key in tensors):
         tensors = {key.removeprefix(_MODULE): made for key, made in tensors.items()}
@@ -99,11 +106,13 @@ def _embeddings(
     if len(vectors) == 1:
         return {"": Draft({EMBEDDING_TENSOR: tensors[vectors[0]]}, left)}
     files: dict[str, Draft] = {}
+    taken: set[str] = set()  # without regard to case, as file systems may have it
     for key in vectors:
         token = key.removeprefix(_PARAM)
-        stem = name = re.sub(r"[^\w.-]+", "_", token).strip("._")[:100] or "token"
-        while f"{name}.safetensors" in files:
-            name = f"{stem}-{len(files) + 1}"
+        stem = re.sub(r"[^\w.-]+", "_", token).strip("._")[:100] or "token"
+        names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+        name = next(each for each in names if each.casefold() not in taken)
+        taken.add(name.casefold())
         note = f"the token {token!r:.100} is {name}.safetensors"
         files[f"{name}.safetensors"] = Draft({EMBEDDING_TENSOR: tensors[key]}, () if files else left, (note,))
     return files

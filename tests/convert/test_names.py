@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from modelhub.convert.names import EMBEDDING_TENSOR, named_tensors, output_metadata
-from modelhub.errors import ConversionError
+from modelhub.errors import ConversionError, LimitExceeded
 from modelhub.source import BytesSource
 from modelhub.tensors import DType, Leftover, StateDict, StorageRef, TensorInfo
 
@@ -65,6 +67,32 @@ def test_an_embedding_of_several_tokens_is_several_files():
     assert [list(draft.tensors) for draft in files.values()] == [[EMBEDDING_TENSOR]] * 3
     assert files["token.safetensors"].tensors[EMBEDDING_TENSOR].pieces[0].tensor.name == "string_to_param.*"
     assert [item.path for draft in files.values() for item in draft.leftovers] == ["string_to_token.*"]
+
+
+def test_tokens_that_look_alike_have_names_of_their_own():
+    """Whatever the tokens: as many files as tokens, in time that does not depend on how their names collide."""
+    tokens = [
+        "a-3",
+        "a",
+        "A",
+        "a ",
+        "a-2",
+        " a",
+        "..",
+        "",
+        "a" * 300,
+        "a" * 300 + "b",
+        *(f"{' ' * n}x" for n in range(200)),
+    ]
+    files = named_tensors(state_dict(*(f"string_to_param.{token}" for token in tokens)), BytesSource("f", b""))
+    assert len({name.casefold() for name in files}) == len(tokens)
+    assert all(re.fullmatch(r"[\w.-]{1,120}\.safetensors", name) for name in files)
+
+
+def test_an_embedding_of_thousands_of_tokens_is_a_limit():
+    """Each would be a file: no trainer makes such a thing."""
+    with pytest.raises(LimitExceeded, match="501 tokens"):
+        named_tensors(state_dict(*(f"string_to_param.{n}" for n in range(501))), BytesSource("f", b""))
 
 
 def test_a_prefix_of_data_parallel_training_is_taken_off_where_all_have_it():
