@@ -21,7 +21,7 @@ from typing import Any
 
 from modelhub.db import Reading, Seen
 from modelhub.failures import reason_of
-from modelhub.syncing.reading import read_file
+from modelhub.syncing.reading import Reader
 
 _AT_ONCE = 16
 """Files given to a process at a time: reading one takes about as long as telling of it."""
@@ -35,9 +35,9 @@ Answer = tuple[Seen, Reading | str]
 def read_all(files: Sequence[Seen], processes: int) -> Iterator[Answer]:
     """Read the headers of *files* in up to *processes* processes; answers come in any order."""
     if processes < 2 or len(files) < _WORTH_IT:
-        said: set[str] = set()
+        reader = Reader()
         for file in files:
-            yield file, _read(file, said)
+            yield file, _read(file, reader)
         return
     crew = _Crew(files)
     try:
@@ -46,9 +46,9 @@ def read_all(files: Sequence[Seen], processes: int) -> Iterator[Answer]:
         crew.close()
 
 
-def _read(file: Seen, said: set[str]) -> Reading | str:
+def _read(file: Seen, reader: Reader) -> Reading | str:
     try:
-        return read_file(file, said)
+        return reader.read(file)
     except Exception as error:  # a fault of ours must not keep the other files from being read
         return reason_of(error, file.path)
 
@@ -65,10 +65,10 @@ class _Crew:
         for _ in range(size):
             self._hire()
         if not self._processes:
-            said: set[str] = set()
+            reader = Reader()
             while self._waiting:
                 file = self._waiting.popleft()
-                yield file, _read(file, said)
+                yield file, _read(file, reader)
         while any(self._given.values()):
             for line in wait(list(self._processes)):
                 assert isinstance(line, Connection)
@@ -121,10 +121,10 @@ class _Crew:
         if killer is not None:
             yield killer, "the process that read it ended unexpectedly"
         if not self._processes:
-            said: set[str] = set()
+            reader = Reader()
             while self._waiting:
                 file = self._waiting.popleft()
-                yield file, _read(file, said)
+                yield file, _read(file, reader)
 
     def close(self) -> None:
         for line, process in self._processes.items():
@@ -148,10 +148,10 @@ def serve(line: Connection, inherited: Sequence[Connection] = ()) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for other in inherited:
         other.close()
-    said: set[str] = set()
+    reader = Reader()
     try:
         while True:
-            reading = _read(Seen(*json.loads(line.recv_bytes())), said)
+            reading = _read(Seen(*json.loads(line.recv_bytes())), reader)
             if isinstance(reading, Reading) and reading.layout is not None:
                 plain: Any = reading._replace(layout=base64.b64encode(reading.layout).decode())  # type: ignore[arg-type]
             else:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelhub.container import Container, open_path
 from modelhub.db import Reading
 from modelhub.db.full_text import words_of
 from modelhub.db.layouts import part
-from modelhub.identify import identify_observation, observe, stored
+from modelhub.identify import Identity, identify_observation, observe, stored
 from modelhub.reidentifying import identification_version
 from modelhub.source import Source, open_local
+from modelhub.syncing.structures import Structures
+from modelhub.tensors import TensorInfo
 from modelhub.verbs import Inspection
 
 if TYPE_CHECKING:
@@ -70,45 +73,104 @@ def _prints_of_container(container: Container) -> tuple[str, str]:
     return headers.hexdigest(), samples.hexdigest()
 
 
-def read_file(seen: Seen, said: set[str]) -> Reading:
-    """What the file or folder *seen* says of itself. Layouts whose digests are in *said* are not given again.
+class Reader:
+    """Reads files one after the other, and each layout's text but once."""
 
-    Raises :class:`~modelhub.errors.SourceError` when it cannot be read, or is no longer what was seen.
-    """
-    with open_path(seen.path) as container:
-        header, sample = _prints_of_container(container)
-        observation = observe(container)
-        identity = identify_observation(observation)
-        inspection = Inspection(container, identity)
-        metadata = metadata_of(container)
-        tensors = [tensor for _, tensor in inspection.tensors()]
-        parted = part(stored(observation), but_for=said)
-        said.add(parted.digest)
-        for _, each in container.files():
-            check = getattr(each.source, "check_unchanged", None)
-            if check is not None:
-                check()
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        self._packed: dict[str, bytes] = {}
+        self._structures = Structures()
+
+    def read(self, seen: Seen) -> Reading:
+        """What the file or folder *seen* says of itself. A layout that was given before is ``None``.
+
+        Raises :class:`~modelhub.errors.SourceError` when it cannot be read, or is no longer what was seen.
+        """
+        if not seen.is_folder:
+            with open_local(seen.path) as source:
+                told = self._structures.tell(source, _identity_dict, self._layout)
+                if told is not None:
+                    prints = _prints(source)
+                    source.check_unchanged()
+                    return self._reading(
+                        "safetensors",
+                        prints,
+                        identity=told.identity,
+                        metadata=told.metadata,
+                        layout=told.layout,
+                        observation=told.observation,
+                    )
+        with open_path(seen.path) as container:
+            prints = _prints_of_container(container)
+            observation = observe(container)
+            identity = identify_observation(observation)
+            inspection = Inspection(container, identity)
+            tensors = {f"{member} {each.name}": each for member, each in inspection.tensors()}
+            plain = stored(observation)
+            for _, each in container.files():
+                check = getattr(each.source, "check_unchanged", None)
+                if check is not None:
+                    check()
+            return self._reading(
+                container.kind,
+                prints,
+                problem=inspection.problem,
+                identity=_identity_dict(identity, tensors),
+                metadata=metadata_of(container),
+                layout=self._layout(plain),
+                observation=plain,
+            )
+
+    def _layout(self, observation: Mapping[str, Any]) -> str:
+        """The digest of the observation's layout, which is kept to be given once."""
+        parted = part(observation, but_for=self._said)
+        if parted.packed:
+            self._packed[parted.digest] = parted.packed
+        return parted.digest
+
+    def _reading(
+        self,
+        container: str,
+        prints: tuple[str, str],
+        *,
+        identity: Mapping[str, Any],
+        metadata: Mapping[str, str],
+        layout: str,
+        observation: Mapping[str, Any],
+        problem: str | None = None,
+    ) -> Reading:
+        self._said.add(layout)
+        header, sample = prints
         return Reading(
-            container=container.kind,
+            container=container,
             header=header,
             sample=sample,
-            problem=inspection.problem,
-            identity={
-                **{name: getattr(identity, name) for name in _WORDS},
-                "components": list(identity.components),
-                "adapter": asdict(identity.adapter) if identity.adapter is not None else None,
-                "evidence": [asdict(each) for each in identity.evidence],
-                "candidates": list(identity.candidates),
-                "tensor_count": len(tensors) if tensors else None,
-                "parameter_count": sum(tensor.numel for tensor in tensors) if tensors else None,
-            },
+            problem=problem,
+            identity=identity,
             metadata=metadata,
             words=words_of(metadata),
-            layout_digest=parted.digest,
-            layout=parted.packed or None,
-            observation=parted.rest,
+            layout_digest=layout,
+            layout=self._packed.pop(layout, None),
+            observation=part({**observation, "files": _without_tensors(observation)}).rest,
             version=identification_version(),
         )
+
+
+def _without_tensors(observation: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: {**file, "tensors": []} for path, file in observation["files"].items()}
+
+
+def _identity_dict(identity: Identity, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """The columns of an identification."""
+    return {
+        **{name: getattr(identity, name) for name in _WORDS},
+        "components": list(identity.components),
+        "adapter": asdict(identity.adapter) if identity.adapter is not None else None,
+        "evidence": [asdict(each) for each in identity.evidence],
+        "candidates": list(identity.candidates),
+        "tensor_count": len(tensors) or None,
+        "parameter_count": sum(tensor.numel for tensor in tensors.values()) if tensors else None,
+    }
 
 
 _WORDS = ("kind", "architecture", "variant", "prediction_type", "precision")

@@ -64,12 +64,12 @@ def test_an_unplugged_library_is_a_warning(followed: str) -> None:
 def test_a_file_that_cannot_be_read_is_2(followed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sync that could not look at everything says so with its exit code, and the next one tries again."""
 
-    def refuse(file: object, said: object) -> None:
+    def refuse(self: object, file: object) -> None:
         raise AccessDenied("may not be read: permission denied")
 
     put(Path("models/m2.safetensors"), lora(2))
     with monkeypatch.context() as patch:
-        patch.setattr("modelhub.syncing.readers.read_file", refuse)
+        patch.setattr("modelhub.syncing.readers.Reader.read", refuse)
         ran = modelhub("library", "sync")
     assert (ran.code, "permission denied" in ran.err) == (2, True)
     assert modelhub("library", "sync", "--format", "json").json()["counts"] == {"unchanged": 2, "added": 1}

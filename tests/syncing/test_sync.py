@@ -310,14 +310,14 @@ def test_many_processes_say_what_one_says(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_process_that_dies_takes_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalog: Catalog) -> None:
     """A reader that is killed by a file costs that file; all others are read."""
-    real = modelhub.syncing.readers.read_file
+    real = modelhub.syncing.readers.Reader.read
 
-    def deadly(file, said):  # type: ignore[no-untyped-def]
+    def deadly(self, file):  # type: ignore[no-untyped-def]
         if file.path.endswith("7.safetensors"):
             os._exit(3)
-        return real(file, said)
+        return real(self, file)
 
-    monkeypatch.setattr(modelhub.syncing.readers, "read_file", deadly)
+    monkeypatch.setattr(modelhub.syncing.readers.Reader, "read", deadly)
     monkeypatch.setattr(modelhub.syncing.readers, "_WORTH_IT", 1)
     for number in range(30):
         put(tmp_path / "m" / f"m{number}.safetensors", lora(number))
