@@ -26,8 +26,8 @@ from modelhub.tensors import BlockTensor, DType, Leftover, QuantizedTensor, Spar
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_SPARSE = 1 << 29
-"""Bytes of indices and values of one sparse tensor, which are in memory while it is written."""
+MAX_SPARSE = 1 << 24
+"""Indices and values of one sparse tensor, which are in memory while it is written."""
 
 _NUMPY = {
     DType.I8: "i1",
@@ -56,8 +56,8 @@ def dense(left: Leftover, storages: Storages) -> Assembly:
     """The tensor *left*, for which :func:`can_be_dense`, with all of its elements.
 
     Raises :class:`MissingExtra` without numpy, :class:`UnsupportedLayout` for an arrangement that is not computed, and
-    :class:`LimitExceeded` for more than :data:`MAX_SPARSE` bytes. The source raises :class:`Malformed` when it is read
-    and indices lead out of the tensor.
+    :class:`LimitExceeded` for more than :data:`MAX_SPARSE` indices and values. The source raises :class:`Malformed`
+    when it is read and indices lead out of the tensor.
     """
     if find_spec("numpy") is None:
         raise MissingExtra("numpy, which computes the elements of sparse and quantised tensors,", "cast")
@@ -153,8 +153,8 @@ def _sparse(name: str, tensor: SparseTensor, storages: Storages) -> Assembly:
         raise UnsupportedLayout(f"{which} is sparse and of type {values.dtype.torch_name}")
     if tensor.layout != "coo" and (len(tensor.indices[0].shape) != 1 or len(tensor.shape) < 2):
         raise UnsupportedLayout(f"{which} is a batch of sparse matrices")
-    if values.nbytes + sum(index.nbytes for index in tensor.indices) > MAX_SPARSE:
-        raise LimitExceeded(f"{which} has more than {MAX_SPARSE >> 20} MiB of sparse elements")
+    if values.numel + sum(index.numel for index in tensor.indices) > MAX_SPARSE:
+        raise LimitExceeded(f"{which} has more than {MAX_SPARSE:,} indices and values")
     elements = _Elements(tensor, storages, which)
     count = prod(tensor.shape)
     made = ComputedSource(file_of(source), count, values.dtype.itemsize, elements.between)

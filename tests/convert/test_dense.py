@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from modelhub.convert import ConversionOptions, convert, dtype_rule
 from modelhub.convert.dense import ComputedSource
-from modelhub.errors import Malformed, MissingExtra, UnsafeModelError, UnsupportedLayout
+from modelhub.errors import LimitExceeded, Malformed, MissingExtra, UnsafeModelError, UnsupportedLayout
 from modelhub.source import BytesSource
 
 pytestmark = [
@@ -166,3 +166,15 @@ def test_a_file_that_is_not_proven_safe_is_dense_only_when_salvaged(tmp_path):
     with pytest.raises(UnsafeModelError, match="because it is unknown") as caught:
         convert(tmp_path / "m.pt", options=DENSE)
     assert "--salvage" in caught.value.hint
+
+
+def test_a_small_file_cannot_claim_millions_of_sparse_elements(tmp_path):
+    """Indices and values that are one number, looked at again and again, would fill the memory: a limit."""
+    count = 20_000_000
+    indices, values = torch.zeros(1, 1, dtype=torch.int64).expand(1, count), torch.ones(1).expand(count)
+    sparse = torch.sparse_coo_tensor(indices, values, (3,), check_invariants=False)
+    torch.save({"w": sparse}, tmp_path / "m.pt")
+    if (tmp_path / "m.pt").stat().st_size > 1 << 20:
+        pytest.fail("torch saved the elements and not the views")
+    with pytest.raises(LimitExceeded, match="'w' has more than"):
+        convert(tmp_path / "m.pt", options=DENSE, salvage=True)
