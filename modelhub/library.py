@@ -14,7 +14,8 @@ from functools import partial
 
 from modelhub import __version__
 from modelhub.container import Container, open_path
-from modelhub.convert import SALVAGED_KEY, ConversionPlan, default_target, execute, holds, plan_conversion
+from modelhub.convert import SALVAGED_KEY, ConversionPlan, default_target, execute, holds, inside, plan_conversion
+from modelhub.convert.content import content_digest_of
 from modelhub.db import Catalog, Entry
 from modelhub.errors import ConversionError, ModelHubError, SourceError, WouldOverwrite
 from modelhub.identify import Identity, stored
@@ -204,19 +205,29 @@ class _Intake:
         target = self._free_or_same(plan, target, examined.digest)
         if self.options.dry_run:
             return target
+        contents: dict[str, Digest | None] = {}
         if not os.path.lexists(target):
             if self.on_file is not None:
                 self.on_file(target, plan.size)
-            execute(plan, target, make_parents=self.options.library is not None, progress=self.progress)
+            in_library = self.options.library is not None
+            done = execute(plan, target, make_parents=in_library, tensor_digests=True, progress=self.progress)
+            contents = {each.path: each.content for each in done.digests}
         for output in plan.outputs:
-            with open_path(os.path.join(target, output.path) if output.path else target) as written:
+            with open_path(inside(target, output.path)) as written:
                 made = examine(written, policy=self.policy)
+                content = contents.get(output.path) or content_digest_of(written)
             self._record(made)
             self.catalog.derive(
                 "convert",
                 output=made.digest,
                 inputs=[(examined.digest, "source")],
-                params={"source_verdict": examined.report.verdict.label, "salvaged": not safe},
+                params={
+                    "source_verdict": examined.report.verdict.label,
+                    "salvaged": not safe,
+                    "content_sha256": content.sha256,
+                    "left_out": len(plan.leftovers),
+                    "shared": len(plan.duplicated),
+                },
                 version=__version__,
             )
         return target

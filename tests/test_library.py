@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 import modelhub.library
+from modelhub.convert.content import content_digest
 from modelhub.db import Catalog, Query
 from modelhub.errors import NotFound, SourceError
 from modelhub.library import IntakeOptions, IntakeResult, intake
@@ -101,7 +102,9 @@ def test_lineage_is_recorded(catalog, downloads):
     (parent,) = made.parents
     assert parent.kind == "convert"
     assert parent.digest == hashlib.sha256((downloads / "colours.vae.pt").read_bytes()).hexdigest()
-    assert parent.params == {"source_verdict": "safe", "salvaged": False}
+    assert (parent.params["source_verdict"], parent.params["salvaged"]) == ("safe", False)
+    contents = {content_digest(downloads / f"colours.vae.{ending}").sha256 for ending in ("pt", "safetensors")}
+    assert contents == {parent.params["content_sha256"]}
     assert [child.digest for child in catalog.show(str(downloads / "colours.vae.pt")).children] == [made.entry.digest]
 
 
@@ -204,7 +207,7 @@ def test_salvage_copies_tensors_of_unsafe_files_and_says_so(tmp_path, catalog):
         assert torch.equal(made.get_tensor("w"), torch.arange(4.0))
         assert made.metadata()["modelhub.salvaged"] == "true"
     (parent,) = catalog.show(salvaged.target).parents
-    assert parent.params == {"source_verdict": "unknown", "salvaged": True}
+    assert (parent.params["source_verdict"], parent.params["salvaged"]) == ("unknown", True)
     assert take(catalog, tmp_path / "net.pt", salvage=True)["net.pt"].action == "unchanged"
 
 

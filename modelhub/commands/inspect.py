@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from modelhub.commands import ExitCode, each_source, paths_argument, reason_of, reporting, target_of
+from modelhub.report.plain import line
 from modelhub.report.sink import Sink
+
+if TYPE_CHECKING:
+    from modelhub.container import Container
+    from modelhub.source import Digest
 
 
 @click.command("inspect")
 @paths_argument
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option("--explain", is_flag=True, help="Say what decided each fact, and why not the runner-up.")
+@click.option(
+    "--content-digest", is_flag=True, help="Read all tensors for the digest that a model has in whatever file it lies."
+)
 @reporting
-def command(*, paths: Sequence[str], tensors: bool, explain: bool, sink: Sink) -> int:
+def command(*, paths: Sequence[str], tensors: bool, explain: bool, content_digest: bool, sink: Sink) -> int:
     """Say which model each PATH is: container, kind, architecture, precision, tensors, metadata.
 
-    No tensor is read, and - is standard input. Ends with 0 when the tensors of every file could be told, else with 2.
+    No tensor is read, but for its digest, and - is standard input. Ends with 0 when the tensors of every file could be
+    told, else with 2.
     """
     understood = 0
     asked = 0
     for path, barred in each_source(paths):
         asked += 1
-        understood += _fail(path, barred, sink) if barred else _inspect(path, tensors, explain, sink)
+        understood += _fail(path, barred, sink) if barred else _inspect(path, tensors, explain, content_digest, sink)
     if sink.machine:
         from modelhub.report.json import INSPECT_SCHEMA
 
@@ -34,22 +44,33 @@ def command(*, paths: Sequence[str], tensors: bool, explain: bool, sink: Sink) -
     return ExitCode.OK if 0 < understood == asked else ExitCode.INCOMPLETE
 
 
-def _inspect(path: str, tensors: bool, explain: bool, sink: Sink) -> bool:
+def _inspect(path: str, tensors: bool, explain: bool, content_digest: bool, sink: Sink) -> bool:
     """Add what *path* is to the answer; whether its tensors could be told."""
     from modelhub import verbs
     from modelhub.report import inspected
 
     try:
-        inspection = verbs.inspect(target_of(path), explain=explain)
+        target = target_of(path)
+        inspection = verbs.inspect(target, explain=explain)
+        content = _content_digest(target) if content_digest else None
     except Exception as error:
         return _fail(path, error, sink)
     if sink.machine:
-        sink.add(inspected.inspect_dict(inspection, tensors=tensors, explain=explain))
+        found = inspected.inspect_dict(inspection, tensors=tensors, explain=explain)
+        sink.add(found if content is None else {**found, "content_digest": {"sha256": content.sha256}})
     else:
         sink.lines(inspected.inspect_lines(inspection, sink.verbosity, explain=explain))
+        if content is not None:
+            sink.lines([line(f"  content digest  {content}")])
         if tensors:
             sink.table(inspected.tensor_table(inspection))
     return inspection.problem is None
+
+
+def _content_digest(target: str | Container) -> Digest:
+    from modelhub.convert import content
+
+    return content.content_digest(target) if isinstance(target, str) else content.content_digest_of(target)
 
 
 def _fail(path: str, error: Exception, sink: Sink) -> bool:

@@ -95,17 +95,22 @@ if hasattr(os, "preadv"):
 
     _pread = os.pread
 
-else:  # Windows
+else:  # Windows, where a descriptor has one position for all threads
+    import threading
+
+    _reading = threading.Lock()
 
     def _pread_into(fd: int, buffer: memoryview, offset: int) -> int:
-        os.lseek(fd, offset, os.SEEK_SET)
-        data = os.read(fd, len(buffer))
+        with _reading:
+            os.lseek(fd, offset, os.SEEK_SET)
+            data = os.read(fd, len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def _pread(fd: int, length: int, offset: int) -> bytes:
-        os.lseek(fd, offset, os.SEEK_SET)
-        return os.read(fd, length)
+        with _reading:
+            os.lseek(fd, offset, os.SEEK_SET)
+            return os.read(fd, length)
 
 
 def open_local(path: str | os.PathLike[str]) -> LocalSource:

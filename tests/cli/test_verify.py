@@ -43,3 +43,14 @@ def test_json(make: Make) -> None:
         "same": True,
         "differences": [],
     }
+
+
+def test_inspect_tells_the_content_digest(make: Make) -> None:
+    """A checkpoint and its conversion are the same model, and say so; unasked, no tensor is read for it."""
+    make("safe.pt")
+    modelhub("convert", "safe.pt")
+    ran = modelhub("inspect", "--content-digest", "--format", "jsonl", "safe.pt", "safe.safetensors")
+    first, second = (report["content_digest"]["sha256"] for report in ran.json_lines())
+    assert first == second
+    assert f"content digest  sha256:{first}" in modelhub("inspect", "--content-digest", "safe.pt").out
+    assert "content_digest" not in modelhub("inspect", "--format", "json", "safe.pt").json()["reports"][0]
