@@ -89,8 +89,9 @@ def command(
 ) -> int:
     """Copy the tensors of SRC into the safetensors file DST (default: beside SRC, under its name).
 
-    Nothing of SRC is executed and SRC is never changed. The copy is verified: every tensor's bytes are compared with
-    the source before DST appears. What becomes several files becomes a folder DST.
+    SRC may also be a diffusers folder, or that of one model in shards: DST is then a new folder, as for everything that
+    becomes several files. Nothing of SRC is executed, and only --in-place and --delete-source touch it. The copy is
+    verified: every tensor's bytes are compared with the source before DST appears.
     """
     options = _options(**changes)
     if recursive:
