@@ -17,7 +17,7 @@ from modelhub.container import Container, open_path
 from modelhub.convert import SALVAGED_KEY, ConversionPlan, default_target, execute, holds, inside, plan_conversion
 from modelhub.convert.content import content_digest_of
 from modelhub.db import Catalog, Entry
-from modelhub.errors import ConversionError, ModelHubError, SourceError, WouldOverwrite
+from modelhub.errors import ConversionError, FormatError, ModelHubError, SourceError, WouldOverwrite
 from modelhub.identify import Identity, stored
 from modelhub.intake import Examination, Progress, examine, stat_of
 from modelhub.placing import place
@@ -153,7 +153,7 @@ class _Intake:
             return result(self._would("refused"))
         try:
             target = self._convert(container, examined)
-        except ConversionError as error:
+        except (ConversionError, FormatError) as error:  # the latter of bytes that do not match their checksum
             return result("failed", error=error)
         return result(self._would("converted" if safe else "salvaged"), target=target)
 

@@ -308,3 +308,16 @@ def test_an_embedding_of_several_tokens_becomes_several_records(tmp_path, catalo
         assert torch.equal(safetensors.torch.load_file(folder / f"{token}.safetensors")["emb_params"], tensor)
     assert {Path(entry.path).name for entry in catalog.entries()} == {"pets.pt", "cat.safetensors", "dog.safetensors"}
     assert take(catalog, source, library=str(library))["pets.pt"].action == "unchanged"
+
+
+def test_a_damaged_file_is_recorded_and_not_converted(catalog, tmp_path):
+    """A byte that is not the one that was saved: the file has its record and report, no conversion, and a reason."""
+    path = tmp_path / "m.pt"
+    torch.save({"w": torch.full((1000,), 1.5)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.full((9,), 1.5).numpy().tobytes())] ^= 1
+    path.write_bytes(data)
+    result = take(catalog, path)["m.pt"]
+    assert (result.action, result.report.verdict.label, result.entry.verdict) == ("failed", "safe", "safe")
+    assert "the bytes of tensor 'w' do not match the checksum" in str(result.error)
+    assert [found.name for found in tmp_path.iterdir() if found.suffix == ".safetensors"] == []
