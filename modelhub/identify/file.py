@@ -31,9 +31,18 @@ def identify_state_dict(state_dict: StateDict, probe: Probe | None = None, besid
             identify_adapter(names, state_dict, probe)
             or identify_hypernetwork(names, state_dict)
             or identify_embedding(names)
+            or _part(names)
             or Identity()
         )
     identity = weigh_claims(identity, state_dict.metadata)
     if precision := precision_of(state_dict):
         identity = replace(identity, precision=precision.value, evidence=(*identity.evidence, precision))
     return identity
+
+
+def _part(names: Names) -> Identity | None:
+    if not names.tensors:
+        return None
+    from modelhub.identify.partial import identify_partial
+
+    return identify_partial(names)

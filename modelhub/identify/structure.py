@@ -10,6 +10,7 @@ from modelhub.identify.names import Names
 from modelhub.identify.prediction import prediction_type
 from modelhub.identify.probe import Probe
 from modelhub.identify.registry import FAMILIES, Family, Seen, Signature, family, in_order
+from modelhub.identify.scale import scale_of
 from modelhub.identify.side_file import Told
 from modelhub.tensors import StateDict
 
@@ -62,6 +63,9 @@ def identify_structure(
             signature = part.signature
             evidence.append(part.seen.evidence("architecture", value, signature.because, signature.confidence))
 
+    scale = scale_of(names, lead.root) if kind == "upscaler" else None
+    if scale:
+        evidence.append(scale)
     variant, seen = _variant(lead, architecture, names)
     if variant.variant:
         evidence.append(seen.evidence("variant", variant.variant, variant.because, variant.confidence))
@@ -78,7 +82,7 @@ def identify_structure(
     return Identity(
         kind=kind,
         architecture=architecture,
-        variant=variant.variant,
+        variant=scale.value if scale else variant.variant,
         prediction_type=predicted.value if predicted and " | " not in predicted.value else None,
         components=tuple(part.name for part in parts),
         evidence=tuple(evidence),

@@ -10,9 +10,18 @@ from functools import cache
 Shapes = dict[str, tuple[int, ...]]
 
 
-@cache
 def modules() -> dict[str, Shapes]:
-    """Every list by its name in ``make.py``."""
-    with lzma.open(os.path.join(os.path.dirname(__file__), "modules.json.xz"), "rt") as file:
+    """Every list of diffusers and transformers by its name in ``published.json``."""
+    return _read("modules.json.xz")
+
+
+def upscalers() -> dict[str, Shapes]:
+    """Upscalers and restorers by class: those of spandrel 0.4.2 (MIT), built with their defaults."""
+    return _read("upscalers.json.xz")
+
+
+@cache
+def _read(name: str) -> dict[str, Shapes]:
+    with lzma.open(os.path.join(os.path.dirname(__file__), name), "rt") as file:
         lists = json.load(file)
     return {name: {key: tuple(shape) for key, shape in shapes.items()} for name, shapes in lists.items()}
