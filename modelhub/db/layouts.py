@@ -31,11 +31,11 @@ def part(observation: Mapping[str, Any], *, but_for: frozenset[str] | set[str] =
     files = observation["files"]
     text = json.dumps({path: file["tensors"] for path, file in files.items()}, separators=(",", ":")).encode()
     digest = hashlib.sha256(text).hexdigest()
-    rest = {path: {key: file[key] for key in file if key != "tensors"} for path, file in files.items()}
+    rest = {path: compact(file) for path, file in files.items()}
     return Parted(
         digest,
         b"" if digest in but_for else zlib.compress(text, 1),
-        json.dumps({"files": rest, "configs": observation["configs"]}, separators=(",", ":")),
+        json.dumps({**observation, "files": rest}, separators=(",", ":")),
     )
 
 
@@ -43,8 +43,28 @@ def joined(packed: bytes, rest: str) -> dict[str, Any]:
     """The observation that :func:`part` took apart."""
     observation: dict[str, Any] = json.loads(rest)
     for path, tensors in json.loads(zlib.decompress(packed)).items():
-        observation["files"][path]["tensors"] = tensors
+        file = observation["files"][path]
+        common = file.pop("common")
+        ends = [(name, common.get(name.rpartition(".")[2])) for name, *_ in tensors] if common else []
+        file["tensors"] = tensors
+        file["numbers"] |= {name: value for name, value in ends if value is not None}
     return observation
+
+
+def compact(file: Mapping[str, Any]) -> dict[str, Any]:
+    """A *file* of an observation without its tensors. A number that all tensors with one ending have, as a LoRA's
+    thousand alphas do, is said once, in ``common``."""
+    values: dict[str, set[float]] = {}
+    for name, value in file["numbers"].items():
+        values.setdefault(name.rpartition(".")[2], set()).add(value)
+    common = {end: found.pop() for end, found in values.items() if len(found) == 1}
+    if common:
+        for name, *_ in file["tensors"]:
+            if name not in file["numbers"]:
+                common.pop(name.rpartition(".")[2], None)
+    rest = {key: file[key] for key in file if key != "tensors"}
+    numbers = {name: value for name, value in file["numbers"].items() if name.rpartition(".")[2] not in common}
+    return {**rest, "numbers": numbers, "common": common}
 
 
 def put_layout(connection: Connection, digest: str, packed: bytes) -> int:

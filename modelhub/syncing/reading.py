@@ -106,7 +106,7 @@ class Reader:
             identity = identify_observation(observation)
             inspection = Inspection(container, identity)
             tensors = {f"{member} {each.name}": each for member, each in inspection.tensors()}
-            plain = stored(observation)
+            digest, rest = self._parted(stored(observation))
             for _, each in container.files():
                 check = getattr(each.source, "check_unchanged", None)
                 if check is not None:
@@ -117,16 +117,19 @@ class Reader:
                 problem=inspection.problem,
                 identity=_identity_dict(identity, tensors),
                 metadata=metadata_of(container),
-                layout=self._layout(plain),
-                observation=plain,
+                layout=digest,
+                observation=rest,
             )
 
     def _layout(self, observation: Mapping[str, Any]) -> str:
-        """The digest of the observation's layout, which is kept to be given once."""
+        return self._parted(observation)[0]
+
+    def _parted(self, observation: Mapping[str, Any]) -> tuple[str, str]:
+        """The digest of the observation's layout, which is kept to be given once, and the text of the rest."""
         parted = part(observation, but_for=self._said)
         if parted.packed:
             self._packed[parted.digest] = parted.packed
-        return parted.digest
+        return parted.digest, parted.rest
 
     def _reading(
         self,
@@ -136,7 +139,7 @@ class Reader:
         identity: Mapping[str, Any],
         metadata: Mapping[str, str],
         layout: str,
-        observation: Mapping[str, Any],
+        observation: str,
         problem: str | None = None,
     ) -> Reading:
         self._said.add(layout)
@@ -151,13 +154,9 @@ class Reader:
             words=words_of(metadata),
             layout_digest=layout,
             layout=self._packed.pop(layout, None),
-            observation=part({**observation, "files": _without_tensors(observation)}).rest,
+            observation=observation,
             version=identification_version(),
         )
-
-
-def _without_tensors(observation: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: {**file, "tensors": []} for path, file in observation["files"].items()}
 
 
 def _identity_dict(identity: Identity, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:

@@ -16,8 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from modelhub.container.safetensors import read_safetensors
+from modelhub.db.layouts import compact
 from modelhub.identify import Observation, identify_observation, stored
 from modelhub.identify.probe import Probe
+from modelhub.identify.side_file import Told as Beside
+from modelhub.identify.side_file import told_beside
 from modelhub.source import LocalSource, Source
 from modelhub.tensors import StateDict, TensorInfo
 
@@ -31,24 +34,34 @@ _PAIRS = json.JSONDecoder(object_pairs_hook=list)
 
 
 class Told(NamedTuple):
-    """What a file says: its metadata, its identity in plain values, the digest of its layout, its tensors, and what
-    identification went by, but for the tensors."""
+    """What a file says: its metadata, its identity in plain values, the digest of its layout, and the text of what else
+    identification went by."""
 
     metadata: dict[str, str]
     identity: dict[str, Any]
     layout: str
-    tensors: Mapping[str, TensorInfo]
-    observation: dict[str, Any]
+    observation: str
 
 
 @dataclass(slots=True)
 class _Answer:
-    """An identification, the metadata and bytes that it had gone by, and the numbers that these bytes are."""
+    """An identification; the metadata, bytes and side file that it had gone by; and the numbers that these bytes are,
+    as :func:`modelhub.db.layouts.compact` says them."""
 
     asked: dict[str, str | None]
     read: list[tuple[int, int, bytes]]
-    numbers: dict[str, float]
+    beside: Beside | None
+    numbers: dict[str, Any]
     identity: dict[str, Any]
+
+
+class _File(NamedTuple):
+    """What one file has to itself: its source, where its tensors' bytes start, its metadata and its side file."""
+
+    source: LocalSource
+    start: int
+    metadata: Mapping[str, str]
+    beside: Beside | None
 
 
 @dataclass(slots=True)
@@ -113,14 +126,15 @@ class Structures:
         self._known.move_to_end(key)
         if source.size != start + structure.nbytes:
             return None
-        answer = _fitting(structure, source, start, metadata)
-        if answer is None:
-            answer = _asked(structure, source, start, metadata, identity_of)
-        observation = Observation({"": (StateDict({}, metadata=metadata), Probe(None, answer.numbers))})
+        file = _File(source, start, metadata, told_beside(source.stat.path))
+        answer = _fitting(structure, file) or _asked(structure, file, identity_of)
+        own = stored(Observation({"": (StateDict({}, metadata=metadata), Probe())}, beside=file.beside))
+        own["files"][""] |= answer.numbers
         if not structure.layout:
             full = Observation({"": (StateDict(structure.tensors), Probe())})
             structure.layout = layout_of(stored(full))
-        return Told(metadata, answer.identity, structure.layout, structure.tensors, stored(observation))
+        del own["files"][""]["tensors"]
+        return Told(metadata, answer.identity, structure.layout, json.dumps(own, separators=(",", ":")))
 
 
 def _parted(header: bytes) -> tuple[dict[str, str], bytes] | None:
@@ -154,29 +168,32 @@ def _learnt(source: Source, metadata: Mapping[str, str], start: int) -> _Structu
     return _Structure(state_dict.tensors, start, source.size - start)
 
 
-def _fitting(structure: _Structure, source: LocalSource, start: int, metadata: Mapping[str, str]) -> _Answer | None:
-    """The answer that another file had got for the same metadata and bytes."""
+def _fitting(structure: _Structure, file: _File) -> _Answer | None:
+    """The answer that another file had got for the same metadata, bytes and side file."""
     for answer in structure.answers:
-        asked = answer.asked.items()
-        if all(metadata.get(key) == value for key, value in asked) and source.holds(start, answer.read):
+        if (
+            answer.beside == file.beside
+            and all(file.metadata.get(key) == value for key, value in answer.asked.items())
+            and file.source.holds(file.start, answer.read)
+        ):
             return answer
     return None
 
 
-def _asked(
-    structure: _Structure, source: LocalSource, start: int, metadata: Mapping[str, str], identity_of: Any
-) -> _Answer:
+def _asked(structure: _Structure, file: _File, identity_of: Any) -> _Answer:
     read: list[tuple[int, int, bytes]] = []
 
     def read_at(offset: int, length: int) -> bytes:
-        data = source.read_at(offset - structure.start + start, length)
+        data = file.source.read_at(offset - structure.start + file.start, length)
         read.append((offset - structure.start, length, data))
         return data
 
-    watched = _Watched(metadata)
+    watched = _Watched(file.metadata)
     probe = Probe(read_at)
-    identity = identify_observation(Observation({"": (StateDict(structure.tensors, metadata=watched), probe)}))
-    answer = _Answer(watched.asked, read, probe.numbers, identity_of(identity, structure.tensors))
+    observation = Observation({"": (StateDict(structure.tensors, metadata=watched), probe)}, beside=file.beside)
+    identity = identify_observation(observation)
+    said = compact({"tensors": [[name] for name in structure.tensors], "numbers": probe.numbers})
+    answer = _Answer(watched.asked, read, file.beside, said, identity_of(identity, structure.tensors))
     if not watched.whole:
         structure.answers = [answer, *structure.answers[: _ANSWERS - 1]]
     return answer

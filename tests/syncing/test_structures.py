@@ -53,15 +53,19 @@ def alone(path: Path) -> Reading:
             st.sampled_from([b"\x00\x44", b"\x00\x3c", b"\x00\x7e"]),
             st.sampled_from([4, 8]),
             st.sampled_from([0, -1, 5]),
+            st.sampled_from([None, "parameterization: v", "target: ldm.models.diffusion.ddpm.LatentDiffusion"]),
         ),
         min_size=2,
         max_size=6,
     )
 )
-def test_together_as_alone(tmp_path: Path, files: list[tuple[dict[str, str], bytes, int, int]]) -> None:
-    """Files of the same and other tensors, metadata, numbers and lengths are each told as if it were the only one."""
+def test_together_as_alone(tmp_path: Path, files: list[tuple[dict[str, str], bytes, int, int, str | None]]) -> None:
+    """Files of the same and other tensors, metadata, numbers, lengths and side files are each told as if alone."""
     reader = Reader()
-    for metadata, alpha, width, extra in files:
+    for metadata, alpha, width, extra, beside in files:
+        (tmp_path / "m.yaml").unlink(missing_ok=True)
+        if beside is not None:
+            put(tmp_path / "m.yaml", beside.encode())
         data = with_alpha(metadata, alpha, width)
         path = tmp_path / "m.safetensors"
         put(path, data[:extra] if extra < 0 else data + bytes(extra))
