@@ -57,12 +57,18 @@ class Background(Generic[Result]):
         self._thread.join()
 
 
-def blocks(source: Source, start: int, end: int, stopped: Stopped) -> Iterator[tuple[int, memoryview]]:
+def block_buffer() -> memoryview:
+    """Memory for :func:`blocks`: one for many calls spares the kernel making one for each."""
+    return memoryview(bytearray(_BLOCK))
+
+
+def blocks(
+    source: Source, start: int, end: int, stopped: Stopped, buffer: memoryview
+) -> Iterator[tuple[int, memoryview]]:
     """The bytes ``[start, end)`` of *source* as (offset, bytes), each block valid until the next is asked for.
 
     Ends early once *stopped* is set. Raises :class:`ChangedDuringRead` for a source that does.
     """
-    buffer = memoryview(bytearray(max(0, min(_BLOCK, end - start))))
     for offset in range(start, end, _BLOCK):
         if stopped.is_set():
             return

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterable
 
 from modelhub.container import Container, open_path
-from modelhub.convert.background import Stopped, blocks
+from modelhub.convert.background import Stopped, block_buffer, blocks
 from modelhub.convert.base import ConversionPlan, OutputDigests, OutputFile, PlannedTensor, inside
 from modelhub.convert.plan import plan_conversion
 from modelhub.convert.stream import BLOCK, runs, stream
@@ -47,7 +47,8 @@ def content_digest_of(container: Container) -> Digest:
     state_dict = container.state_dict
     if container.kind == "safetensors" and container.source is not None and state_dict is not None:
         source = container.source
-        return combined((t.name, t.dtype, t.shape, _sha256(source, t)) for t in state_dict.values())
+        buffer = block_buffer()
+        return combined((t.name, t.dtype, t.shape, sha256_of(source, t, buffer)) for t in state_dict.values())
     plan = plan_conversion(container) if container.source is not None else None
     if plan is None or plan.is_folder:
         raise ConversionError(f"{container.name}: a content digest is of one file", hint="name one of the folder's")
@@ -91,9 +92,10 @@ def digest_outputs(plan: ConversionPlan, path: str, stopped: Stopped, *, tensors
 
 def _digest_output(path: str, output: OutputFile, stopped: Stopped, tensors: bool) -> OutputDigests:
     whole = hashlib.sha256()
+    buffer = block_buffer()
     with open_local(path) as written:
         if not tensors:
-            for _, data in blocks(written, 0, written.size, stopped):
+            for _, data in blocks(written, 0, written.size, stopped, buffer):
                 whole.update(data)
             return OutputDigests(output.path, Digest(whole.hexdigest()))
         sha256: dict[str, str] = {}
@@ -101,7 +103,7 @@ def _digest_output(path: str, output: OutputFile, stopped: Stopped, tensors: boo
         whole.update(written.read_at(0, start))
         for planned in output.tensors:
             one = hashlib.sha256()
-            for _, data in blocks(written, start + planned.begin, start + planned.end, stopped):
+            for _, data in blocks(written, start + planned.begin, start + planned.end, stopped, buffer):
                 whole.update(data)
                 one.update(data)
             sha256[planned.name] = one.hexdigest()
@@ -109,8 +111,9 @@ def _digest_output(path: str, output: OutputFile, stopped: Stopped, tensors: boo
     return OutputDigests(output.path, Digest(whole.hexdigest()), content, sha256)
 
 
-def _sha256(source: Source, tensor: TensorInfo) -> str:
+def sha256_of(source: Source, tensor: TensorInfo, buffer: memoryview) -> str:
+    """SHA-256 in hex of the bytes of *tensor*, which lies in order in *source*."""
     sha256 = hashlib.sha256()
-    for _, data in blocks(source, tensor.start, tensor.start + tensor.nbytes, Stopped()):
+    for _, data in blocks(source, tensor.start, tensor.start + tensor.nbytes, Stopped(), buffer):
         sha256.update(data)
     return sha256.hexdigest()

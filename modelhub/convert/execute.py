@@ -148,13 +148,14 @@ def _write(output: OutputFile, part: PartFile, told: Progress) -> None:
     """Write header and tensors, in the order in which they lie in the sources."""
     start = len(output.header)
     order = {id(piece.source): n for n, piece in enumerate(p for t in output.tensors for p in t.pieces)}
+    buffer = memoryview(bytearray(BLOCK))
     try:
         part.write_at(0, output.header)
         told(start)
         first = [(order[id(t.pieces[0].source)], t.pieces[0].tensor.start, n) for n, t in enumerate(output.tensors)]
         for _, _, index in sorted(first):
             planned = output.tensors[index]
-            for offset, data in stream(planned):
+            for offset, data in stream(planned, buffer):
                 part.write_at(start + planned.begin + offset, data)
                 told(len(data))
     except OSError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelhub.container.storages import StorageSource
-from modelhub.convert.background import Stopped, blocks
+from modelhub.convert.background import Stopped, block_buffer, blocks
 from modelhub.convert.base import ConversionPlan, Integrity, file_of
 from modelhub.convert.crc32 import fastest_crc32
 from modelhub.errors import Malformed
@@ -47,15 +47,16 @@ def _check(used: _Used, stopped: Stopped, digest: bool) -> Integrity:
 
     crc32 = fastest_crc32()
     sha256 = hashlib.sha256() if digest else None
+    buffer = block_buffer()
     position = 0
     damaged: list[str] = []
     checked = [storage for storage in used.storages if storage.plain and storage.crc is not None]
     for storage in sorted(checked, key=lambda storage: storage.start):
         if sha256 is not None:
-            for _, data in blocks(used.source, position, storage.start, stopped):
+            for _, data in blocks(used.source, position, storage.start, stopped, buffer):
                 sha256.update(data)
         crc = 0
-        for offset, data in blocks(used.source, storage.start, storage.start + storage.nbytes, stopped):
+        for offset, data in blocks(used.source, storage.start, storage.start + storage.nbytes, stopped, buffer):
             crc = crc32(data, crc)
             if sha256 is not None:
                 sha256.update(data[max(0, position - offset) :])
@@ -63,7 +64,7 @@ def _check(used: _Used, stopped: Stopped, digest: bool) -> Integrity:
         if crc != storage.crc and not stopped.is_set():
             damaged += used.storages[storage]
     if sha256 is not None:
-        for _, data in blocks(used.source, position, used.source.size, stopped):
+        for _, data in blocks(used.source, position, used.source.size, stopped, buffer):
             sha256.update(data)
     if damaged:
         raise Malformed(_sentence(used.source.name, damaged), hint="download it again; its bytes are damaged")

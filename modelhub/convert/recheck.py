@@ -6,7 +6,6 @@ With the source the conversion is planned again, and every tensor compared with 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelhub.container.safetensors import read_safetensors
-from modelhub.convert.background import Stopped, blocks
+from modelhub.convert.background import block_buffer
 from modelhub.convert.base import inside
+from modelhub.convert.content import sha256_of
 from modelhub.convert.opening import Path, open_plan
 from modelhub.convert.options import NO_OPTIONS, read_options
 from modelhub.convert.receipt import RECEIPT_SCHEMA, receipt_path
@@ -113,6 +113,7 @@ def _tensors_that_differ(written: LocalSource, file: Mapping[str, Any]) -> Itera
         yield f"{written.name}: {container.anomalies[0].message}"
         return
     sound = True
+    buffer = block_buffer()
     for tensor in file["tensors"]:
         name = tensor["name"]
         found = container.state_dict.get(name)
@@ -122,7 +123,7 @@ def _tensors_that_differ(written: LocalSource, file: Mapping[str, Any]) -> Itera
             yield f"{written.name}: tensor {name!r:.100} has another type or shape than in the receipt"
         elif found.start + found.nbytes > written.size:
             yield f"{written.name}: tensor {name!r:.100} is cut off"
-        elif _sha256(written, found.start, found.start + found.nbytes) != tensor["sha256"]:
+        elif sha256_of(written, found, buffer) != tensor["sha256"]:
             yield f"{written.name}: the bytes of tensor {name!r:.100} are not those in the receipt"
         else:
             continue
@@ -132,13 +133,6 @@ def _tensors_that_differ(written: LocalSource, file: Mapping[str, Any]) -> Itera
         yield f"{written.name}: tensor {name!r:.100} is not in the receipt"
     if sound:
         yield f"{written.name}: its header was changed; its tensors are those in the receipt"
-
-
-def _sha256(source: LocalSource, start: int, end: int) -> str:
-    sha256 = hashlib.sha256()
-    for _, data in blocks(source, start, end, Stopped()):
-        sha256.update(data)
-    return sha256.hexdigest()
 
 
 _TENSOR = {"name": str, "dtype": str, "shape": list, "sha256": str}

@@ -47,8 +47,11 @@ def lies_ready(tensor: TensorInfo, dtype: DType) -> bool:
     return tensor.dtype is dtype and not (tensor.conj or tensor.neg or needs_gathering(tensor))
 
 
-def stream(planned: PlannedTensor) -> Iterator[tuple[int, memoryview]]:
+def stream(planned: PlannedTensor, buffer: memoryview | None = None) -> Iterator[tuple[int, memoryview]]:
     """All bytes of *planned*, as ``(offset within the tensor, bytes)``, each once, in bounded memory.
+
+    What lies in order is read into *buffer*, of :data:`BLOCK` bytes: one for many tensors spares the kernel making one
+    for each.
 
     The pieces of one source tensor may come in any order; one is valid until the next is asked for. Raises
     :class:`~modelhub.errors.ChangedDuringRead` where a source has become shorter, and
@@ -56,24 +59,25 @@ def stream(planned: PlannedTensor) -> Iterator[tuple[int, memoryview]]:
     """
     begin = 0
     for piece in planned.pieces:
-        for offset, data in _cast(piece, planned) if piece.tensor.dtype is not planned.dtype else _values(piece):
+        cast = piece.tensor.dtype is not planned.dtype
+        for offset, data in _cast(piece, planned, buffer) if cast else _values(piece, buffer):
             yield begin + offset, data
         begin += piece.tensor.numel * planned.dtype.bits // 8
 
 
-def _cast(piece: Piece, planned: PlannedTensor) -> Iterator[tuple[int, memoryview]]:
+def _cast(piece: Piece, planned: PlannedTensor, buffer: memoryview | None) -> Iterator[tuple[int, memoryview]]:
     from modelhub.convert.casts import Cast
 
     cast = Cast(piece.tensor.dtype, planned.dtype, f"{piece.source.name}: tensor {planned.name!r:.100}")
     before, after = piece.tensor.dtype.itemsize, planned.dtype.itemsize
-    for offset, data in _values(piece):
+    for offset, data in _values(piece, buffer):
         yield offset // before * after, cast(data)
 
 
-def _values(piece: Piece) -> Iterator[tuple[int, memoryview]]:
+def _values(piece: Piece, buffer: memoryview | None) -> Iterator[tuple[int, memoryview]]:
     """The bytes of a piece's elements in its own type, with its lazy bits applied."""
     tensor, source = piece.tensor, piece.source
-    for offset, data in gather(tensor, source) if needs_gathering(tensor) else _blocks(tensor, source):
+    for offset, data in gather(tensor, source) if needs_gathering(tensor) else _blocks(tensor, source, buffer):
         if tensor.conj:
             _turn_signs(data, tensor.dtype.itemsize, first=tensor.dtype.itemsize)
         if tensor.neg:
@@ -81,8 +85,9 @@ def _values(piece: Piece) -> Iterator[tuple[int, memoryview]]:
         yield offset, data
 
 
-def _blocks(tensor: TensorInfo, source: Source) -> Iterator[tuple[int, memoryview]]:
-    buffer = memoryview(bytearray(min(BLOCK, tensor.nbytes)))
+def _blocks(tensor: TensorInfo, source: Source, buffer: memoryview | None) -> Iterator[tuple[int, memoryview]]:
+    if buffer is None:
+        buffer = memoryview(bytearray(min(BLOCK, tensor.nbytes)))
     for offset in range(0, tensor.nbytes, BLOCK):
         block = buffer[: min(BLOCK, tensor.nbytes - offset)]
         if source.readinto_at(tensor.start + offset, block) != len(block):
