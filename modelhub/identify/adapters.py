@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from modelhub.identify.base import Adapter, Evidence, Identity
@@ -95,13 +95,13 @@ def _modules(names: Names, tables: Tables) -> tuple[tuple[Module, ...], int]:
             weak.append((stem, leaf, algorithm, role, tensor))
             continue
         if (module := modules.get(stem)) is None:
-            module = modules[stem] = _module(stem, tables)
+            module = modules[stem] = _module(stem)
         module.tensors[algorithm, role] = tensor
         module.leaves.append(leaf)
         counted += 1
     for stem, leaf, algorithm, role, tensor in weak:
         if stem not in modules:
-            named = _module(stem, tables)
+            named = _module(stem)
             if named.prefix is None or not algorithm:
                 continue
             modules[stem] = named
@@ -129,11 +129,18 @@ def _split(name: str, leaves: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _module(stem: str, tables: Tables) -> Module:
+def _module(stem: str) -> Module:
+    prefix, path = _read(stem)
+    return Module(stem, path, prefix)
+
+
+@lru_cache(maxsize=1 << 15)
+def _read(stem: str) -> tuple[ModulePrefix | None, str]:
+    """How *stem* begins, and the module's path behind that. Files of one trainer share most of their names."""
     bare = stem.removeprefix("base_model.model.").removeprefix("base_model.")
-    prefix = next((each for each in tables.prefixes if bare.startswith(each.begins)), None)
+    prefix = next((each for each in _tables().prefixes if bare.startswith(each.begins)), None)
     path = bare if prefix is None or prefix.keep else bare[len(prefix.begins) :]
-    return Module(stem, path.replace(".processor.", ".").replace(".", "_"), prefix)
+    return prefix, path.replace(".processor.", ".").replace(".", "_")
 
 
 def _read_alphas(modules: tuple[Module, ...], scalars: Mapping[str, Scalar], probe: Probe) -> None:

@@ -18,6 +18,10 @@ _RANK_AXES = (
 """Where a rank stands: LyCORIS keeps ``hada_w1_b`` as [rank, in], ``lokr_w2_a`` as [out, rank]."""
 
 
+_PLAIN = frozenset({("lora", "down"), ("lora", "up"), ("", "alpha")})
+"""What almost every module of almost every file consists of."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModulePrefix:
     """How the names of a component's modules begin in one dialect.
@@ -48,6 +52,8 @@ class Module:
     @property
     def algorithm(self) -> str:
         """``lora``, ``locon`` (a LoRA of a convolution), ``loha`` ...; ``dora`` or ``loha+dora`` with a magnitude."""
+        if self.tensors.keys() <= _PLAIN and ("lora", "down") in self.tensors:
+            return "locon" if self.is_convolution and self._kernel > 1 else "lora"
         algorithms = [name for name, _ in self.tensors if name and name != "dora"]
         base = algorithms[0] if algorithms else ""
         if base == "lora" and self.is_convolution and self._kernel > 1:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
 from modelhub.identify.base import Evidence
-from modelhub.tensors import BlockTensor, DType, StateDict
+from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, StateDict
 
 DOMINANT = 0.9
 """The share of all floating point bytes that one element type must hold to be *the* precision."""
@@ -41,7 +42,8 @@ _PACKED = {
 _SCALES = frozenset({"scale_weight", "weight_scale", "scale_input", "input_scale", "scaled_fp8", "weight_scale_inv"})
 """Last parts of the names of scales beside weights of eight bits (ComfyUI, Lightricks, DeepSeek)."""
 
-_SCALED_INTEGERS = {DType.I8: "int8", DType.U8: "uint8"}
+_INTEGERS = {"I8": "int8", "U8": "uint8"}
+_COUNTED = frozenset({*_NAMES, *_INTEGERS})
 
 
 def precision_of(state_dict: StateDict) -> Evidence | None:
@@ -55,10 +57,10 @@ def precision_of(state_dict: StateDict) -> Evidence | None:
         return blocks
     tensors = state_dict.tensors
     scales = ""
-    share: Counter[DType] = Counter()
+    share: dict[str, int] = {}
     for name, tensor in tensors.items():
-        if (dtype := tensor.dtype).label in _NAMES or dtype in _SCALED_INTEGERS:
-            share[dtype] += max(0, tensor.nbytes)
+        if (label := tensor.dtype.label) in _COUNTED:
+            share[label] = share.get(label, 0) + max(0, math.prod(tensor.shape)) * tensor.dtype.bits
         last = name[name.rfind(".") + 1 :]
         if last in _PACKED:
             return Evidence("precision", _PACKED[last], "key", f"there is {name[:200]}: the weights are packed")
@@ -68,7 +70,7 @@ def precision_of(state_dict: StateDict) -> Evidence | None:
             scheme = _by_sibling(name, last, state_dict)
             if scheme:
                 return Evidence("precision", scheme, "key", f"there is {name[:200]} beside packed weights")
-    floating = {_NAMES[dtype.label]: count for dtype, count in share.items() if dtype.label in _NAMES}
+    floating = {_NAMES[label]: count for label, count in share.items() if label in _NAMES}
     if scales and (scaled := _scaled(share, scales)):
         return scaled
     return _dominant(floating)
@@ -85,14 +87,14 @@ def _dominant(share: Mapping[str, int]) -> Evidence | None:
     return Evidence("precision", value, "dtype", f"of the floating point bytes: {detail}")
 
 
-def _scaled(share: Counter[DType], name: str) -> Evidence | None:
+def _scaled(share: Mapping[str, int], name: str) -> Evidence | None:
     """The scheme of weights with scales beside them, by the type of eight bits that holds most bytes."""
-    narrow = Counter({dtype: count for dtype, count in share.items() if dtype.bits <= 8 and count})
+    narrow = {label: count for label, count in share.items() if DTYPE_BY_LABEL[label].bits <= 8 and count}
     if not narrow:
         return None
-    dtype, _ = narrow.most_common(1)[0]
-    value = _SCALED_INTEGERS.get(dtype) or _NAMES[dtype.label]
-    return Evidence("precision", f"{value}-scaled", "key", f"there is {name}: scales beside weights of {dtype.label}")
+    label = max(narrow, key=narrow.__getitem__)
+    value = _INTEGERS.get(label) or _NAMES[label]
+    return Evidence("precision", f"{value}-scaled", "key", f"there is {name}: scales beside weights of {label}")
 
 
 def _by_sibling(name: str, last: str, state_dict: StateDict) -> str | None:

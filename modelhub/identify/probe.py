@@ -16,17 +16,17 @@ LARGEST_READ = 1 << 15
 """Bytes: more than any probe needs (320 numbers), whatever a file claims of its tensors."""
 
 _FORMATS = {
-    DType.F16: "e",
-    DType.F32: "f",
-    DType.F64: "d",
-    DType.U8: "B",
-    DType.I8: "b",
-    DType.I16: "h",
-    DType.U16: "H",
-    DType.I32: "i",
-    DType.U32: "I",
-    DType.I64: "q",
-    DType.U64: "Q",
+    "F16": "e",
+    "F32": "f",
+    "F64": "d",
+    "U8": "B",
+    "I8": "b",
+    "I16": "h",
+    "U16": "H",
+    "I32": "i",
+    "U32": "I",
+    "I64": "q",
+    "U64": "Q",
 }
 
 
@@ -97,5 +97,5 @@ def _decoded(data: bytes, tensor: TensorInfo) -> tuple[float, ...] | None:
     if tensor.dtype is DType.BF16:  # the upper half of a float32
         halves = struct.unpack(f"{order}{tensor.numel}H", data)
         return struct.unpack(f"<{len(halves)}f", b"".join(struct.pack("<I", half << 16) for half in halves))
-    code = _FORMATS.get(tensor.dtype)
+    code = _FORMATS.get(tensor.dtype.label)
     return struct.unpack(f"{order}{tensor.numel}{code}", data) if code else None
