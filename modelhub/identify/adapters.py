@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from modelhub.identify.narrowing import narrowed
 from modelhub.identify.prediction import claimed
 from modelhub.identify.probe import Probe
 from modelhub.identify.registry import read_table
+from modelhub.identify.side_file import PEFT_ALPHA
 from modelhub.tensors import Scalar, StateDict, TensorInfo
 
 _SHARE = 0.5
@@ -50,6 +51,8 @@ def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Ident
         return None
     _read_alphas(modules, state_dict.scalars, probe)
     adapter = _described(modules)
+    if adapter.alpha is None and (alpha := state_dict.metadata.get(PEFT_ALPHA)):
+        adapter = replace(adapter, alpha=float(alpha), alphas={float(alpha): adapter.modules})
     found = ", ".join(f"{count} {name}" for name, count in adapter.algorithms.items())
     evidence = [
         Evidence("kind", "lora", "key", f"{counted} of {len(names.tensors)} names end as an adapter's do: {found}")

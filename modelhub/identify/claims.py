@@ -7,9 +7,17 @@ from dataclasses import replace
 
 from modelhub.identify.base import Evidence, Identity
 from modelhub.identify.registry import architectures
+from modelhub.identify.side_file import PEFT_BASE
 
-_KEYS = ("modelspec.architecture", "ss_base_model_version", "base_model_version", "ot_base_model")
-"""Metadata keys that name the architecture: ModelSpec, sd-scripts (and all that write like it), others."""
+_KEYS = (
+    "modelspec.architecture",
+    "ss_base_model_version",
+    "base_model_version",
+    "ot_base_model",
+    PEFT_BASE,
+    "general.architecture",
+)
+"""Metadata keys that name the architecture: ModelSpec, sd-scripts (and all that write like it), PEFT, GGUF, others."""
 
 
 def weigh_claims(identity: Identity, metadata: Mapping[str, str]) -> Identity:

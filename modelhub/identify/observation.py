@@ -7,12 +7,12 @@ changed, without the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelhub.container.base import Container
 from modelhub.identify.probe import Probe
-from modelhub.identify.side_file import Told, told_beside
+from modelhub.identify.side_file import Told, claimed_beside, told_beside
 from modelhub.source import LocalSource
 from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, Leftover, Scalar, StateDict, StorageRef, TensorInfo
 
@@ -20,7 +20,8 @@ _LONGEST_VALUE = 1 << 12
 """Characters of a metadata value that is kept; longer ones list training images, tags or workflows."""
 
 _KEPT_SCALARS = frozenset(
-    "global_step epoch step name sd_checkpoint sd_checkpoint_name activation_func layer_structure".split()
+    """general.architecture global_step epoch step name sd_checkpoint sd_checkpoint_name activation_func
+    layer_structure""".split()
 )
 """Plain values beside the tensors that say something of the model; a LoRA's alphas are kept as well."""
 
@@ -53,8 +54,13 @@ def observe(container: Container) -> Observation:
     }
     if container.source is None and container.state_dict is not None:
         files[""] = container.state_dict, Probe()
-    beside = told_beside(container.source.stat.path) if isinstance(container.source, LocalSource) else None
-    return Observation(files, container.configs, beside)
+    if not isinstance(container.source, LocalSource):
+        return Observation(files, container.configs)
+    path = container.source.stat.path
+    if "" in files and (claims := claimed_beside(path)):
+        state_dict, probe = files[""]
+        files[""] = replace(state_dict, metadata={**claims, **state_dict.metadata}), probe
+    return Observation(files, container.configs, told_beside(path))
 
 
 def stored(observation: Observation) -> dict[str, Any]:

@@ -1,13 +1,19 @@
-"""What the configuration beside a checkpoint says of it: ``model.yaml`` beside ``model.ckpt``, as A1111 reads it.
+"""What a configuration beside a file says of it.
 
-Only a line or two are looked for, so no YAML is parsed.
+``model.yaml`` beside ``model.ckpt``, as A1111 reads it: only a line or two are looked for, so no YAML is parsed.
+``adapter_config.json`` beside ``adapter_model.safetensors``, as PEFT writes it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from typing import NamedTuple
+
+PEFT_BASE = "adapter_config.base_model_name_or_path"
+PEFT_ALPHA = "adapter_config.lora_alpha"
+"""What :func:`claimed_beside` calls the two."""
 
 _LARGEST = 1 << 20
 _PARAMETERIZATION = re.compile(r"^\s*parameterization\s*:\s*[\"']?(\w+)", re.MULTILINE)
@@ -41,6 +47,25 @@ def told_beside(path: str) -> Told | None:
     except (OSError, ValueError):
         return None
     return told_in(text, os.path.basename(name))
+
+
+def claimed_beside(path: str) -> dict[str, str]:
+    """What PEFT's ``adapter_config.json`` beside the adapter *path* says of base model and alpha, as metadata."""
+    folder, name = os.path.split(path)
+    if not name.startswith(("adapter_model.", "pytorch_lora_weights.")):
+        return {}
+    try:
+        with open(os.path.join(folder, "adapter_config.json"), "rb") as file:
+            config = json.loads(file.read(_LARGEST))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(config, dict):
+        return {}
+    base, alpha = config.get("base_model_name_or_path"), config.get("lora_alpha")
+    found = {PEFT_BASE: base.rstrip("/").rpartition("/")[2][:200]} if isinstance(base, str) else {}
+    if isinstance(alpha, int | float) and not isinstance(alpha, bool) and abs(alpha) < 1e6:
+        found[PEFT_ALPHA] = str(alpha)
+    return found
 
 
 def told_in(text: str, name: str) -> Told | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,29 @@ def test_the_ladder(tmp_path: Path) -> None:
     inpaint = {**sd_2, "model.diffusion_model.input_blocks.0.0.weight": (DType.F16, (320, 9, 3, 3))}
     assert told(tmp_path, inpaint, {}, None) == ("epsilon", "shape")
     assert told(tmp_path, inpaint, says_v, None) == ("v_prediction", "metadata")
+
+
+def test_peft_folder(tmp_path: Path) -> None:
+    """PEFT's configuration beside an adapter tells the base model where layers leave it open, and the alpha."""
+    contents = {
+        f"base_model.model.transformer_blocks.{index}.attn.to_q.lora_{side}.weight": (DType.F32, shape)
+        for index in range(3)
+        for side, shape in (("A", (4, 3072)), ("B", (3072, 4)))
+    }
+    path = tmp_path / "adapter_model.safetensors"
+    write_safetensors(str(path), random_weights(contents, seed=1))
+    with open_path(str(path)) as container:
+        assert "flux" in identify(container).candidates
+    config = {"base_model_name_or_path": "black-forest-labs/FLUX.1-dev", "lora_alpha": 8, "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with open_path(str(path)) as container:
+        observation = observe(container)
+        identity = identify_observation(observation)
+    assert (identity.kind, identity.architecture) == ("lora", "flux")
+    assert identity.adapter is not None
+    assert identity.adapter.alpha == 8.0
+    assert identify_observation(restored(stored(observation))) == identity
+    for broken in ("[1]", "{", '{"lora_alpha": true, "base_model_name_or_path": 7}'):
+        (tmp_path / "adapter_config.json").write_text(broken)
+        with open_path(str(path)) as container:
+            assert identify(container).architecture is None
