@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import convert, corpus, scan
+from benchmarks import convert, corpus, identify, scan
 from benchmarks.build import DEFAULT_DIR
 
 
@@ -15,6 +15,7 @@ def main() -> None:
     corpus.main(["--dir", directory])
     scan.main(["--dir", directory])
     convert.main(["--dir", directory])
+    identify.main()
 
 
 main()

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from typing import Any
 
 from modelhub.identify.base import Adapter, Evidence, Identity
 from modelhub.identify.modules import Module, ModulePrefix
@@ -89,7 +88,7 @@ def _modules(names: Names, tables: Tables) -> tuple[tuple[Module, ...], int]:
     weak: list[tuple[str, str, str, str, TensorInfo]] = []
     counted = 0
     for name, tensor in names.tensors.items():
-        split = _split(name, tables.leaves)
+        split = _split(name)
         if split is None:
             continue
         stem, leaf = split
@@ -115,8 +114,10 @@ def _modules(names: Names, tables: Tables) -> tuple[tuple[Module, ...], int]:
     return tuple(modules.values()), counted
 
 
-def _split(name: str, leaves: Mapping[str, Any]) -> tuple[str, str] | None:
+@lru_cache(maxsize=1 << 15)
+def _split(name: str) -> tuple[str, str] | None:
     """*name* as module and leaf, or ``None`` when it ends in no leaf of an adapter."""
+    leaves = _tables().leaves
     cut = len(name)
     for _ in range(3):
         cut = name.rfind(".", 0, cut)

@@ -119,7 +119,7 @@ def _most(groups: list[Group]) -> frozenset[str]:
         totals.update(dict.fromkeys(group.architectures, group.count))
     highest = max(totals.values())
     best = frozenset(name for name, total in totals.items() if total == highest)
-    best = best - _rare() or best
+    best = best - rare() or best
     for group in groups:
         best = best & group.architectures or best
     return best
@@ -131,7 +131,7 @@ def _steps(groups: list[Group], possible: frozenset[str]) -> list[Evidence]:
     against: list[Evidence] = []
     open_: frozenset[str] | None = None
     for group in groups:
-        shown = group.architectures - _rare() or group.architectures
+        shown = group.architectures - rare() or group.architectures
         stated = " | ".join(in_order(shown))
         if not group.architectures & possible:
             detail = f"{_said(group)}, against the {'others' if steps else 'rest'}"
@@ -172,7 +172,7 @@ def _variant(counted: Counter[int], possible: frozenset[str]) -> str | None:
 
 
 @cache
-def _rare() -> frozenset[str]:
+def rare() -> frozenset[str]:
     """Architectures all of whose tables are rare."""
     common = {name for table in layers().tables if not table.rare for name in table.architectures}
     return frozenset(name for table in layers().tables for name in table.architectures) - common

@@ -11,6 +11,7 @@ from modelhub.identify.base import Identity
 from modelhub.identify.layers import fits, layers
 from modelhub.identify.modules import Module
 from modelhub.identify.names import Names
+from modelhub.identify.narrowing import rare
 from modelhub.identify.observation import Observation
 from modelhub.identify.registry import FAMILIES, Family, ShapeRule, Signature, family
 
@@ -119,7 +120,8 @@ def _adapters(names: Names, identity: Identity) -> Iterator[NearMiss]:
         if name in lacking:
             yield NearMiss(name, count, len(modules), _why_not(lacking[name], name))
         else:
-            yield NearMiss(name, count, len(modules), "it is a rarer model with the same layers")
+            why = "a rarer model of the same layers" if name in rare() else "it has these layers too, the rest decided"
+            yield NearMiss(name, count, len(modules), why)
 
 
 def _tables(module: Module) -> set[int]:
