@@ -32,7 +32,7 @@ def _escape(match: re.Match[str]) -> str:
 
 def storable(text: str) -> str:
     """*text* with NULs and lone surrogates spelt out; everything else as it is."""
-    return _UNSTORABLE.sub(_escape, text)
+    return text if text.isprintable() else _UNSTORABLE.sub(_escape, text)
 
 
 def stored_path(path: str) -> str:

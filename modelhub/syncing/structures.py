@@ -139,6 +139,7 @@ class Structures:
 
 def _parted(header: bytes) -> tuple[dict[str, str], bytes] | None:
     """The metadata of *header* and the rest of its bytes; ``None`` where there is any doubt which is which."""
+    header = header.rstrip(b" ")  # writers fill up to a multiple of eight bytes
     if not header.startswith(_OPENING):
         return ({}, header) if b"__metadata__" not in header and b"\\u005" not in header else None
     end = header.find(b"}", len(_OPENING), _LONGEST_METADATA)

@@ -14,7 +14,7 @@ from modelhub.container.safetensors import encode_header
 from modelhub.db import Reading, Seen
 from modelhub.syncing.reading import Reader
 from modelhub.tensors import DTYPE_BY_LABEL
-from tests.syncing.files import STEM, lora, put
+from tests.syncing.files import STEM, put
 
 F16 = DTYPE_BY_LABEL["F16"]
 KEYS = st.sampled_from(
@@ -109,7 +109,8 @@ def test_it_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("modelhub.syncing.reading.open_path", None)
     reader = Reader()
     for number in range(100):
-        put(tmp_path / "m.safetensors", lora(number))
+        title = {"title": "x" * (number % 9), "ss_output_name": f"model {number}"}
+        put(tmp_path / "m.safetensors", with_alpha(title, b"\x00\x44"))
         reading = read(tmp_path / "m.safetensors", reader)
         assert reading.identity["kind"] == "lora"
         assert (reading.layout is not None) == (number == 0)
