@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "set": "Set facts of a record that its files get wrong; they always win.",
     "unset": "Leave facts of a record to its files again.",
     "reidentify": "Identify known files by new rules, without opening them.",
+    "duplicates": "List files with the same bytes, or with the same tensors.",
     "demo": "Build a sample library in a folder of its own and run intake on it.",
 }
 """Every command and its line of help; ``modelhub --help`` loads none of them."""

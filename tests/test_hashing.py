@@ -184,3 +184,34 @@ def test_command(models: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
     assert modelhub("hash", "--all").out.count("\n") == 2
     autov2 = digest(models / "m2.safetensors")[:10]
     assert [entry["name"] for entry in modelhub("list", "--digest", autov2, "--format", "jsonl").json_lines()] == ["m2"]
+
+
+def test_duplicates(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies and the same tensors in other containers are told, with what they cost; links are not, nor is a guess."""
+    weights = random_weights(layouts.lora("sd-1", rank=1), seed=1)
+    folder = tmp_path / "m"
+    folder.mkdir()
+    write_safetensors(folder / "a.safetensors", weights)
+    write_torch_zip(folder / "a.pt", weights)
+    shutil.copy(folder / "a.safetensors", folder / "copy.safetensors")
+    os.link(folder / "a.safetensors", folder / "hard.safetensors")
+    put(folder / "other.safetensors", lora(1))
+    os.link(folder / "other.safetensors", folder / "link.safetensors")
+    add_library(catalog, str(folder))
+    sync(catalog)
+    assert catalog.duplicates() == ([], 4)
+    list(hash_files(catalog))
+    groups, unknown = catalog.duplicates()
+    found = {group.kind: ([os.path.basename(path) for path in group.paths], group.extra_bytes) for group in groups}
+    assert unknown == 0
+    assert found == {
+        "same bytes": (
+            ["a.safetensors", "copy.safetensors", "hard.safetensors"],
+            (folder / "a.safetensors").stat().st_size,
+        ),
+        "same tensors": (["a.pt", "a.safetensors"], (folder / "a.pt").stat().st_size),
+    }
+    monkeypatch.setenv("MODELHUB_CATALOG", str(tmp_path / "c.db"))
+    document = modelhub("duplicates", "--format", "json").json()
+    assert (len(document["groups"]), document["not_hashed"]) == (2, 0)
+    assert "same tensors" in modelhub("duplicates").out

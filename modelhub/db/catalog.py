@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, select
 
-from modelhub.db import details, identifying, lineage, recording, search
+from modelhub.db import details, duplicates, identifying, lineage, recording, search
 from modelhub.db import facts as facts_
 from modelhub.db.digests import Digests, claims_of, put_claims
 from modelhub.db.engine import Store, parse_url
-from modelhub.db.entries import Derivation, Detail, Entry, Query
+from modelhub.db.entries import Derivation, Detail, Duplicates, Entry, Query
 from modelhub.db.libraries import Libraries
 from modelhub.db.schema import NAME_LENGTH, record
 from modelhub.db.upgrade import bring_up_to_date
@@ -175,6 +175,13 @@ class Catalog:
         """
         return self._store.read(
             lambda connection: details.detail(connection, details.select_entry(connection, selector))
+        )
+
+    def duplicates(self) -> tuple[list[Duplicates], int]:
+        """Groups of files that are the same bytes, or hold the same tensors, the costliest first; and how many files
+        have not been hashed, of which nothing can be said."""
+        return self._store.read(
+            lambda connection: (duplicates.duplicates(connection), duplicates.not_comparable(connection))
         )
 
     def tag(self, selector: str, tags: Sequence[str]) -> Entry:

@@ -166,6 +166,16 @@ class Derivation:
 
 
 @dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Files that are one too many: ``kind`` is ``same bytes`` or ``same tensors``, ``extra_bytes`` what all but one of
+    them take (of those with the same tensors, all but the smallest)."""
+
+    kind: str
+    paths: tuple[str, ...]
+    extra_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Detail:
     """Everything that the catalog knows of one record; ``scans`` begins with the newest, which made ``findings``.
 
