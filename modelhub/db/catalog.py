@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, select
 
-from modelhub.db import details, duplicates, identifying, lineage, recording, search
+from modelhub.db import backup, details, duplicates, identifying, lineage, recording, search
 from modelhub.db import facts as facts_
 from modelhub.db.digests import Digests, claims_of, put_claims
 from modelhub.db.engine import Store, parse_url
@@ -69,6 +70,28 @@ class Catalog:
     def url(self) -> str:
         """The database's URL, its password hidden."""
         return self._store.url
+
+    def back_up(self, target: str) -> None:
+        """Copy the catalog to the file *target*, which appears whole or not at all; others may go on using the catalog.
+
+        Raises :class:`CatalogError` for a target that exists, and for a catalog that is no SQLite file.
+        """
+        self._only_sqlite("copied")
+        if os.path.lexists(target):
+            raise CatalogError(f"{target}: exists already", hint="name another file")
+        self._store.read(lambda connection: backup.back_up(connection, target, self._store.label))
+
+    def faults(self) -> list[str]:
+        """What is wrong with the catalog, in words: damaged pages, rows that refer to nothing, indexes that do not fit.
+
+        Raises :class:`CatalogError` for a catalog that is no SQLite file.
+        """
+        self._only_sqlite("checked")
+        return self._store.write(backup.faults)
+
+    def _only_sqlite(self, what: str) -> None:
+        if not self._store.is_sqlite:
+            raise CatalogError(f"{self._store.label}: only an SQLite catalog is {what} here")
 
     def close(self) -> None:
         self._store.close()

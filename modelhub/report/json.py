@@ -29,6 +29,7 @@ RECORD_SCHEMA = "modelhub.record/1"
 LIBRARY_SCHEMA = "modelhub.library/1"
 SYNC_SCHEMA = "modelhub.sync/1"
 HASH_SCHEMA = "modelhub.hash/1"
+CHECK_SCHEMA = "modelhub.check/1"
 DUPLICATES_SCHEMA = "modelhub.duplicates/1"
 REIDENTIFY_SCHEMA = "modelhub.reidentify/1"
 
