@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from modelhub.identify.base import Adapter, Evidence, Identity
 from modelhub.identify.modules import Module, ModulePrefix
 from modelhub.identify.names import Names
-from modelhub.identify.narrowing import narrowed
+from modelhub.identify.narrowing import Narrowed, narrowed
 from modelhub.identify.prediction import claimed
 from modelhub.identify.probe import Probe
 from modelhub.identify.registry import read_table
@@ -42,21 +42,35 @@ class Tables:
     prefixes: tuple[ModulePrefix, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What names and shapes alone tell: how many of the names are an adapter's, and what its alphas would be called."""
+
+    counted: int
+    adapter: Adapter
+    left: Narrowed
+    alphas: tuple[str, ...]
+
+
+_MOST_OUTLINES = 16
+_outlines: dict[tuple[tuple[str, ...], tuple[tuple[int, ...], ...]], Outline | None] = {}
+
+
 def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Identity | None:
     """What a LoRA or one of its relatives consists of and was made for; ``None`` when the file is no adapter."""
-    tables = _tables()
-    modules, counted = _modules(names, tables)
-    if not modules or counted < _SHARE * len(names.tensors):
+    outline = _outlined(names)
+    if outline is None:
         return None
-    _read_alphas(modules, state_dict.scalars, probe)
-    adapter = _described(modules)
+    adapter = _with_alphas(outline, names, state_dict.scalars, probe)
     if adapter.alpha is None and (alpha := state_dict.metadata.get(PEFT_ALPHA)):
         adapter = replace(adapter, alpha=float(alpha), alphas={float(alpha): adapter.modules})
     found = ", ".join(f"{count} {name}" for name, count in adapter.algorithms.items())
     evidence = [
-        Evidence("kind", "lora", "key", f"{counted} of {len(names.tensors)} names end as an adapter's do: {found}")
+        Evidence(
+            "kind", "lora", "key", f"{outline.counted} of {len(names.tensors)} names end as an adapter's do: {found}"
+        )
     ]
-    left = narrowed(modules)
+    left = outline.left
     evidence += left.evidence
     possible = left.architectures
     architecture = possible[0] if len(possible) == 1 else None
@@ -75,6 +89,23 @@ def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Ident
         evidence=tuple(evidence),
         candidates=() if architecture else possible,
     )
+
+
+def _outlined(names: Names) -> Outline | None:
+    """The outline of *names*, remembered: a library has many files that differ in nothing but their numbers."""
+    key = tuple(names.tensors), tuple([tensor.shape for tensor in names.tensors.values()])
+    if key in _outlines:
+        return _outlines[key]
+    modules, counted = _modules(names, _tables())
+    outline = None
+    if modules and counted >= _SHARE * len(names.tensors):
+        outline = Outline(
+            counted, _described(modules), narrowed(modules), tuple(f"{each.name}.alpha" for each in modules)
+        )
+    while len(_outlines) >= _MOST_OUTLINES:
+        del _outlines[next(iter(_outlines))]
+    _outlines[key] = outline
+    return outline
 
 
 def modules_of(names: Names) -> tuple[Module, ...]:
@@ -147,18 +178,21 @@ def _read(stem: str) -> tuple[ModulePrefix | None, str]:
     return prefix, path.replace(".processor.", ".").replace(".", "_")
 
 
-def _read_alphas(modules: tuple[Module, ...], scalars: Mapping[str, Scalar], probe: Probe) -> None:
-    for module in modules:
-        tensor = module.tensors.get(("", "alpha"))
-        value = probe.number(tensor) if tensor else scalars.get(f"{module.name}.alpha")
+def _with_alphas(outline: Outline, names: Names, scalars: Mapping[str, Scalar], probe: Probe) -> Adapter:
+    """The adapter with its alphas, read from its tensors or found among the values beside them."""
+    alphas: Counter[float] = Counter()
+    for name in outline.alphas:
+        tensor = names.tensors.get(name)
+        value = probe.number(tensor) if tensor else scalars.get(name)
         if isinstance(value, int | float) and abs(value) <= _LARGEST_ALPHA:
-            module.alpha = float(f"{value:.6g}")
+            alphas[float(f"{value:.6g}")] += 1
+    most = max(alphas, key=alphas.__getitem__, default=None)
+    return replace(outline.adapter, alpha=most, alphas=dict(alphas.most_common()))
 
 
 def _described(modules: tuple[Module, ...]) -> Adapter:
     algorithms = Counter(algorithm for module in modules if (algorithm := module.algorithm))
     ranks = Counter(rank for module in modules if (rank := module.rank) is not None)
-    alphas = Counter(module.alpha for module in modules if module.alpha is not None)
     dialects = Counter(_dialect(module) for module in modules)
     denoiser = "unet" if any(_UNET_HEADS.match(module.path) for module in modules) else "transformer"
     targets = {module.prefix.component if module.prefix else "denoiser" for module in modules}
@@ -167,9 +201,7 @@ def _described(modules: tuple[Module, ...]) -> Adapter:
         algorithms=dict(algorithms.most_common()),
         modules=len(modules),
         rank=max(ranks, key=ranks.__getitem__, default=None),
-        alpha=max(alphas, key=alphas.__getitem__, default=None),
         ranks=dict(ranks.most_common()),
-        alphas=dict(alphas.most_common()),
         targets=tuple(denoiser if target == "denoiser" else target for target in sorted(targets)),
     )
 

@@ -47,7 +47,6 @@ class Module:
     prefix: ModulePrefix | None
     tensors: dict[tuple[str, str], TensorInfo] = field(default_factory=dict)
     leaves: list[str] = field(default_factory=list)
-    alpha: float | None = None
 
     @property
     def algorithm(self) -> str:

@@ -414,3 +414,17 @@ def test_bundled_embedding() -> None:
 def test_names_that_only_resemble(shapes: Shapes) -> None:
     """Ends of names that other models have too, or few among many, make no LoRA."""
     assert known(shapes).kind is None
+
+
+def test_files_of_the_same_names() -> None:
+    """What is remembered of a file's names never stands in for another's alphas, ranks or metadata."""
+    names = {f"{MODULE}.lora_down.weight": (8, 768), f"{MODULE}.lora_up.weight": (1280, 8), f"{MODULE}.alpha": ()}
+    for value in (4.0, 8.0):
+        tensors = state_dict(layout(names))
+        read, _ = holding(tensors, {f"{MODULE}.alpha": half(value)})
+        assert adapter_of(identify_state_dict(tensors, Probe(read))).alphas == {value: 1}
+    assert adapter_of(known(names)).alpha is None
+    wider = {**names, f"{MODULE}.lora_down.weight": (16, 768), f"{MODULE}.lora_up.weight": (1280, 16)}
+    assert adapter_of(known(wider)).rank == 16
+    assert known(names, metadata={"ss_v_parameterization": "True"}).prediction_type == "v_prediction"
+    assert known(names).prediction_type is None
