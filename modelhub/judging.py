@@ -19,6 +19,9 @@ _MODELS = frozenset(
 )
 """Kinds of container that are reported under any name."""
 
+_PACKAGES = frozenset("zip tar 7z gzip bz2 xz lzma zlib lz4 zstd".split())
+"""Kinds of container in which a model may lie."""
+
 
 class ScanOptions(NamedTuple):
     """How each file is scanned: the options of :func:`modelhub.verbs.scan`."""
@@ -83,4 +86,6 @@ def is_of_interest(report: ScanReport) -> bool:
     """Whether to tell people of a file whose name does not say that it is a model."""
     if report.container is None:
         return any(finding.rule == "internal.error" for finding in report.findings)
+    if report.verdict.label == "safe" and report.container in _PACKAGES:
+        return True  # all that lies in it is understood, and nothing but a model is
     return report.container in _MODELS or report.verdict.label in ("suspicious", "unsafe")

@@ -195,7 +195,7 @@ class _Reading:
                 leftovers.append(Leftover(name, what, unread=True, structure=structure))
         if len(found) + len({left.path for left in leftovers}) != len(declared):
             self.refuse("gguf.duplicate-key", "two tensors have one name")
-        self.anomalies += _layout(spans, start, alignment, self.source.size)
+        self.anomalies += _layout(self.source, spans, self.at, start, alignment)
         return StateDict(found, scalars, tuple(leftovers))
 
     def length(self, name: str, shape: tuple[int, ...], kind: int) -> int:
@@ -214,17 +214,32 @@ class _Reading:
         return numel // block.elements * block.nbytes
 
 
-def _layout(spans: list[tuple[int, int, str]], start: int, alignment: int, size: int) -> Iterator[Anomaly]:
-    """Whether tensors lie one after the other, padded to *alignment*, up to the file's end."""
+def _layout(
+    source: Source, spans: list[tuple[int, int, str]], header: int, start: int, alignment: int
+) -> Iterator[Anomaly]:
+    """Whether tensors lie one after the other from *start* on, padded to *alignment*, up to the file's end; the
+    padding, that after the *header* too, is zeros (``gguf.md``)."""
+    size = source.size
     reached = start
+    if _holds_something(source, header, start):
+        yield Anomaly("gguf.hole", "the padding after the header is not zeros", offset=header)
     for begin, end, name in sorted(spans):
         if begin < reached:
             yield Anomaly("gguf.overlap", f"{name!r:.100} lies over the bytes of another tensor", offset=begin)
         elif begin - reached >= alignment:
             message = f"{begin - reached} bytes before {name!r:.100} belong to no tensor"
             yield Anomaly("gguf.hole", message, offset=reached)
+        elif _holds_something(source, reached, begin):
+            yield Anomaly("gguf.hole", f"the padding before {name!r:.100} is not zeros", offset=reached)
         reached = max(reached, end)
     if spans and reached > size:
         yield Anomaly("gguf.truncated", f"the file is cut off: {reached - size} bytes are missing", offset=size)
     elif size - reached >= alignment:
         yield Anomaly("gguf.trailing-bytes", f"{size - reached} bytes follow the last tensor", offset=reached)
+    elif _holds_something(source, reached, size):
+        yield Anomaly("gguf.trailing-bytes", "the padding after the last tensor is not zeros", offset=reached)
+
+
+def _holds_something(source: Source, begin: int, end: int) -> bool:
+    """Whether a byte of the padding from *begin* to *end* is not zero."""
+    return end > begin and any(source.read_at(begin, end - begin))

@@ -34,7 +34,8 @@ class Machine:
     ``stack`` is the topmost part of the stack, ``marks`` the parts below it, each cut off by a MARK. ``memo`` has
     :data:`UNSET` where a program left out an index; ``holes`` counts those. ``at`` is the absolute offset of the opcode
     at hand, in the end that of what follows STOP. ``frugal`` is true once the program has used up ``limits.kept``:
-    plain values that are put into dicts and lists are then understood, but not kept.
+    plain values that are put into dicts and lists are then understood, but not kept. ``texts`` counts the bytes of
+    long strings that were written as text.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Machine:
         "protocol",
         "stack",
         "start",
+        "texts",
         "window",
     )
 
@@ -73,6 +75,7 @@ class Machine:
         self.memo: list[Value] = []
         self.holes = 0
         self.made = 0
+        self.texts = 0
         self.frugal = False
         self.window = Window(source, start, end, self._heed_budgets)
 

@@ -45,7 +45,7 @@ from modelhub.pickles.opcodes import (
 )
 from modelhub.pickles.text import parse_float, parse_index, parse_int, parse_long, parse_string, parse_unicode
 from modelhub.pickles.values import Blob, Dict, Global, LiteralKind, SetOf, Unknown, Value
-from modelhub.pickles.window import Broken, fail
+from modelhub.pickles.window import LONGEST_LINE, LONGEST_TEXT, Broken, fail
 
 Stack = list[Value]
 Opcode = Callable[[Machine, int, int, Stack], tuple[Stack, int]]
@@ -132,11 +132,15 @@ _TEXT_PARSERS = {
 
 def _text(machine: Machine, code: int, pos: int, stack: Stack) -> tuple[Stack, int]:
     at = machine.window.base + pos - 1
-    line, pos = machine.window.line(pos)
+    line, pos = machine.window.line(pos, LONGEST_TEXT if code in (STRING, UNICODE) else LONGEST_LINE)
+    if len(line) > machine.limits.literal:
+        machine.texts += len(line)
+        if machine.texts > machine.limits.text:
+            fail("pickle.limit", f"the pickle has more than {machine.limits.text} bytes of long text", at)
     value: Value = _TEXT_PARSERS[code](line)
     if value is None:
         message = "a text argument is not in canonical form: loaders read it differently"
-        machine.note("pickle.text", message, at, ascii(line)[:200])
+        machine.note("pickle.text", message, at, ascii(line[:200])[:200])
         value = Unknown()
     stack.append(value)
     return stack, pos

@@ -34,6 +34,7 @@ class Limits(NamedTuple):
     is given up.
 
     ``literal``: bytes of one literal that are kept (a longer one becomes a :class:`~modelhub.pickles.values.Blob`);
+    ``text``: bytes of longer ones that are written as text, which have to be kept to be read (``pickle.limit``);
     ``kept``: bytes of opcodes after which plain values in dicts and lists become
     :class:`~modelhub.pickles.values.Plain`, so that memory stays flat. A state dict of 2,500 tensors takes 400 kB.
     """
@@ -44,6 +45,7 @@ class Limits(NamedTuple):
     memo: int = 1_000_000
     depth: int = 10_000
     literal: int = 1 << 16
+    text: int = 8 << 20
     long: int = 1024
     anomalies: int = 100
 

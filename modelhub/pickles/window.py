@@ -13,7 +13,10 @@ SIZE = 1 << 18
 """Bytes of a window."""
 
 LONGEST_LINE = 1 << 16
-"""Bytes of a text argument; what picklers write is far shorter."""
+"""Bytes of a name or number written as text; what picklers write is far shorter."""
+
+LONGEST_TEXT = 4 << 20
+"""Bytes of a string written as text: protocol 0 has a whole array in one."""
 
 _HEADROOM = 64
 _PADDING = bytes(16)
@@ -93,18 +96,27 @@ class Window:
         self.load(at, SIZE, pos)
         return 0, crossed
 
-    def line(self, pos: int) -> tuple[bytes, int]:
-        """The bytes from *pos* up to the next newline, and the position after it."""
+    def line(self, pos: int, longest: int = LONGEST_LINE) -> tuple[bytes, int]:
+        """The bytes from *pos* up to the next newline, at most *longest*, and the position after it."""
         newline = self.buf.find(b"\n", pos, self.size)
         if newline < 0 and self.base + self.size < self.end:
-            self.load(self.base + pos, SIZE, pos)
+            at = self.base + pos
+            self.load(at, max(SIZE, self._length(at, longest) + _HEADROOM), pos)
             pos = 0
             newline = self.buf.find(b"\n", 0, self.size)
-        if newline < 0 or newline - pos > LONGEST_LINE:
-            cut = self.buf[pos : self.size] if newline < 0 and self.size - pos <= LONGEST_LINE else None
+        if newline < 0 or newline - pos > longest:
+            cut = self.buf[pos : self.size] if newline < 0 and self.size - pos <= longest else None
             odd = Anomaly("pickle.truncated", "a text argument has no end", None, self.base + min(pos, self.size))
             raise Broken(odd, cut)
         return self.buf[pos:newline], newline + 1
+
+    def _length(self, at: int, longest: int) -> int:
+        """Bytes of the line at absolute offset *at*, with its newline; 0 where it has none, or is over *longest*."""
+        for begin in range(at, min(at + longest + 1, self.end), SIZE):
+            found = self.source.read_at(begin, min(SIZE, self.end - begin)).find(b"\n")
+            if found >= 0:
+                return begin + found + 1 - at
+        return 0
 
     def literal(self, pos: int, length: int, kind: LiteralKind, longest: int) -> tuple[bytes | Blob, int]:
         """The *length* bytes at *pos*, kept when they are *longest* at most, and the position after them."""

@@ -28,10 +28,20 @@ _VERDICT_STYLE: dict[str, Style] = {
     "unsafe": "unsafe",
 }
 
+_SALVAGED = frozenset(
+    "torch-zip torch-legacy torch-tar torchscript pickle numpy gguf zip diffusers-folder model-folder".split()
+)
+"""Kinds of container whose tensors 'convert --salvage' copies; it reads no archives."""
+
 _NEXT_STEP = {
     "unknown": "not proven safe: get a complete copy, or a .safetensors version of the same model",
     "suspicious": "do not load it before you trust its origin; 'modelhub convert --salvage' copies its tensors alone",
     "unsafe": "do not load it; 'modelhub convert --salvage' copies its tensors alone, running nothing",
+}
+
+_LEAVE = {
+    "suspicious": "do not load it before you trust its origin, nor what it was packed with",
+    "unsafe": "do not load it or what it holds: delete it, and report it to where it comes from",
 }
 
 
@@ -99,7 +109,10 @@ def _next_step(report: ScanReport) -> str | None:
     rules = {finding.rule for finding in report.findings}
     if any(rule.startswith("source.") for rule in rules):
         return "check the path and its permissions, then scan again"
-    return _NEXT_STEP.get(report.verdict.label)
+    label = report.verdict.label
+    if label in _LEAVE and report.container not in _SALVAGED:
+        return _LEAVE[label]
+    return _NEXT_STEP.get(label)
 
 
 def tally(verdicts: Iterable[str]) -> str:

@@ -10,11 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from modelhub.pickles import Blob, Call, Dict, Global, Persistent, Value, declaration_of
+from modelhub.pickles import Blob, Call, Global, Persistent, Value, declaration_of
 from modelhub.pickles.declaration import is_count
 from modelhub.pickles.elements import layout_of
 from modelhub.pickles.rebuild import rebuilds_tensor
+from modelhub.scan.contracts_data import (
+    array,
+    bytes_,
+    default_mapping,
+    empty,
+    fraction,
+    itself,
+    mapping,
+    moment,
+    none_type,
+    pairs,
+    plain,
+    reconstructed,
+    sequence,
+)
 from modelhub.scan.contracts_numpy import (
+    joblib_wrapper,
     numpy_array,
     numpy_array_state,
     numpy_buffer,
@@ -23,14 +39,12 @@ from modelhub.scan.contracts_numpy import (
     numpy_scalar,
 )
 from modelhub.scan.values import (
-    ORDERED_DICT,
     arguments,
-    is_bytes,
     is_call_of,
     is_flags,
     is_no_hooks,
-    is_plain_tree,
     is_set_one_by_one,
+    is_special,
     most_of,
     shape_of,
 )
@@ -39,43 +53,11 @@ from modelhub.tensors import DTYPE_BY_TORCH, DType
 CallContract = Callable[[Call], str | None]
 StateContract = Callable[[Value, Call], str | None]
 
-_FACTORIES = frozenset(
-    """int long float bool complex str unicode bytes list dict set frozenset tuple OrderedDict Counter deque""".split()
-)
 _LAYOUTS = frozenset(
     f"torch.{layout}"
     for layout in ("strided", "jagged", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "_mkldnn")
 )
-_TIMES = (("datetime", "timedelta"), ("datetime", "timezone"))
 _EXPANSION = 1 << 28  # bytes; a tensor of more than that, and of 16 times its storage, is an attack on memory
-
-
-def empty(call: Call) -> str | None:
-    """No arguments: ``cls.__new__(cls)``."""
-    return None if arguments(call, 0, 0) is not None else "it is called with arguments"
-
-
-def plain(call: Call) -> str | None:
-    """Numbers and text only."""
-    args = arguments(call, 0, 16)
-    return (
-        None if args is not None and all(map(is_plain_tree, args)) else "its arguments are not plain numbers and text"
-    )
-
-
-def moment(call: Call) -> str | None:
-    """Numbers, text and bytes, and among them a span of time or a time zone: ``timezone(timedelta(0, 3600))``."""
-    args = arguments(call, 0, 16)
-    if args is not None and all(is_plain_tree(arg) or is_call_of(arg, *_TIMES) for arg in args):
-        return None
-    return "its arguments are not plain numbers and text"
-
-
-def none_type(call: Call) -> str | None:
-    """``type(None)``; ``type`` itself makes classes of what it is given."""
-    if call.opcode == "REDUCE" and arguments(call, 1, 1) == (None,):
-        return None
-    return "it is not the spelling of the type of None"
 
 
 def layout(call: Call) -> str | None:
@@ -84,60 +66,6 @@ def layout(call: Call) -> str | None:
     if args is not None and type(args[0]) is str and args[0] in _LAYOUTS:
         return None
     return "it is not the name of one of torch's layouts"
-
-
-def mapping(call: Call) -> str | None:
-    """Nothing, a dict, or a list of pairs."""
-    args = arguments(call, 0, 1)
-    if args is None:
-        return "its arguments are not those of a dict"
-    if not args or type(args[0]) is Dict or is_call_of(args[0], *ORDERED_DICT):
-        return None
-    if type(args[0]) in (list, tuple) and all(type(pair) in (list, tuple) and len(pair) == 2 for pair in args[0]):
-        return None
-    return "its argument is not a dict or a list of pairs"
-
-
-def default_mapping(call: Call) -> str | None:
-    """A factory that makes an empty value, and nothing or a dict."""
-    args = arguments(call, 0, 2)
-    if args is None:
-        return "its arguments are not those of a defaultdict"
-    if args and args[0] is not None:
-        factory = args[0]
-        known = (
-            type(factory) is Global
-            and factory.module in ("builtins", "__builtin__", "collections")
-            and factory.name in _FACTORIES
-        )
-        if not known:
-            return "its factory, which is called for each missing key, is not the type of an empty value"
-    if len(args) == 2 and type(args[1]) is not Dict:
-        return "its second argument is not a dict"
-    return None
-
-
-def sequence(call: Call) -> str | None:
-    """Nothing, or one list or tuple (torch.Size, set, frozenset, list, tuple; deque's length limit after it)."""
-    args = arguments(call, 0, 2)
-    if args is None:
-        return "its arguments are not those of a sequence"
-    if args and type(args[0]) not in (list, tuple):
-        return "its argument is not a list or tuple"
-    if len(args) == 2 and not (args[1] is None or is_count(args[1])):
-        return "its second argument is not a length"
-    return None
-
-
-def bytes_(call: Call) -> str | None:
-    """Bytes, or text and the name of a single-byte encoding."""
-    args = arguments(call, 0, 2)
-    if args is not None:
-        if not args or (len(args) == 1 and is_bytes(args[0]) and type(args[0]) is not str):
-            return None
-        if len(args) == 2 and type(args[0]) in (str, Blob) and args[1] in ("latin-1", "latin1"):
-            return None
-    return "its arguments are not bytes"
 
 
 def tagged(call: Call) -> str | None:
@@ -257,16 +185,6 @@ def tensor_of_type(call: Call) -> str | None:
     return wrong or attributes(state, call)
 
 
-def reconstructed(call: Call) -> str | None:
-    """``copyreg._reconstructor(cls, object, None)``: ``object.__new__(cls)``."""
-    args = arguments(call, 3, 3)
-    if args is not None and type(args[0]) is Global and args[2] is None:
-        base = args[1]
-        if type(base) is Global and base.module in ("builtins", "__builtin__") and base.name == "object":
-            return None
-    return "it is not the spelling of a new plain object"
-
-
 def attributes(state: Value, target: Call) -> str | None:
     """A state of named attributes (or the pair of them and of slots), none of them special to Python."""
     parts = state if type(state) is tuple and len(state) == 2 else (state,)
@@ -275,15 +193,17 @@ def attributes(state: Value, target: Call) -> str | None:
             continue
         if not is_set_one_by_one(part):
             return "its state is not a dict of attributes"
-        if any(type(key) is not str or key.startswith("__") for key, _ in part.pairs):
+        if any(type(key) is not str or is_special(key) for key, _ in part.pairs):
             return "its state sets an attribute that is special to Python"
     return None
 
 
 CALLS: Mapping[str, CallContract] = {
+    "array": array,
     "bytes": bytes_,
     "default-mapping": default_mapping,
     "empty": empty,
+    "fraction": fraction,
     "latin1": latin1,
     "layout": layout,
     "mapping": mapping,
@@ -294,6 +214,7 @@ CALLS: Mapping[str, CallContract] = {
     "numpy-buffer": numpy_buffer,
     "numpy-dtype": numpy_dtype,
     "numpy-scalar": numpy_scalar,
+    "pairs": pairs,
     "parameter": parameter,
     "plain": plain,
     "reconstructed": reconstructed,
@@ -304,6 +225,8 @@ CALLS: Mapping[str, CallContract] = {
 }
 STATES: Mapping[str, StateContract] = {
     "attributes": attributes,
+    "itself": itself,
+    "joblib-wrapper": joblib_wrapper,
     "numpy-array": numpy_array_state,
     "numpy-dtype": numpy_dtype_state,
 }

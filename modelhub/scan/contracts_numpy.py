@@ -23,7 +23,12 @@ _CLASSES = {
     "Float32DType": "f4",
     "Float64DType": "f8",
 }
-_ARRAYS = ("numpy.ndarray", "numpy.matrix", "numpy.matrixlib.defmatrix.matrix")
+_ARRAYS = frozenset(
+    """numpy.ndarray numpy.matrix numpy.matrixlib.defmatrix.matrix numpy.recarray numpy.rec.recarray
+    numpy.core.records.recarray""".split()
+)
+_RECORDS = frozenset({"numpy.record", "numpy.rec.record", "numpy.core.records.record"})
+_WRAPPED = frozenset({"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"})
 _OBJECT = "O8"
 _OBJECT_FLAGS = 63  # NPY_OBJECT_DTYPE_FLAGS
 _TEXT_FLAGS = (0, 8)  # none, or NPY_NEEDS_INIT
@@ -33,7 +38,8 @@ _RECORD_FLAGS = 0x8 | 0x10 | 0x80  # NPY_NEEDS_INIT, NPY_NEEDS_PYAPI, NPY_ALIGNE
 def numpy_dtype(call: Call) -> str | None:
     """``numpy.dtype('f8', False, True)``."""
     args = arguments(call, 1, 3)
-    if args is not None and _width(args[0]) is not None and all(type(flag) in (bool, int) for flag in args[1:]):
+    known = args is not None and (_width(args[0]) is not None or _is_record_class(args[0]))
+    if args is not None and known and all(type(flag) in (bool, int) for flag in args[1:]):
         return None
     return "it is not the spelling of a numpy element type"
 
@@ -150,6 +156,24 @@ def numpy_array_state(state: Value, target: Call) -> str | None:
     return None if length is None or length == product(counts) * (_width(letter) or 0) else wrong
 
 
+def joblib_wrapper(state: Value, target: Call) -> str | None:
+    """``NumpyArrayWrapper``'s attributes (joblib 1.6, ``numpy_pickle.py``): an array of plain elements, given once.
+
+    The array's bytes are found by the same attributes, in :mod:`modelhub.container.joblib`.
+    """
+    wrong = "its state is not that of the wrapper of an array"
+    if type(state) is not Dict or len(target.states) != 1 or not all(type(key) is str for key, _ in state.pairs):
+        return wrong
+    given = dict(state.pairs)
+    kind, letter = given.get("subclass"), _letter(given.get("dtype"))
+    if len(given) != len(state.pairs) or not given.keys() <= _WRAPPED or letter in (None, _OBJECT):
+        return wrong
+    plain = type(kind) is Global and kind.qualified == "numpy.ndarray" and is_shape(given.get("shape"))
+    flags = type(given.get("allow_mmap")) is bool and type(given.get("numpy_array_alignment_bytes")) is int
+    order = given.get("order")
+    return None if plain and flags and type(order) is str and order in ("C", "F") else wrong
+
+
 def _width(letter: Value) -> int | None:
     """Bytes of one element of the type that *letter* names (``'f8'``), ``None`` when it names none."""
     if type(letter) is not str:
@@ -171,7 +195,16 @@ def _letter(dtype: Value) -> str | None:
     if not is_call_of(dtype, ("numpy", "dtype")) or type(dtype.args) is not tuple or not dtype.args:
         return None
     letter = dtype.args[0]
+    if _is_record_class(letter):
+        state = dtype.states[0] if len(dtype.states) == 1 else None
+        size = state[5] if type(state) is tuple and len(state) == 8 else None
+        return f"V{size}" if type(size) is int and 0 <= size < 1 << 30 else None
     return letter if _width(letter) is not None else None
+
+
+def _is_record_class(value: Value) -> bool:
+    """Whether *value* is the class of records whose fields are attributes: ``dtype(numpy.record)``."""
+    return type(value) is Global and value.qualified in _RECORDS
 
 
 def _is_unit(value: Value) -> bool:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from modelhub.pickles import Blob, Call, Dict, Global, Value
 from modelhub.pickles.declaration import is_count
+from modelhub.pickles.values import PLAIN
 
 ORDERED_DICT = (("collections", "OrderedDict"), ("typing", "OrderedDict"))
 _BYTES = (("builtins", "bytes"), ("__builtin__", "bytes"))
+_INERT = frozenset({"__immutable__", "__deprecated_keys__", "__renamed_keys__", "__new_allowed__"})
+"""Names that look like Python's own, and are those of yacs 0.1.8 (``CfgNode``)."""
 
 
 def is_plain(value: Value) -> bool:
     """A value without parts that could be called: a number, text, bytes (however spelled), or ``None``."""
-    return value is None or type(value) in (bool, int, float) or is_bytes(value)
+    return value is None or value is PLAIN or type(value) in (bool, int, float) or is_bytes(value)
 
 
 def is_plain_tree(value: Value, depth: int = 4) -> bool:
@@ -92,6 +95,11 @@ def is_set_one_by_one(value: Value) -> bool:
     if type(value) is Dict:
         return True
     return is_call_of(value, *ORDERED_DICT) and value.args == () and not value.states
+
+
+def is_special(name: str) -> bool:
+    """Whether an attribute of that *name* may be one that Python itself calls or obeys."""
+    return name.startswith("__") and name not in _INERT
 
 
 def is_flags(value: Value) -> bool:

@@ -46,6 +46,7 @@ PAIRS = [
 DATA = struct.pack("<6f", *range(6)) + bytes(8) + bytes(18 * 4)
 TENSORS = [tensor("w", (2, 3), F32, 0), tensor("q", (4, 32), Q4_0, 32)]
 SOUND = gguf(PAIRS, TENSORS, DATA)
+LONE = gguf([], [tensor("w", (8,), F32, 0)], bytes(32))
 
 
 def test_a_sound_file_is_examined():
@@ -101,6 +102,9 @@ def test_templates_that_reach_out_are_told(template):
         (gguf([], [tensor("w", (1,), F32, 1)], bytes(32)), "gguf.offsets"),
         (gguf([], [tensor("w", (8,), F32, 0), tensor("v", (8,), F32, 0)], bytes(32)), "gguf.overlap"),
         (gguf([], [tensor("w", (8,), F32, 64)], bytes(96)), "gguf.hole"),
+        (SOUND.replace(struct.pack("<f", 5) + bytes(8), struct.pack("<f", 5) + bytes(7) + b"."), "gguf.hole"),
+        (gguf([], [tensor("w", (1,), F32, 0)], bytes(4) + b"N."), "gguf.trailing-bytes"),
+        (LONE[:-33] + b"." + LONE[-32:], "gguf.hole"),
         (gguf([], [tensor("w", (8,), F32, 0), tensor("w", (8,), F32, 32)], bytes(64)), "gguf.duplicate-key"),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modelhub.scan import Verdict, scan
 from tests.container.build import hostile, imports, opened, rules
 
 EVIL = imports(opened(hostile()))
@@ -26,6 +27,7 @@ def wrapper(array: np.ndarray, alignment: int | None = 16) -> bytes:
     shape = b"(" + b"".join(b"J" + struct.pack("<i", n) for n in array.shape) + b"t"
     dtype = b"cnumpy\ndtype\n" + text(array.dtype.str[1:]) + b"\x89\x88\x87R"
     state = text("shape") + shape + text("dtype") + dtype + text("order") + text("C")
+    state += text("subclass") + b"cnumpy\nndarray\n" + text("allow_mmap") + b"\x88"
     state += text("numpy_array_alignment_bytes") + (b"N" if alignment is None else b"K" + bytes((alignment,)))
     return WRAPPER + b")\x81}(" + state + b"ub"
 
@@ -58,6 +60,31 @@ def test_arrays_are_passed_over():
     assert len(program.trace.builds) == len(ARRAYS)
     assert all(data[each.offset : each.offset + 1] == b"b" for each in program.trace.builds)
     assert opened(zlib.compress(data), "x.joblib").pickles[0].trace.complete
+
+
+def test_arrays_of_numbers_are_safe():
+    """Arrays of numbers and text are proven: their wrapper says exactly what joblib writes."""
+    data = written(ARRAYS)
+    assert scan(opened(data, "x.joblib")).verdict is Verdict.SAFE
+    assert scan(opened(zlib.compress(data), "x.joblib")).verdict is Verdict.SAFE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        written(ARRAYS).replace(b"cnumpy\nndarray\n", b"cnumpy\nmatrix\n"),
+        written(ARRAYS).replace(text("order") + text("C"), text("order") + text("X")),
+        written(ARRAYS).replace(text("order"), text("other")),
+        written(ARRAYS, alignment=None),
+        written(ARRAYS[:1], tail=b"0h\0e."),
+        written(ARRAYS[:1], tail=b"}bN."),
+        written(ARRAYS[:1], tail=b"K\1K\2sN."),
+        written(ARRAYS, tail=b"e.") + b"N.",
+    ],
+)
+def test_wrappers_that_are_not_joblibs_are_not_safe(data):
+    """A wrapper with other attributes, with a second state or with items, is not proven."""
+    assert scan(opened(data, "x.joblib")).verdict > Verdict.SAFE
 
 
 def test_what_follows_an_array_is_seen():

@@ -74,7 +74,7 @@ _TRICKS: dict[str, dict[str, bytes]] = {
         "builtin eval": called("__builtin__", "eval", text("1")),
         "builtin apply": called("__builtin__", "apply", imported("os", "getcwd") + b")"),
         "copy_reg constructor": called("copy_reg", "constructor", imported("os", "getcwd")),
-        "UserDict": called("UserDict", "UserDict", b"}"),
+        "whichdb": called("whichdb", "whichdb", _TRUE),
         "itertools imap": called("itertools", "imap", imported("os", "system") + b"](" + _TRUE + b"e"),
         "anydbm": called("anydbm", "open", _TRUE),
         "SocketServer": called("SocketServer", "TCPServer", _TRUE),

@@ -21,6 +21,28 @@ from modelhub.pickles.values import PLAIN
 from modelhub.source import BytesSource
 from tests.pickles.assemble import called, imported, text, trace
 
+STRINGS = [b"V" + b"a" * 70_000, b"S'" + b"a" * 70_000 + b"'"]
+
+
+@pytest.mark.parametrize("line", STRINGS, ids=["V", "S"])
+def test_long_strings_of_protocol_0_are_read(line):
+    """A string in one long line is read whole, wherever the window ends, and what follows it too."""
+    for around in (0, 70_000, 262_100, 262_144):
+        before = b"\x8e" + struct.pack("<Q", around) + bytes(around) + b"0"
+        found = trace(before + line + b"\n0" + called("os", "getcwd") + b".")
+        assert found.complete and [each.qualified for each in found.imports] == ["os.getcwd"]
+    assert trace(line + b"\n.").result == "a" * 70_000
+
+
+def test_long_strings_have_a_limit():
+    """Strings as text are kept up to a limit in one, and in all; beyond, the pickle is not understood."""
+    assert [odd.rule for odd in trace(b"V" + bytes(5 << 20) + b"\n.").anomalies] == ["pickle.truncated"]
+    several = trace((b"V" + b"a" * (1 << 20) + b"\n0") * 9 + b"N.")
+    assert not several.stopped and [odd.rule for odd in several.anomalies] == ["pickle.limit"]
+    assert not trace(b"V" + b"a" * (1 << 20)).stopped
+    assert not trace(b"c" + b"a" * 70_000 + b"\nb\n.").stopped
+
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()

@@ -64,6 +64,15 @@ def test_what_was_not_examined_is_said_once() -> None:
     assert texts[-1].strip().startswith("next: not proven safe")
 
 
+def test_the_next_step_is_one_that_there_is() -> None:
+    """Salvaging is offered for what convert reads, and not for archives, whose members it does not look for."""
+    for kind, salvaged in (("torch-zip", True), ("pickle", True), ("7z", False), ("gzip", False), ("tar", False)):
+        for verdict in (Verdict.SUSPICIOUS, Verdict.UNSAFE):
+            report = ScanReport("x", kind, verdict, Coverage(True, ()), (_finding(Severity.HIGH),), "1")
+            step = render_line(list(scan_lines(report))[-1])
+            assert "do not load it" in step and ("--salvage" in step) is salvaged, (kind, step)
+
+
 def test_tally() -> None:
     """The summary counts files by verdict, best first."""
     assert tally(["unsafe", "safe", "unknown", "safe"]) == "4 files: 2 safe, 1 unknown, 1 unsafe"

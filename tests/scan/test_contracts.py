@@ -94,6 +94,47 @@ def test_attributes_that_python_obeys_are_unsafe(part):
     assert rules(report) == {"state.special"}
 
 
+ITEMS_ARE_ATTRIBUTES = [
+    ("easydict", "EasyDict"),
+    ("yacs.config", "CfgNode"),
+    ("addict.addict", "Dict"),
+    ("pytorch_lightning.utilities.parsing", "AttributeDict"),
+]
+SETSTATE = called("numpy.core.multiarray", "scalar", called("numpy", "dtype", text("U12")) + text("a" * 48))
+
+
+@pytest.mark.parametrize("key", [text("__setstate__"), text("__class__"), SETSTATE], ids=["state", "class", "made"])
+@pytest.mark.parametrize("name", ITEMS_ARE_ATTRIBUTES)
+def test_items_that_python_obeys_are_unsafe(name, key):
+    """Where a class's items are its attributes, no item may be a method that BUILD then calls."""
+    item = key + imported("torch.storage", "_load_from_bytes") + b"s"
+    report = judged(b"\x80\x02" + imported(*name) + b")\x81" + item + b"}b.")
+    assert report.verdict is Verdict.UNSAFE
+    assert "state.special" in rules(report)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        called("fractions", "Fraction", text("1e999999999")),
+        called("fractions", "Fraction", imported("torch", "Size")),
+        called("array", "array", text("d") + imported("torch", "Size")),
+        called("array", "array", text("O") + b"]"),
+        called("array", "_array_reconstructor", imported("torch", "Size") + text("d") + b"K\x10" + text("")),
+        called("array", "_array_reconstructor", imported("array", "array") + text("d") + b"K\x99" + text("")),
+        called("collections", "UserDict", b"}"),
+        called("collections", "UserDict") + text("a") + b"Ns",
+        called("copyreg", "_reconstructor", imported("easydict", "EasyDict") + imported("builtins", "dict") + b"]"),
+        imported("addict.addict", "Dict") + b")\x81}" + text("a") + b"Nsb",
+        imported("addict.addict", "Dict") + text("a") + b"\x85\x81",
+        called("numpy", "dtype", imported("torch", "Size")),
+    ],
+)
+def test_plain_data_keeps_to_its_spelling(body):
+    """Fractions, arrays and dicts of libraries are only allowed as their own pickles spell them."""
+    assert judged(b"\x80\x03" + body + b".", "a.pkl").verdict >= Verdict.SUSPICIOUS
+
+
 def storage_in_bytes(inner: bytes) -> bytes:
     loaded = called("torch.storage", "_load_from_bytes", b"B" + struct.pack("<I", len(inner)) + inner)
     body = loaded + b"K\x00(K\x04t(K\x01t\x89" + called("collections", "OrderedDict")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 
-from modelhub.pickles import Call, Dict, Global, Trace, Value, declaration_of
+from modelhub.pickles import Call, Dict, Global, Persistent, Trace, Value, declaration_of
 from modelhub.pickles.render import render
 from modelhub.scan.contracts import CALLS, STATES
 from modelhub.scan.findings import Confidence, Finding, Location, Severity
 from modelhub.scan.policy import Allowed, Policy
 from modelhub.scan.rules.names import allowed, constructs, legacy_class
+from modelhub.scan.values import is_special
 
 
 def judge_calls(trace: Trace, policy: Policy, followed: Container[int]) -> Iterator[Finding]:
@@ -42,6 +43,9 @@ def judge_calls(trace: Trace, policy: Policy, followed: Container[int]) -> Itera
         if wrong is not None:
             message = f"calls {callee.qualified} in an unusual way: {wrong}"
             yield _finding("call.misused", role.misuse, message, call.offset, call)
+        if role.pairs and role.tier == "trainers" and _sets_special_items(call):
+            message = "gives an object whose items are attributes one that Python itself calls or obeys"
+            yield _finding("state.special", Severity.HIGH, message, call.offset, call)
         if (call.pairs and not role.pairs) or (call.items and not role.items):
             message = f"adds items to a {callee.qualified}"
             yield _finding("items.misused", Severity.MEDIUM, message, call.offset, call)
@@ -103,7 +107,12 @@ def _sets_special(state: Value) -> bool:
                 listed = given.pairs if type(given) is Dict else given if type(given) in (list, tuple) else ()
                 keys += [pair[0] for pair in listed if type(pair) in (list, tuple) and pair]
         keys += [key for key, _ in part.pairs] if type(part) in (Dict, Call) else []
-    return any(type(key) is str and key.startswith("__") and key.endswith("__") for key in keys)
+    return any(type(key) is str and is_special(key) and key.endswith("__") for key in keys)
+
+
+def _sets_special_items(call: Call) -> bool:
+    """Whether *call* makes a mapping with an item such as ``__setstate__``, or one whose name cannot be told."""
+    return _sets_special(call) or any(type(key) in (Call, Persistent) for key, _ in call.pairs)
 
 
 def _finding(rule: str, severity: Severity, message: str, offset: int, evidence: Value) -> Finding:
