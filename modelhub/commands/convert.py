@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 @click.option(
     "-r", "--recursive", is_flag=True, help="Convert every checkpoint below the folder SRC, into DST or beside it."
 )
-@click.option("-j", "--jobs", type=click.IntRange(min=1), default=2, help="Files at a time, with -r. [default: 2]")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), help="Files at a time, with -r. [default: 2]")
 @click.option("--force", is_flag=True, help="Replace DST if it is a file that exists.")
 @click.option("--salvage", is_flag=True, help="Copy the tensors of a file that is not SAFE as well.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
@@ -80,7 +80,7 @@ def command(
     digests: bool,
     receipt: bool,
     recursive: bool,
-    jobs: int,
+    jobs: int | None,
     force: bool,
     salvage: bool,
     dry_run: bool,
@@ -100,7 +100,9 @@ def command(
         from modelhub.batch import BatchRequest
 
         request = BatchRequest(options, receipt, digests, delete_source, force, salvage, dry_run)
-        return _convert_all(source, target, request, jobs, sink)
+        return _convert_all(source, target, request, jobs or 2, sink)
+    if jobs is not None:
+        raise click.UsageError("--jobs is for several files: say --recursive too.")
     from modelhub.convert import Conversion, convert, default_target
 
     with sink.progress() as bar:

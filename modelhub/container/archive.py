@@ -35,12 +35,17 @@ _EXPORTED = frozenset({"archive_format", "serialized_exported_program.json", "mo
 
 @dataclass(frozen=True, slots=True)
 class OpenedMember:
-    """A member as a file: where its bytes begin in the archive, and how they are packed there."""
+    """A member as a file: where its bytes begin in the archive, and how they are packed there.
+
+    ``crc`` is the checksum of one that is not packed, ``size`` its bytes; ``None`` and 0 where nothing is said of them.
+    """
 
     name: str
     start: int
     container: Container
     packing: Packing | None = None
+    crc: int | None = None
+    size: int = 0
 
 
 def read_other_zip(source: Source, archive: Archive, nesting: Nesting) -> Container:
@@ -54,7 +59,7 @@ def read_other_zip(source: Source, archive: Archive, nesting: Nesting) -> Contai
             else:
                 inner = not_opened(source, member.name, "zip.limit", TOO_MANY)
             programs += len(inner.pickles)
-            found.append(OpenedMember(member.name, member.start, inner, packing_of(member)))
+            found.append(_opened(member, inner))
     found += (OpenedMember(each.name, each.start, open_foreign(source, each, nesting)) for each in archive.foreign)
     skipped = [Skipped("the member cannot be read", name) for name in archive.unreadable]
     if not archive.whole:
@@ -65,6 +70,11 @@ def read_other_zip(source: Source, archive: Archive, nesting: Nesting) -> Contai
     if {"config.json", "metadata.json"} <= {member.name for member in archive.members}:
         anomalies += _keras(source, archive)
     return gathered("zip", source, found, anomalies, skipped)
+
+
+def _opened(member: Member, inner: Container) -> OpenedMember:
+    crc, size = (member.crc or None, member.size) if member.stored and member.packed == member.size else (None, 0)
+    return OpenedMember(member.name, member.start, inner, packing_of(member), crc, size)
 
 
 def _keras(source: Source, archive: Archive) -> Iterator[Anomaly]:
@@ -149,12 +159,12 @@ def _arrays(found: Iterable[OpenedMember], anomalies: list[Anomaly]) -> StateDic
                 anomalies.append(Anomaly("tensor.name-collision", message, each.name))
                 continue
             storage = tensor.storage
-            if each.packing is None:
+            if each.packing is None and each.crc is None:
                 placed = replace(storage, key=name, start=each.start + storage.start)
                 tensors[name] = replace(tensor, name=name, storage=placed)
             else:  # the storage is the whole member, its header included, so that its checksum can be compared
-                size = storage.start + storage.nbytes
-                placed = StorageRef(name, each.start, size, storage.byteorder, each.packing)
+                size = storage.start + storage.nbytes if each.packing is not None else each.size
+                placed = StorageRef(name, each.start, size, storage.byteorder, each.packing, crc=each.crc)
                 tensors[name] = replace(tensor, name=name, storage=placed, offset=storage.start + tensor.offset)
     return StateDict(tensors, leftovers=tuple(leftovers))
 

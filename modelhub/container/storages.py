@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from modelhub.errors import LimitExceeded, Malformed, SourceError
@@ -56,6 +56,12 @@ class Storages:
         blocks = _blocks(self._source, storage.start, storage.packing.nbytes)
         return sum(len(block.translate(None, _CONTINUATION)) for block in blocks)
 
+    def check(self, storage: StorageRef, goes_on: Callable[[], bool]) -> None:
+        """Unpack all of *storage* while it *goes_on*, so that its checksum is compared; raises as reading it does."""
+        for _ in self._unpack(storage):
+            if not goes_on():
+                return
+
     def _fill(self, storage: StorageRef, offset: int, buffer: memoryview) -> None:
         """Fill *buffer* with the bytes of *storage* from *offset* on."""
         if storage.data is not None:
@@ -98,7 +104,7 @@ class Storages:
 
 
 class StorageSource:
-    """The bytes of one storage of *file*, as a source; ``storage`` is how it lies there."""
+    """The bytes of one storage of *file* as a source; ``storage``, the only one ``stored``, is how it lies there."""
 
     def __init__(self, storages: Storages, file: Source, storage: StorageRef) -> None:
         self.file = file
@@ -106,6 +112,7 @@ class StorageSource:
         self.size = storage.nbytes
         self._storages = storages
         self.storage = storage
+        self.stored = (storage,)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Bytes ``[offset, offset + length)``, fewer only at the end."""

@@ -112,7 +112,7 @@ def convert(
         )
         wanted = None if target_path is None else os.fspath(target_path)
         if in_place:
-            _check_in_place(container, plan, target_path)
+            _check_in_place(container, plan, target_path, delete_source=delete_source)
             target = name
         else:
             target = default_target(name, wanted, folder=plan.is_folder)
@@ -138,7 +138,7 @@ def convert(
         )
         if receipt:
             write_receipt(done, options)
-    if delete_source and not in_place:
+    if delete_source:
         try:
             os.unlink(name)
         except OSError as error:
@@ -170,10 +170,16 @@ def _names_folder(path: str) -> bool:
     return path.endswith((os.sep, "/"))
 
 
-def _check_in_place(container: Container, plan: ConversionPlan, target_path: Path | None) -> None:
+def _check_in_place(
+    container: Container, plan: ConversionPlan, target_path: Path | None, *, delete_source: bool
+) -> None:
     name = container.name
+    if delete_source:
+        hint = "leave out --delete-source"
+        raise ConversionError(f"{name}: converted in place, it is replaced, and there is nothing to delete", hint=hint)
     if target_path is not None:
-        raise ConversionError(f"{name}: converted in place, it cannot have another target as well")
+        hint = "leave out --in-place, or the target's name"
+        raise ConversionError(f"{name}: converted in place, it cannot have another target as well", hint=hint)
     if default_target(name) != name:
         hint = "leave out --in-place; --delete-source removes the source after the conversion"
         raise ConversionError(f"{name}: only a .safetensors file can be rewritten under its own name", hint=hint)
@@ -188,6 +194,8 @@ def _judge(container: Container, policy: Policy | None, salvage: bool, *, dense:
     report = scan(container, policy)
     if report.verdict > Verdict.UNKNOWN and not salvage:
         raise _refusal(report)
+    if report.verdict is Verdict.UNKNOWN and dense and _only_not_dense(report):
+        return True
     if report.verdict is Verdict.UNKNOWN and not salvage:
         # what keeps a file from being understood is said best by what cannot be converted
         if container.kind == "safetensors":
@@ -196,6 +204,28 @@ def _judge(container: Container, policy: Policy | None, salvage: bool, *, dense:
             plan_conversion(container, None, ConversionOptions(dense=dense))
         raise _refusal(report)
     return report.verdict is Verdict.SAFE
+
+
+_NOT_DENSE = frozenset(
+    {f"torch._utils.{name}" for name in ("_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor", "_rebuild_qtensor")}
+    | {f"torch.sparse_{layout}" for layout in ("coo", "csr", "csc", "bsr", "bsc")}
+    | {f"torch.{name}" for name in ("per_tensor_affine", "per_channel_affine", "qint8", "quint8", "qint32")}
+)
+"""What rebuilds sparse and quantised tensors: unproven for torch, which believes their indices and scales."""
+
+
+def _only_not_dense(report: ScanReport) -> bool:
+    """Whether a file is not SAFE for nothing but sparse and quantised tensors, which are not rebuilt but computed."""
+    from modelhub.scan import Severity
+
+    told = [finding for finding in report.findings if finding.severity > Severity.INFO]
+    reasons = {finding.message for finding in told}
+    return all(skipped.reason in reasons for skipped in report.coverage.skipped) and all(
+        finding.rule == "tensor.unmodelled"
+        and (finding.evidence or "").partition("(")[0] in _NOT_DENSE
+        and not finding.message.endswith("more like it)")  # what is not shown may be anything
+        for finding in told
+    )
 
 
 def _refusal(report: ScanReport) -> UnsafeModelError:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from modelhub.source import Digest, Source
-from modelhub.tensors import DType, Leftover, TensorInfo
+from modelhub.tensors import DType, Leftover, StorageRef, TensorInfo
 
 
 def inside(target: str, relative: str) -> str:
@@ -33,6 +33,12 @@ def file_of(source: Source) -> Source:
     """The open file that *source* is, or is unpacked or computed from."""
     file: Source = getattr(source, "file", source)
     return file
+
+
+def stored(piece: Piece) -> tuple[StorageRef, ...]:
+    """The storages of :func:`file_of` its source that *piece* is read from, or is unpacked or computed from."""
+    storages: tuple[StorageRef, ...] | None = getattr(piece.source, "stored", None)
+    return (piece.tensor.storage,) if storages is None else storages
 
 
 @dataclass(frozen=True, slots=True)

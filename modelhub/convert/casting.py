@@ -30,6 +30,8 @@ def cast(draft: Draft, rules: Sequence[DTypeRule], whole: str | None = None) -> 
     averaged weights never are. Raises :class:`~modelhub.errors.MissingExtra` when something is to be cast and numpy
     is not installed.
     """
+    unused = [rule.pattern for rule in rules if not any(_fits(rule, name, whole) for name in draft.tensors)]
+    draft = draft.changed(draft.tensors, *(f"--dtype: no tensor is, or is in, {pattern!r:.100}" for pattern in unused))
     tensors: dict[str, Assembly] = {}
     casts: Counter[tuple[DType, DType]] = Counter()
     for name, made in draft.tensors.items():
@@ -52,8 +54,11 @@ def is_left_alone(name: str) -> bool:
 
 def _wanted(name: str, rules: Sequence[DTypeRule], whole: str | None) -> DType | None:
     """The element type that the last rule that fits *name* asks for."""
-    for rule in reversed(rules):
-        component = component_named(rule.pattern)
-        if is_part(component_of(name, whole), component) if component is not None else fnmatchcase(name, rule.pattern):
-            return rule.dtype
-    return None
+    return next((rule.dtype for rule in reversed(rules) if _fits(rule, name, whole)), None)
+
+
+def _fits(rule: DTypeRule, name: str, whole: str | None) -> bool:
+    component = component_named(rule.pattern)
+    if component is None:
+        return fnmatchcase(name, rule.pattern)
+    return is_part(component_of(name, whole), component)

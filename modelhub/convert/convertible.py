@@ -41,6 +41,15 @@ _REFUSALS: Mapping[str, type[ConversionError | LimitExceeded]] = {
 
 _AGAIN = "download it again"
 
+_SAVE_AGAIN = "nothing is left out silently: where the file was made, save it without this, or as a plain tensor"
+
+_INSTEAD: Mapping[str, str] = {
+    "empty": _AGAIN,
+    "html": "download the file itself: what was saved is a page that tells of it, or of an error",
+    "git-lfs-pointer": "fetch the file that it stands for: git lfs pull, or its download button",
+}
+"""What to do about kinds that are no model at all."""
+
 
 def convertible(container: Container, *, dense: bool = False) -> StateDict:
     """The tensors of *container*, if it is of a kind to convert and nothing is wrong with them.
@@ -57,7 +66,7 @@ def convertible(container: Container, *, dense: bool = False) -> StateDict:
             raise Truncated(f"{name}: {anomaly.message}{told}", hint=_AGAIN)
     arrays = container.kind == "zip" and container.state_dict is not None
     if container.kind not in CONVERTED_KINDS and container.kind != "safetensors" and not arrays:
-        hint = "unpack it, and convert what is in it" if container.kind in _WRAPPERS else None
+        hint = "unpack it, and convert what is in it" if container.kind in _WRAPPERS else _INSTEAD.get(container.kind)
         raise UnknownContainer(f"{name}: {KINDS.get(container.kind, container.kind)} is not converted", hint=hint)
     for anomaly in container.anomalies:
         if anomaly.rule in _REFUSALS:
@@ -71,7 +80,7 @@ def convertible(container: Container, *, dense: bool = False) -> StateDict:
     for left in state_dict.leftovers:
         if left.unread and not (dense and can_be_dense(left)):  # leaving weights out would be a silent loss
             reason = f"tensor {left.path!r:.100} is of a kind that cannot be copied: {left.description}"
-            hint = "--dense writes it with all its elements" if can_be_dense(left) else None
+            hint = "--dense writes it with all its elements" if can_be_dense(left) else _SAVE_AGAIN
             raise UnsupportedLayout(f"{name}: {reason}", hint=hint)
     if not state_dict.tensors and not (dense and any(map(can_be_dense, state_dict.leftovers))):
         raise NothingToConvert(f"{name}: there is no tensor in it")
@@ -107,7 +116,8 @@ def check_tensors(tensors: Mapping[str, Assembly], name: str) -> None:
 def _check(tensor: TensorInfo, which: str) -> None:
     storage = tensor.storage
     if not tensor.dtype.storable:
-        raise UnsupportedDtype(f"{which} is of type {tensor.dtype.torch_name}, which safetensors does not have")
+        message = f"{which} is of type {tensor.dtype.torch_name}, which safetensors does not have"
+        raise UnsupportedDtype(message, hint="--exclude NAME leaves a tensor out")
     if (tensor.neg and not can_negate(tensor.dtype)) or (tensor.conj and not tensor.dtype.is_complex):
         raise UnsupportedLayout(f"{which} of type {tensor.dtype.torch_name} is stored to be negated or conjugated")
     if tensor.numel * tensor.dtype.bits % 8 or (tensor.dtype.bits % 8 and needs_gathering(tensor)):

@@ -70,10 +70,14 @@ def dense(left: Leftover, storages: Storages) -> Assembly:
 
 
 class ComputedSource:
-    """Bytes of *count* elements of *item* bytes each that *compute* gives, from one index to another, of *file*."""
+    """Bytes of *count* elements of *item* bytes each that *compute* gives, from one index to another.
 
-    def __init__(self, file: Source, count: int, item: int, compute: Compute) -> None:
+    They are computed from the storages *stored* of *file*.
+    """
+
+    def __init__(self, file: Source, stored: tuple[StorageRef, ...], count: int, item: int, compute: Compute) -> None:
         self.file = file
+        self.stored = stored
         self.name = file.name
         self.size = count * item
         self._item = item
@@ -133,7 +137,8 @@ def _quantised(name: str, tensor: QuantizedTensor, storages: Storages) -> Assemb
             return scaled
 
         count, strides = values.numel, None
-    return _made(name, DType.F32, values.shape, ComputedSource(file_of(source), count, 4, compute), strides)
+    stored = _stored(tensor.values, tensor.scale, tensor.zero_point)
+    return _made(name, DType.F32, values.shape, ComputedSource(file_of(source), stored, count, 4, compute), strides)
 
 
 def _in_blocks(name: str, tensor: BlockTensor, storages: Storages) -> Assembly:
@@ -143,7 +148,8 @@ def _in_blocks(name: str, tensor: BlockTensor, storages: Storages) -> Assembly:
     def compute(first: int, last: int) -> NDArray[Any]:
         return dequantised(tensor, source, first, last)
 
-    return _made(name, DType.F32, tensor.shape, ComputedSource(source, prod(tensor.shape), 4, compute), None)
+    made = ComputedSource(file_of(source), (tensor.storage,), prod(tensor.shape), 4, compute)
+    return _made(name, DType.F32, tensor.shape, made, None)
 
 
 def _sparse(name: str, tensor: SparseTensor, storages: Storages) -> Assembly:
@@ -157,8 +163,13 @@ def _sparse(name: str, tensor: SparseTensor, storages: Storages) -> Assembly:
         raise LimitExceeded(f"{which} has more than {MAX_SPARSE:,} indices and values")
     elements = _Elements(tensor, storages, which)
     count = prod(tensor.shape)
-    made = ComputedSource(file_of(source), count, values.dtype.itemsize, elements.between)
+    stored = _stored(tensor.values, *tensor.indices)
+    made = ComputedSource(file_of(source), stored, count, values.dtype.itemsize, elements.between)
     return _made(name, values.dtype, tensor.shape, made, None)
+
+
+def _stored(*parts: TensorInfo | float) -> tuple[StorageRef, ...]:
+    return tuple(dict.fromkeys(part.storage for part in parts if isinstance(part, TensorInfo)))
 
 
 def _made(

@@ -112,13 +112,14 @@ def check_target(
                 if not os.path.isdir(path) or os.listdir(path):
                     raise WouldOverwrite(f"{path}: exists already", hint="name a new folder: none is ever replaced")
             elif os.path.isdir(path) and not os.path.islink(path):
-                raise ConversionError(f"{path}: cannot be written: it is a folder")
+                raise ConversionError(f"{path}: cannot be written: it is a folder", hint="name a file in it")
             elif not (force or read):
                 raise WouldOverwrite(f"{path}: exists already")
         folder = os.path.dirname(os.path.abspath(path))
         if not os.path.isdir(folder):
             if not make_parents:
-                raise NotFound(f"{path}: cannot be written: there is no folder {folder}")
+                hint = "make it, or name a folder with / at its end, which is made"
+                raise NotFound(f"{path}: cannot be written: there is no folder {folder}", hint=hint)
             os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise write_error(error, path) from error

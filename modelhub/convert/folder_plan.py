@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 
 from modelhub.container.base import Container
 from modelhub.convert.arrange import arranged, json_file
 from modelhub.convert.base import ConversionPlan, Draft, PlainFile
-from modelhub.convert.casting import cast
+from modelhub.convert.casting import cast, is_left_alone
 from modelhub.convert.components import component_named
 from modelhub.convert.folder_files import FolderFiles, Shards, drafts_of, index_of, weight_groups
 from modelhub.convert.options import ConversionOptions
 from modelhub.errors import ConversionError, NothingToConvert
+from modelhub.tensors import DType
 
 
 def plan_folder(
@@ -37,6 +39,8 @@ def plan_folder(
             plan = replace(plan, plain=(*plan.plain, *_copies(folder, shards)))
         else:
             plan = _joined(plan, _plan_shards(folder, shards, options, metadata))
+    if options.dtypes:
+        plan = _with_types_told(plan, folder)
     if not plan.outputs:
         raise NothingToConvert(f"{name}: {'it is safetensors already' if groups else 'there are no weights in it'}")
     return plan
@@ -58,6 +62,28 @@ def _plan_shards(
         plain = (*plain, json_file(f"{shards.path}.index.json", index_of(plan.outputs)))
     notes = tuple(f"{shards.path}: {note}" for note in plan.notes)
     return replace(plan, plain=plain, leftovers=(*plan.leftovers, *left), notes=notes)
+
+
+def _with_types_told(plan: ConversionPlan, folder: Container) -> ConversionPlan:
+    """*plan* with the configurations that say a type (transformers' ``torch_dtype``, since version 5 ``dtype``) saying
+    that of the weights beside them, where those are all of one."""
+    found: dict[str, set[DType]] = {}
+    for output in plan.outputs:
+        types = found.setdefault(os.path.dirname(output.path), set())
+        types |= {each.dtype for each in output.tensors if each.dtype.is_float and not is_left_alone(each.name)}
+    plain = {file.path: file for file in plan.plain}
+    notes: list[str] = []
+    for part, types in found.items():
+        path = f"{part}/config.json" if part else "config.json"
+        config = folder.configs.get(path)
+        if len(types) != 1 or config is None or path not in plain:
+            continue
+        (dtype,) = types
+        stale = [key for key in ("torch_dtype", "dtype") if config.get(key) not in (None, dtype.torch_name)]
+        if stale:
+            plain[path] = json_file(path, {**config, **dict.fromkeys(stale, dtype.torch_name)})
+            notes.append(f"{path}: {' and '.join(stale)} is {dtype.torch_name} now")
+    return replace(plan, plain=tuple(plain.values()), notes=(*plan.notes, *notes))
 
 
 def _is_kept(folder: Container, shards: Shards, options: ConversionOptions, metadata: Mapping[str, str]) -> bool:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelhub.container.storages import StorageSource
+from modelhub.container.storages import Storages, StorageSource
 from modelhub.convert.background import Stopped, block_buffer, blocks
-from modelhub.convert.base import ConversionPlan, Integrity, file_of
+from modelhub.convert.base import ConversionPlan, Integrity, Piece, file_of, stored
 from modelhub.convert.crc32 import fastest_crc32
+from modelhub.convert.gather import extent
 from modelhub.errors import Malformed
 from modelhub.source import Digest, Source
 from modelhub.tensors import StorageRef
@@ -21,25 +22,34 @@ _NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class _Used:
-    """The storages of one file that a plan reads, with the names of the tensors that lie in each."""
+    """The storages of one file that a plan reads, with the names of the tensors that lie in each, and to which byte
+    copying unpacks those that are packed."""
 
     source: Source
     storages: dict[StorageRef, list[str]]
+    unpacked: dict[StorageRef, int]
 
 
 def check_sources(plan: ConversionPlan, stopped: Stopped, *, digest: bool = False) -> tuple[Integrity, ...]:
     """Read what *plan* reads of each of its files, in order, and compare the checksums of all storages that have one.
 
     With *digest* each file is read whole, for its SHA-256 as well. Raises :class:`Malformed` naming the tensors whose
-    bytes are not those that were saved. A storage that is packed in its file is checked where it is unpacked.
+    bytes are not those that were saved. A storage that is packed in its file is checked where it is unpacked, and here
+    if only its beginning is.
     """
-    used: dict[int, _Used] = {id(source): _Used(source, {}) for source in plan.sources()}
+    used: dict[int, _Used] = {id(source): _Used(source, {}, {}) for source in plan.sources()}
     for tensor in plan.tensors:
         for piece in tensor.pieces:
-            source = piece.source
-            storage = source.storage if isinstance(source, StorageSource) else piece.tensor.storage
-            used[id(file_of(source))].storages.setdefault(storage, []).append(tensor.name)
+            of_file = used[id(file_of(piece.source))]
+            for storage in stored(piece):
+                of_file.storages.setdefault(storage, []).append(tensor.name)
+                of_file.unpacked[storage] = max(of_file.unpacked.get(storage, 0), _unpacked(piece))
     return tuple(_check(each, stopped, digest) for each in used.values())
+
+
+def _unpacked(piece: Piece) -> int:
+    """To which byte of its storage reading *piece* unpacks it; 0 where that is not known."""
+    return piece.tensor.offset + extent(piece.tensor) if isinstance(piece.source, StorageSource) else 0
 
 
 def _check(used: _Used, stopped: Stopped, digest: bool) -> Integrity:
@@ -50,7 +60,7 @@ def _check(used: _Used, stopped: Stopped, digest: bool) -> Integrity:
     buffer = block_buffer()
     position = 0
     damaged: list[str] = []
-    checked = [storage for storage in used.storages if storage.plain and storage.crc is not None]
+    checked = [storage for storage in used.storages if storage.plain and _has_checksum(storage)]
     for storage in sorted(checked, key=lambda storage: storage.start):
         if sha256 is not None:
             for _, data in blocks(used.source, position, storage.start, stopped, buffer):
@@ -66,16 +76,26 @@ def _check(used: _Used, stopped: Stopped, digest: bool) -> Integrity:
     if sha256 is not None:
         for _, data in blocks(used.source, position, used.source.size, stopped, buffer):
             sha256.update(data)
+    packed = [storage for storage in used.storages if storage.packing is not None and _has_checksum(storage)]
+    for storage in packed:
+        if used.unpacked[storage] < storage.nbytes:
+            try:
+                Storages(used.source).check(storage, lambda: not stopped.is_set())
+            except Malformed:
+                damaged += used.storages[storage]
     if damaged:
         raise Malformed(_sentence(used.source.name, damaged), hint="download it again; its bytes are damaged")
-    bare = [storage for storage in used.storages if storage.crc is None and storage.nbytes]
-    unpacked = [storage for storage in bare if storage.packing is not None and storage.packing.crc is not None]
+    bare = [storage for storage in used.storages if storage.nbytes and not _has_checksum(storage)]
     return Integrity(
         used.source,
-        len(checked) + len(unpacked),
-        len(bare) - len(unpacked),
+        len(checked) + len(packed),
+        len(bare),
         Digest(sha256.hexdigest()) if sha256 is not None else None,
     )
+
+
+def _has_checksum(storage: StorageRef) -> bool:
+    return (storage.crc if storage.packing is None else storage.packing.crc) is not None
 
 
 def _sentence(name: str, damaged: list[str]) -> str:

@@ -1,7 +1,8 @@
 """The identity of a model as header metadata, by ModelSpec 1.0.1 (github.com/Stability-AI/ModelSpec).
 
 Only what was found is written, and nothing that would differ from run to run (no date): the same input gives the same
-bytes.
+bytes. Nor is ``hash_sha256``, of the bytes after the header: what a header says is settled before a byte is read, so
+that a plan can be shown and an existing file compared with it.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ def apply_ema(draft: Draft, mode: Literal["keep", "drop", "use"], name: str) -> 
         return draft.changed(tensors, f"averaged weights dropped: {len(averaged)} tensors, {size:,} bytes", left=left)
     weights = [key for key in tensors if key.startswith(_UNET)] or [key for key in tensors if key.startswith(_VAE)]
     if not averaged or not weights:
-        raise ConversionError(f"{name}: there are no averaged weights (model_ema.*) in it to use")
+        hint = "leave out --ema: its weights are the only ones"
+        raise ConversionError(f"{name}: there are no averaged weights (model_ema.*) in it to use", hint=hint)
     used: set[str] = set()
     for key in weights:
         partner = _EMA + key.removeprefix("model.").replace(".", "")
@@ -62,7 +63,8 @@ def select(draft: Draft, include: Sequence[str], exclude: Sequence[str], name: s
     """
     for pattern in (*include, *exclude):
         if not any(fnmatchcase(key, pattern) for key in draft.tensors):
-            raise ConversionError(f"{name}: no tensor's name fits {pattern!r:.100}")
+            hint = "modelhub inspect --tensors lists their names"
+            raise ConversionError(f"{name}: no tensor's name fits {pattern!r:.100}", hint=hint)
     kept = {
         key: made
         for key, made in draft.tensors.items()

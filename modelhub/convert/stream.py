@@ -6,9 +6,10 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from modelhub.container.storages import StorageSource
 from modelhub.convert.base import Piece, PlannedTensor
 from modelhub.convert.gather import gather, needs_gathering
-from modelhub.errors import ChangedDuringRead, UnsupportedLayout
+from modelhub.errors import ChangedDuringRead, Malformed, UnsupportedLayout
 from modelhub.source import Source
 from modelhub.tensors import DType, TensorInfo
 
@@ -54,14 +55,20 @@ def stream(planned: PlannedTensor, buffer: memoryview | None = None) -> Iterator
     for each.
 
     The pieces of one source tensor may come in any order; one is valid until the next is asked for. Raises
-    :class:`~modelhub.errors.ChangedDuringRead` where a source has become shorter, and
-    :class:`~modelhub.errors.ConversionError` naming the tensor for a value that the element type cannot hold.
+    :class:`~modelhub.errors.ChangedDuringRead` where a source has become shorter,
+    :class:`~modelhub.errors.Malformed` naming the tensor where one does not unpack to what was saved, and
+    :class:`~modelhub.errors.ConversionError` naming it for a value that the element type cannot hold.
     """
     begin = 0
     for piece in planned.pieces:
         cast = piece.tensor.dtype is not planned.dtype
-        for offset, data in _cast(piece, planned, buffer) if cast else _values(piece, buffer):
-            yield begin + offset, data
+        try:
+            for offset, data in _cast(piece, planned, buffer) if cast else _values(piece, buffer):
+                yield begin + offset, data
+        except Malformed as error:
+            if not isinstance(piece.source, StorageSource):
+                raise
+            raise Malformed(f"{error}, of tensor {planned.name!r:.100}", hint="download it again") from error
         begin += piece.tensor.numel * planned.dtype.bits // 8
 
 

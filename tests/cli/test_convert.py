@@ -122,6 +122,22 @@ def test_in_place(make: Make) -> None:
     assert "hint: leave out --in-place" in ran.err
 
 
+def test_jobs_are_for_several_files(make: Make) -> None:
+    """An option that would do nothing is refused."""
+    make("safe.pt")
+    ran = modelhub("convert", "safe.pt", "--jobs", "2")
+    assert ran.code == 2 and "--recursive" in ran.err
+    assert os.listdir() == ["safe.pt"]
+
+
+@pytest.mark.parametrize("text", ["", "<html>404</html>", "version https://git-lfs.github.com/spec/v1\n"])
+def test_what_is_no_model_is_refused_with_what_to_do(make: Make, text: str) -> None:
+    """An empty file, a page and a pointer are downloads gone wrong; the hint says how to get the file."""
+    Path("m.ckpt").write_text(text)
+    ran = modelhub("convert", "m.ckpt")
+    assert ran.code == 2 and "load" in ran.err.partition("hint: ")[2]
+
+
 def test_the_source_is_deleted_on_request(make: Make) -> None:
     """--delete-source removes SRC once the output is there."""
     make("safe.pt")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import gguf
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from modelhub import Verdict, scan
 from modelhub.convert import ConversionOptions, convert, dtype_rule
 from modelhub.convert.dense import ComputedSource
 from modelhub.errors import LimitExceeded, Malformed, MissingExtra, UnsafeModelError, UnsupportedLayout
@@ -61,7 +64,7 @@ def test_a_sparse_tensor_is_torchs_dense_one(tmp_path, make):
     """Every layout, element type and repeated index gives what to_dense gives, bit for bit."""
     tensor = make()
     torch.save({"w": tensor, "plain": torch.ones(2)}, tmp_path / "m.pt")
-    done = convert(tmp_path / "m.pt", options=DENSE, salvage=True)
+    done = convert(tmp_path / "m.pt", options=DENSE)
     found = load_file(done.target)
     assert found["w"].dtype == tensor.dtype
     assert torch.equal(found["w"], tensor.to_dense())
@@ -75,7 +78,7 @@ def test_a_quantised_tensor_is_torchs_dequantised_one(tmp_path, make):
     torch.manual_seed(1)
     tensor = make()
     torch.save({"w": tensor}, tmp_path / "m.pt")
-    found = load_file(convert(tmp_path / "m.pt", options=DENSE, salvage=True).target)["w"]
+    found = load_file(convert(tmp_path / "m.pt", options=DENSE).target)["w"]
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, tensor.dequantize(), rtol=3e-7, atol=1e-6)
 
@@ -85,7 +88,7 @@ def test_dense_tensors_are_cast_like_others(tmp_path):
     tensor = random_sparse(30, 20)
     torch.save({"w": tensor.to_sparse()}, tmp_path / "m.pt")
     options = ConversionOptions(dense=True, dtypes=(dtype_rule("fp16"),))
-    assert torch.equal(load_file(convert(tmp_path / "m.pt", options=options, salvage=True).target)["w"], tensor.half())
+    assert torch.equal(load_file(convert(tmp_path / "m.pt", options=options).target)["w"], tensor.half())
 
 
 @pytest.mark.parametrize("make", [SPARSE["csr"], QUANTISED["qint8"]], ids=["sparse", "quantised"])
@@ -102,7 +105,7 @@ def test_what_has_no_elements_stays_refused(tmp_path):
     torch.save({"w": torch.empty(2, device="meta"), "v": torch.ones(1)}, tmp_path / "m.pt")
     with pytest.raises(UnsupportedLayout, match="'w'") as caught:
         convert(tmp_path / "m.pt", options=DENSE, salvage=True)
-    assert caught.value.hint is None
+    assert "--dense" not in caught.value.hint
 
 
 def test_indices_that_lead_out_of_the_tensor_are_an_error(tmp_path):
@@ -125,7 +128,7 @@ def test_without_numpy_the_extra_is_named(tmp_path, monkeypatch):
 def test_computed_bytes_can_be_had_from_anywhere():
     """Reads that begin or end within an element give the same bytes as one read of everything."""
     numbers = torch.arange(10, dtype=torch.int32).numpy()
-    source = ComputedSource(BytesSource("f", b""), len(numbers), 4, lambda first, last: numbers[first:last])
+    source = ComputedSource(BytesSource("f", b""), (), len(numbers), 4, lambda first, last: numbers[first:last])
     whole = numbers.tobytes()
     assert source.read_at(0, 100) == whole
     assert [source.read_at(n, 5) for n in range(45)] == [whole[n : n + 5] for n in range(45)]
@@ -160,12 +163,40 @@ def test_quantised_gguf_is_what_its_own_package_makes_of_it(tmp_path):
         assert torch.equal(found[kind.name], expected) and torch.equal(cast[kind.name], expected.half())
 
 
-def test_a_file_that_is_not_proven_safe_is_dense_only_when_salvaged(tmp_path):
-    """What rebuilds sparse tensors is not modelled by the scan: it is unknown, and the hint says what to do."""
-    torch.save({"w": random_sparse(3, 4).to_sparse()}, tmp_path / "m.pt")
+def test_a_file_that_is_unknown_for_its_sparse_tensors_alone_needs_no_salvage(tmp_path):
+    """torch believes their indices, so a scan does not call them safe; here each is checked, so --dense is enough."""
+    path = tmp_path / "m.pt"
+    torch.save({"w": random_sparse(3, 4).to_sparse(), "q": QUANTISED["channels"]()}, path)
+    assert scan(path).verdict is Verdict.UNKNOWN
+    done = convert(path, options=DENSE)
+    assert "modelhub.salvaged" not in done.plan.outputs[0].metadata
+
+
+@pytest.mark.parametrize("other", [torch.Generator(), torch.nn.Linear(1, 1)], ids=["unmodelled", "network"])
+def test_what_else_is_unknown_stays_refused(tmp_path, other):
+    """--dense answers for the tensors that it computes, and for nothing beside them."""
+    torch.save({"w": random_sparse(3, 4).to_sparse(), "other": other}, tmp_path / "m.pt")
     with pytest.raises(UnsafeModelError, match="because it is unknown") as caught:
         convert(tmp_path / "m.pt", options=DENSE)
     assert "--salvage" in caught.value.hint
+
+
+@pytest.mark.parametrize("make", [SPARSE["coo"], QUANTISED["channels"]], ids=["sparse", "quantised"])
+def test_the_storages_that_elements_are_computed_of_are_checked(tmp_path, make):
+    """Indices, values, scales: a bit of any of them that flipped is an error that names the tensor."""
+    path = tmp_path / "m.pt"
+    torch.save({"w": make()}, path)
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        members = [each for each in archive.infolist() if "/data/" in each.filename]
+        stored = [archive.read(each) for each in members]
+    (source,) = convert(path, tmp_path / "whole.safetensors", options=DENSE).sources
+    assert (source.matched, source.unverifiable) == (len(members), 0)
+    for number, member in enumerate(stored):
+        at = data.index(member) + len(member) - 8
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(Malformed, match="'w'"):
+            convert(path, tmp_path / f"{number}.safetensors", options=DENSE)
 
 
 def test_a_small_file_cannot_claim_millions_of_sparse_elements(tmp_path):

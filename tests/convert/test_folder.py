@@ -268,3 +268,29 @@ def test_links_that_lead_out_of_the_folder_are_not_followed(pipeline, tmp_path):
     done = convert(pipeline, salvage=True)
     assert "tokenizer/special.json" not in files(Path(done.target))
     assert "tokenizer/special.json" in {item.path for item in done.plan.leftovers}
+
+
+def test_a_configuration_says_the_type_that_its_weights_were_cast_to(pipeline):
+    """transformers loads weights as the type that config.json says: what was cast as a whole is told there."""
+    config = pipeline / "text_encoder" / "config.json"
+    config.write_text('{"architectures": ["CLIPTextModel"], "torch_dtype": "float32", "vocab_size": 1}')
+    (pipeline / "vae" / "config.json").write_text('{"torch_dtype": "float32"}')
+    rules = tuple(map(dtype_rule, ("fp16", "vae=keep")))
+    done = convert(pipeline, options=ConversionOptions(dtypes=rules))
+    made = Path(done.target)
+    told = json.loads((made / "text_encoder" / "config.json").read_text())
+    assert told == json.loads(config.read_text()) | {"torch_dtype": "float16"}
+    assert list(told) == ["architectures", "torch_dtype", "vocab_size"]
+    assert "text_encoder/config.json: torch_dtype is float16 now" in done.plan.notes
+    for name in ("vae", "unet"):
+        assert (made / name / "config.json").read_bytes() == (pipeline / name / "config.json").read_bytes()
+
+
+def test_a_configuration_of_weights_of_two_types_stays(pipeline):
+    """Where some weights are kept wider, no one type is that of all."""
+    config = pipeline / "text_encoder" / "config.json"
+    config.write_text('{"torch_dtype": "float32"}')
+    save(weights("a.weight", "norm.weight"), pipeline / "text_encoder" / BIN)
+    rules = tuple(map(dtype_rule, ("fp16", "*norm*=fp32")))
+    done = convert(pipeline, options=ConversionOptions(dtypes=rules))
+    assert (Path(done.target) / "text_encoder" / "config.json").read_bytes() == config.read_bytes()

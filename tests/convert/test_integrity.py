@@ -8,6 +8,7 @@ import io
 import zipfile
 import zlib
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,30 @@ def test_the_whole_storage_is_checked(tmp_path):
     flip(tmp_path / "m.pt", raw(base[60]))
     with pytest.raises(Malformed, match="tensor 'view'"):
         run(tmp_path / "m.pt", tmp_path / "n.safetensors")
+
+
+def test_a_packed_storage_is_checked_to_its_end(tmp_path):
+    """A storage that has to be unpacked is checked by all of it, though its beginning is all that is copied."""
+    path = tmp_path / "m.pt"
+    base = torch.arange(5 << 20, dtype=torch.int32)
+    torch.save({"w": base[:10]}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:
+        for each in plain.infolist():
+            packed.writestr(each.filename, plain.read(each), zipfile.ZIP_DEFLATED, compresslevel=0)
+    (source,) = run(path, tmp_path / "m.safetensors").sources
+    assert (source.matched, source.unverifiable) == (1, 0)
+    flip(path, raw(base[3 << 20 : (3 << 20) + 4]))
+    with pytest.raises(Malformed, match="tensor 'w' do not match the checksum"):
+        run(path, tmp_path / "n.safetensors")
+
+
+def test_an_array_of_an_npz_is_checked_with_its_header(tmp_path):
+    """A stored .npz has a checksum of each member, of which the array is all but the first bytes."""
+    array = np.arange(1000, dtype="<f4")
+    np.savez(tmp_path / "x.npz", a=array, b=np.ones(3))
+    flip(tmp_path / "x.npz", array[500:].tobytes())
+    with pytest.raises(Malformed, match="tensor 'a' do not match the checksum"):
+        run(tmp_path / "x.npz", tmp_path / "x.safetensors")
 
 
 def test_tied_tensors_are_named_together(tmp_path):

@@ -368,6 +368,22 @@ def test_in_place_keeps_the_source_when_something_goes_wrong(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+def test_in_place_leaves_no_source_to_delete(tmp_path):
+    """What is asked for twice, in two ways that cannot both be meant, is refused."""
+    save_file({"a": torch.randn(5)}, tmp_path / "m.safetensors")
+    with pytest.raises(ConversionError, match="nothing to delete"):
+        options = ConversionOptions(dtypes=(dtype_rule("fp16"),))
+        convert(tmp_path / "m.safetensors", options=options, in_place=True, delete_source=True)
+
+
+def test_a_pattern_that_fits_nothing_is_told(source):
+    """A misspelt part of --dtype changes nothing, and the report says so."""
+    with open_path(source) as container:
+        rules = (dtype_rule("fp16"), dtype_rule("vea=fp32"), dtype_rule("vae=fp32"))
+        notes = plan_conversion(container, None, ConversionOptions(dtypes=rules)).notes
+    assert [note for note in notes if note.startswith("--dtype")] == ["--dtype: no tensor is, or is in, 'vea'"]
+
+
 def test_a_pickle_is_not_rewritten_in_place(source):
     """Its name would be wrong; --delete-source says what is meant."""
     with pytest.raises(ConversionError, match=r"only a \.safetensors file") as caught:
