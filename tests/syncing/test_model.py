@@ -16,7 +16,7 @@ from modelhub.db import Catalog, Query
 from modelhub.syncing import add_library, sync
 from tests.syncing.files import lora, put
 
-NAMES = [f"{folder}/{name}.safetensors" for folder in ("a", "b/c") for name in ("x", "y", "z")]
+NAMES = [f"{folder}/{name}.safetensors" for folder in ("a", "b/c") for name in ("x", "y")]
 PICK = st.integers(0, 100)
 
 
@@ -52,6 +52,7 @@ class Library(RuleBasedStateMachine):
         """Have the bytes *number* at *name* as a new file, as a download or a restored copy has them."""
         path = self.path(name)
         path.unlink(missing_ok=True)
+        (self.folder / f"keeps the freed inode {next(self.numbers)}").touch()
         put(path, lora(number), self.times.setdefault(number, 10**18 + number * 10**9))
         self.files[name] = number
         self.synced = False
@@ -94,12 +95,34 @@ class Library(RuleBasedStateMachine):
     @rule(pick=PICK, folder=st.sampled_from(["a", "b/c"]))
     def bring_back(self, pick: int, folder: str) -> None:
         """Bytes that were deleted, and seen to be, return under their own name, in whichever folder."""
-        if self.plugged and self.synced and self.deleted:
+        if self.plugged and self.deleted:
+            if not self.synced:
+                self.sync()
             number = sorted(self.deleted)[pick % len(self.deleted)]
             name = f"{folder}/{os.path.basename(self.deleted[number])}"
             if name not in self.files:
                 del self.deleted[number]
                 self.write(name, number)
+                self.sync()
+
+    @rule(pick=PICK, at_once=st.booleans())
+    def copy_elsewhere(self, pick: int, at_once: bool) -> None:
+        """A file goes as one that is copied to another disk does: with a new inode, seen to be missing or not."""
+        if not self.files:
+            return
+        name = sorted(self.files)[pick % len(self.files)]
+        to = f"{'b/c' if name.startswith('a/') else 'a'}/{os.path.basename(name)}"
+        if self.plugged and to not in self.files:
+            self.sync()
+            number = self.files.pop(name)
+            if at_once:
+                self.write(to, number)
+                self.path(name).unlink()
+            else:
+                self.path(name).unlink()
+                self.sync()
+                self.write(to, number)
+            self.sync()
 
     @rule()
     def unplug(self) -> None:
