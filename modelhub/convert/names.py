@@ -52,6 +52,7 @@ _MODULE = "module."
 _OURS = "modelhub."
 _LONGEST_TEXT = 1 << 16
 _LISTS = frozenset({"layer_structure", "dropout_structure"})
+_LAYER = re.compile(r"\d+\.[01]\.")
 _AVERAGED = {("params_ema",), ("params-ema",)}
 
 
@@ -94,6 +95,8 @@ def named_tensors(
         notes.append("every tensor's name began with 'module.', which was taken off")
     if len(tensors) > 1 and all(re.fullmatch(r"\d+", key) for key in tensors):
         notes.append("the tensors have no names in the source: they are called by their place in its list")
+    if any(path.startswith("layer_structure.") for path in state_dict.scalars) and all(map(_LAYER.match, tensors)):
+        notes.append("no program loads hypernetworks from safetensors; modelhub restore makes the .pt of it again")
     if state_dict.wrapper in _AVERAGED:
         notes.append("the tensors are the averaged ones, params_ema")
     return {"": Draft(tensors, leftovers, tuple(notes))}

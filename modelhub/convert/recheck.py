@@ -26,6 +26,8 @@ from modelhub.source import LocalSource, digest_of, open_local
 
 Progress = Callable[[int], None]
 
+_AGAINST = "--source names the file that it was made of, --receipt a receipt that lies elsewhere"
+
 MAX_RECEIPT = 256 << 20
 """Bytes of the longest receipt that is read."""
 
@@ -67,7 +69,7 @@ def recheck(
     named = os.fspath(receipt) if receipt is not None else receipt_path(path)
     written = _read_receipt(named) if receipt is not None or os.path.lexists(named) else None
     if written is None and source is None:
-        raise SettingsError(f"{path}: there is no receipt {named}", hint="--source names the file that it was made of")
+        raise SettingsError(f"{path}: there is no receipt {named}", hint=_AGAINST)
     found: list[str] = []
     if written is not None:
         found += _against_receipt(path, written, progress)

@@ -18,8 +18,8 @@ from modelhub.pickles.declaration import StorageDeclaration, declaration_of
 from modelhub.pickles.elements import BadTensor, Composite, Surroundings
 from modelhub.pickles.rebuild import is_tensor, tensor_of
 from modelhub.pickles.trace import Trace
-from modelhub.pickles.tree import beside_module, breadth, children, describe, entries, is_dict, module_state
-from modelhub.pickles.values import PLAIN, Call, Global, Persistent, Value
+from modelhub.pickles.tree import beside_module, breadth, children, describe, entries, is_dict, module_state, states_of
+from modelhub.pickles.values import PLAIN, Call, Dict, Global, Persistent, Value
 from modelhub.tensors import Leftover, Scalar, StateDict, Structure, TensorInfo
 
 WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
@@ -144,6 +144,7 @@ class _Walk:
             return
         if self._is_tensor(value):
             self._tensor(value, "tensor" if path is None else path)
+            self._attributes(value, "tensor" if path is None else path)
             return
         name = path or ""
         plain = _plain(value)
@@ -187,10 +188,15 @@ class _Walk:
             self.scalars[path] = value
 
     def _left(self, path: str, what: str, *, unread: bool = False, structure: Structure | None = None) -> None:
-        if unread or len(self.leftovers) < _MAX_LEFTOVERS:
+        if unread or (path not in self.leftovers and len(self.leftovers) < _MAX_LEFTOVERS):
             self.leftovers[path] = Leftover(path, what, unread, structure)
 
     def _tensor(self, value: Value, name: str) -> None:
+        known = self.leftovers.get(name)
+        if name in self.tensors or (known is not None and known.unread):
+            message = f"two tensors have the name {name!r:.100}"
+            self.anomalies.append(Anomaly("tensor.name-collision", message, None, value.offset))
+            return
         try:
             if type(value) is Persistent:
                 given = self.around.given(value)
@@ -205,14 +211,20 @@ class _Walk:
             return
         if tensor is None:
             self._left(name, describe(value), unread=True)
-        elif name in self.tensors:
-            message = f"two tensors have the name {name!r:.100}"
-            self.anomalies.append(Anomaly("tensor.name-collision", message, None, value.offset))
         else:
             self.tensors[name] = tensor
             if tensor.nbytes > max(_EXPANSION, 16 * tensor.storage.nbytes):
                 message = f"{name}: {tensor.storage.nbytes} bytes are expanded to {tensor.nbytes}"
                 self.anomalies.append(Anomaly("tensor.expansion", message, None, value.offset))
+
+    def _attributes(self, value: Value, name: str) -> None:
+        """Tell what the tensor *value* has beside its elements; what several have, once."""
+        for state in states_of(value):
+            if state is None or id(state) in self.seen:
+                continue
+            self.seen.add(id(state))
+            for key, child in entries(state) if type(state) is Dict else (("<state>", state),):
+                self._left(_joined(name, key), f"an attribute of the tensor: {describe(child)}")
 
 
 def _joined(path: str | None, key: str) -> str:

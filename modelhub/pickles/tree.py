@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from modelhub.pickles.arrays import makes_array
-from modelhub.pickles.rebuild import is_tensor
+from modelhub.pickles.rebuild import is_tensor, rebuilds_tensor
 from modelhub.pickles.values import PLAIN, Blob, Call, Dict, Global, Persistent, SetOf, Value
 
 _DICT_TYPES = {
@@ -27,6 +27,10 @@ _DICT_TYPES = {
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 _OF_NO_MEANING = frozenset({"training", "_is_full_backward_hook"})
 """What TorchScript keeps of every module."""
+
+
+_TYPED = ("_rebuild_from_type", "_rebuild_from_type_v2")
+_WRAPPED = 4
 
 
 def describe(value: Value) -> str:
@@ -118,6 +122,24 @@ def beside_module(state: dict[str, Value]) -> Iterator[tuple[str, str]]:
     for key, child in state.items():
         if key not in listed and is_tensor(child):
             yield key, "a tensor that is neither a parameter nor a buffer of its network"
+
+
+def states_of(value: Value) -> Iterator[Value]:
+    """What gives attributes to the tensor *value*, which torch makes of it and of the elements (torch 2.13)."""
+    for _ in range(_WRAPPED):
+        if type(value) is not Call or type(value.args) is not tuple:
+            return
+        given = (*value.states, value.args[3]) if _is_given_state(value) else value.states
+        for state in given:
+            yield from state if type(state) is tuple else (state,)
+        if rebuilds_tensor(value) in _TYPED and type(value.args[0]) is Global:
+            value = Call(value.args[0], value.args[2], None, value.offset, "REDUCE")
+        else:
+            value = value.args[0] if value.args else None
+
+
+def _is_given_state(call: Call) -> bool:
+    return len(call.args) == 4 and rebuilds_tensor(call) in (*_TYPED, "_rebuild_parameter_with_state")
 
 
 def _module_children(state: dict[str, Value]) -> Iterator[tuple[str, Value]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from modelhub.convert import Conversion, ConversionPlan
-from modelhub.errors import UnsafeModelError
+from modelhub.errors import ModelHubError, UnsafeModelError
 from modelhub.report.json import conversion_dict, plan_dict
 from modelhub.report.plain import Line, Span, Style, byte_size, line
 from modelhub.scan.findings import Verdict
@@ -49,12 +49,14 @@ def batch_dict(result: Converted) -> dict[str, Any]:
 
 
 def batch_lines(result: Converted) -> Iterator[Line]:
-    """One line, and a second one with what stood in the way."""
+    """One line, and where something stood in the way what it was, and what to do."""
     action = Span(f"{result.action:<18}", _STYLES.get(result.action, "dim"))
     size = f"  {byte_size(result.done.size)}" if result.done is not None else ""
     yield line(action, Span(result.path, "bold"), Span(f"  to {result.target}{size}" if result.target else "", "dim"))
     if result.error is not None:
         yield line(f"    {str(result.error).removeprefix(f'{result.path}: ')}")
+        if isinstance(result.error, ModelHubError) and result.error.hint is not None:
+            yield line(Span(f"    {result.error.hint}", "dim"))
 
 
 def tally(counts: Mapping[str, int]) -> str:

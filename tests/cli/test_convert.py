@@ -174,3 +174,13 @@ def test_a_hypernetwork_comes_back(make: Make) -> None:
     ran = modelhub("restore", "safe.safetensors", "x.pt")
     assert (ran.code, ran.out) == (2, "")
     assert "is no hypernetwork's layer" in ran.err
+
+
+def test_what_fails_among_many_says_what_to_do(make: Make) -> None:
+    """The next step is told for each file of a folder, as for one alone."""
+    make("safe.pt")
+    Path("m.ckpt").write_text("<html>404</html>")
+    ran = modelhub("convert", "-r", ".", "out")
+    assert ran.code == 2
+    assert "an HTML or XML page is not converted\n    download the file itself" in ran.out
+    assert "1 converted, 1 failed" in ran.err

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from modelhub.convert import Conversion, ConversionOptions, convert
+from modelhub.errors import Malformed
 from tests.convert.layouts.test_relayout import weights_of
 
 
@@ -57,6 +58,29 @@ def test_an_sdxl_embedding_keeps_both_encoders(tmp_path):
     assert same(converted(pair, tmp_path / "xl.pt")[0], pair)
 
 
+def test_what_a_tensor_has_beside_its_elements_is_told(tmp_path):
+    """Attributes of tensors and parameters are not kept, and not passed over either."""
+    plain, parameter = torch.ones(2), torch.nn.Parameter(torch.zeros(2))
+    plain.note, parameter.scale = "trained on cats", torch.ones(1)
+    found, _, done = converted({"plain": plain, "again": plain, "parameter": parameter}, tmp_path / "m.pt")
+    assert same(found, {"plain": plain, "again": plain, "parameter": parameter})
+    assert {left.path: left.description for left in done.plan.leftovers} == {
+        "plain.note": "an attribute of the tensor: 'trained on cats'",
+        "parameter.scale": "an attribute of the tensor: a tensor made by torch._utils._rebuild_tensor_v2",
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+@pytest.mark.parametrize("first", [True, False])
+def test_a_sparse_tensor_takes_no_other_tensors_name(tmp_path, first):
+    """Two tensors whose paths are one name are an error, whichever sorts they are of, also with --dense."""
+    nested, flat = torch.eye(2).to_sparse(), torch.ones(2)
+    nested, flat = (nested, flat) if first else (flat, nested)
+    torch.save({"a": {"b": nested}, "a.b": flat}, tmp_path / "m.pt")
+    with pytest.raises(Malformed, match=r"two tensors have the name 'a\.b'"):
+        convert(tmp_path / "m.pt", options=ConversionOptions(dense=True), salvage=True)
+
+
 def test_a_hypernetwork_can_be_put_together_again(tmp_path):
     """SIZE.0 are the keys' layers and SIZE.1 the values'; all that A1111 saves beside them is metadata."""
     layers = {size: tuple({"linear.0.weight": torch.randn(size, size)} for _ in range(2)) for size in (320, 640)}
@@ -81,6 +105,7 @@ def test_a_hypernetwork_can_be_put_together_again(tmp_path):
         again.setdefault(int(size), [{}, {}])[int(which)][key] = tensor
     assert again.keys() == layers.keys()
     assert all(same(again[size][i], layers[size][i]) for size in layers for i in (0, 1))
+    assert any("modelhub restore" in note for note in done.plan.notes)
     assert metadata == {
         "format": "pt",
         "step": "7",
