@@ -349,7 +349,7 @@ def test_what_torch_reads_is_what_we_read(data):
     try:
         reader = torch._C.PyTorchFileReader(io.BytesIO(bytes(built)))
         record = reader.get_record("data.pkl")
-    except (RuntimeError, UnicodeDecodeError):
+    except (RuntimeError, UnicodeDecodeError, IndexError):  # the last: a version of too many digits
         return
     container = opened(bytes(built))
     if not rules(container) & {"zip.deflate", "zip.file-type"}:  # there torch's record ends in stale memory
