@@ -183,8 +183,11 @@ def _written_import(machine: Machine, pos: int, at: int, opcode: str) -> tuple[G
         except Broken as broken:
             if broken.cut is not None:
                 # here Python's unpickler imports: by the line without its last byte, and no second line
-                lines = [*lines, broken.cut[:-1], b""]
-                machine.imported(_spelled(lines[0]), _spelled(lines[1]), at, opcode)
+                module, name = map(_spelled, [*lines, broken.cut[:-1], b""][:2])
+                if name:
+                    machine.imported(module, name, at, opcode)
+                else:
+                    machine.imports.append(Global(module, name, at, opcode))  # an odd name, but that is the cut's doing
             raise
         lines.append(line)
     return machine.imported(_spelled(lines[0]), _spelled(lines[1]), at, opcode), pos

@@ -88,7 +88,9 @@ def _run(machine: Machine) -> Value:
     deepest = machine.limits.depth
     buf, soft, base = window.buf, window.soft, window.base
     op = pos = 0
-    if buf[0] == PROTO and window.size >= 2:
+    if buf[0] == PROTO and window.size:
+        if window.size < 2:
+            fail("pickle.truncated", "the pickle ends before its STOP opcode", window.end)
         machine.protocol = buf[1]
         pos = 2
         if machine.protocol > 5:

@@ -75,10 +75,13 @@ def opinion(pickled: Any) -> dict[str, Any]:
     """What fickling objects to: its severity, the subject (or ``None``) and the message; and the imports it sees."""
     from fickling.analysis import check_safety
 
-    objections = [
-        (result.severity.severity, result.trigger and result.trigger[:MAX_TEXT], str(result)[:MAX_TEXT])
-        for result in check_safety(pickled).results[:MAX_OBJECTIONS]
-    ]
+    objections = sorted(  # fickling keeps unused variables in a set
+        (
+            (result.severity.severity, result.trigger and result.trigger[:MAX_TEXT], str(result)[:MAX_TEXT])
+            for result in check_safety(pickled).results
+        ),
+        key=lambda told: (-told[0], told[1] or "", told[2]),
+    )[:MAX_OBJECTIONS]
     imports = {
         (node.module, alias.name)
         for node in pickled.properties.imports

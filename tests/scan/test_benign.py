@@ -222,6 +222,16 @@ def test_configurations_of_research_code_are_safe(protocol, configuration):
     assert report.verdict is Verdict.SAFE, report.findings
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_files_cut_off_anywhere_are_unknown(legacy, protocol):
+    """A download that broke off is UNKNOWN wherever it did, in the middle of a name too, and not called worse."""
+    data = saved({"w": torch.zeros(2), "n": np.float64(2), "s": 3}, legacy=legacy, protocol=protocol)
+    for length in range(len(data)):
+        report = judged(data[:length])
+        assert report.verdict is Verdict.UNKNOWN, (length, report.findings)
+
+
 def test_whole_networks_are_unknown_and_not_called_malware():
     """A pickled network (as of YOLO detectors) is UNKNOWN: an executable object that cannot be proven."""
     for legacy in (False, True):

@@ -109,6 +109,12 @@ def test_what_fickling_knows_as_dangerous_is_heard():
     assert (finding.evidence, finding.location.offset) == ("from os import system", 2)
 
 
+def test_an_opinion_is_the_same_each_time():
+    """Two children, whose sets have orders of their own, give one and the same report."""
+    data = b"\x80\x02" + b"".join(called("os", f"f{number}") + b"0" for number in range(9)) + b"N."
+    assert opinion_on(data)[1] == opinion_on(data)[1]
+
+
 def test_findings_keep_their_order_by_severity():
     """The worst findings come first, whoever they are from."""
     _, report = opinion_on(b"\x80\x02" + SYSTEM + b".")

@@ -69,6 +69,9 @@ def _judge(module: str, name: str, use: _Use, trace: Trace, policy: Policy) -> F
     if (module, name) in policy.care:
         message = f"uses {title}: valid, but not proven harmless here"
         return Finding("tensor.unmodelled", Severity.LOW, Confidence.HIGH, message, at, evidence)
+    if use.call is None and use.first is trace.imports[-1] and _is_cut_off(module, name, trace, policy):
+        message = f"breaks off within an import, at {title}"
+        return Finding("import.unfamiliar", Severity.LOW, Confidence.MEDIUM, message, at, evidence)
     denied = policy.denies(module, name) or policy.denies(use.first.module, name)
     whole = use.part if use.call is None and use.construction is None else None
     if denied is not None and whole is None:
@@ -103,6 +106,15 @@ def _title(module: str, name: str, imported: Global) -> str:
     if (module, name) == (imported.module, imported.name):
         return title
     return f"{title} (written {ascii(imported.qualified)[1:-1][:80]})"
+
+
+def _is_cut_off(module: str, name: str, trace: Trace, policy: Policy) -> bool:
+    """Whether the file ends in the middle of the name, and it could be that of an allowed import."""
+    if trace.stopped or not trace.anomalies or trace.anomalies[-1].rule != "pickle.truncated":
+        return False
+    return any(
+        whole.startswith(name) if of == module else not name and of.startswith(module) for of, whole in policy.allowed
+    )
 
 
 def _is_network(call: Call) -> bool:
