@@ -18,6 +18,9 @@
         NothingToConvert   no tensor in the file
         WouldOverwrite     the target exists already
         VerificationFailed the copy differs from its source
+      MergeError
+        IncompatibleArchitecture  the adapter was made for another architecture than the base's
+        UnmatchedKeys      parts of an adapter have no place in the base
       CatalogError
         SchemaTooNew       written by a newer modelhub
         CatalogLocked      another process holds it
@@ -125,6 +128,18 @@ class AlreadyThere(ConversionError):
 
 class VerificationFailed(ConversionError):
     """The written file differs from its source; it has been removed."""
+
+
+class MergeError(ModelHubError):
+    """The adapter could not be merged."""
+
+
+class IncompatibleArchitecture(MergeError):
+    """The adapter was made for another architecture than the base's."""
+
+
+class UnmatchedKeys(MergeError):
+    """Parts of an adapter have no place in the base."""
 
 
 class CatalogError(ModelHubError):

@@ -1,0 +1,73 @@
+"""OFT and BOFT: rotations of a weight's outputs.
+
+Each block ``B`` gives the rotation ``R = (I + Q)(I - Q)^-1`` with ``Q = B - B^T`` (Cayley). Where alpha is positive, Q
+is made no longer than ``alpha * out``. OFT turns each run of ``b`` outputs by its block,
+``einsum('knm,kn...->km...', I + s (R - I), W)``; BOFT does so in *m* butterfly passes, between which outputs change
+places. A ``rescale`` then scales each output, ``1 + s (rescale - 1)``, so that nothing is left of it at strength 0.
+
+Source: Qiu et al. 2023 (arXiv 2306.07280), Liu et al. 2023 (arXiv 2311.06243); LyCORIS ``modules/diag_oft.py``,
+``modules/boft.py``. PEFT's ``oft_R`` is another parametrisation and is not this.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modelhub.errors import MergeError
+from modelhub.merge.adapters.base import Shape, Tensors
+
+
+class Oft:
+    """``blocks`` ``[n, b, b]`` (OFT) or ``[m, n, b, b]`` (BOFT), perhaps ``rescale``, one number for each output."""
+
+    additive = False
+    by_rows = False
+
+    def __init__(self, tensors: Tensors, alpha: float | None, shape: Shape) -> None:
+        blocks = tensors["blocks"]
+        if blocks.dim() not in (3, 4) or blocks.shape[-1] != blocks.shape[-2]:
+            raise MergeError(f"blocks of shape {list(blocks.shape)} are no rotations")
+        if blocks.shape[-3] * blocks.shape[-1] != shape[0]:
+            raise MergeError(f"blocks of shape {list(blocks.shape)} do not fit a weight of shape {list(shape)}")
+        if blocks.dim() == 4 and (blocks.shape[-1] % 2 or shape[0] % (2 ** blocks.shape[0] * (blocks.shape[-1] // 2))):
+            raise MergeError(f"{blocks.shape[0]} butterfly passes do not divide a weight of shape {list(shape)}")
+        limit = (alpha or 0.0) * shape[0]
+        self._butterfly = blocks.dim() == 4
+        self._turns = torch.stack([_rotations(each, limit) for each in blocks.reshape(-1, *blocks.shape[-3:])])
+        self._rescale = tensors.get("rescale")
+
+    def apply(self, weight: Tensor, first: int, strength: float) -> Tensor:
+        one = torch.eye(self._turns.shape[-1], dtype=weight.dtype)
+        turns = one + (self._turns - one) * strength
+        if self._butterfly:
+            for number, turn in enumerate(turns):
+                weight = _pass(weight, turn, number)
+        else:
+            blocks = weight.reshape(*turns.shape[1:3], *weight.shape[1:])
+            weight = torch.einsum("knm,kn...->km...", turns[0], blocks).reshape(weight.shape)
+        if self._rescale is not None:
+            scale = (self._rescale.reshape(-1) - 1) * strength + 1
+            weight = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+        return weight
+
+
+def _rotations(blocks: Tensor, limit: float) -> Tensor:
+    """The rotations ``[n, b, b]`` of *blocks*; *limit* 0 is none."""
+    skew = blocks - blocks.transpose(-1, -2)
+    length = skew.norm()
+    if 0 < limit < length:
+        skew = skew * (limit / length)
+    one = torch.eye(blocks.shape[-1], dtype=blocks.dtype)
+    turned: Tensor = torch.linalg.solve(one - skew, one + skew, left=False)
+    return turned
+
+
+def _pass(weight: Tensor, turn: Tensor, number: int) -> Tensor:
+    """One butterfly pass: outputs that lie ``2^number * b / 2`` apart are turned together."""
+    size = turn.shape[-1]
+    apart = 2**number * (size // 2)
+    rest = weight.shape[1:]
+    mixed = weight.reshape(-1, 2, apart, *rest).transpose(1, 2).reshape(-1, size, *rest)
+    turned = torch.einsum("bij,bj...->bi...", turn, mixed)
+    return turned.reshape(-1, apart, 2, *rest).transpose(1, 2).reshape(weight.shape)

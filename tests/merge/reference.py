@@ -1,0 +1,124 @@
+"""Each algorithm's published formula in numpy and double precision, as plainly as it can be written."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+Array = np.ndarray
+Tensors = dict[str, Array]
+
+
+def scale(alpha: float | None, rank: int) -> float:
+    return 1.0 if alpha is None else alpha / rank
+
+
+def lora(weight: Array, t: Tensors, alpha: float | None, s: float) -> Array:
+    rank = t["down"].shape[0]
+    up = t["up"].reshape(t["up"].shape[0], rank)
+    if "mid" in t:
+        product = np.einsum("mnkl,om,ni->oikl", t["mid"], up, t["down"][:, :, 0, 0])
+    else:
+        product = (up @ t["down"].reshape(rank, -1)).reshape(weight.shape)
+    if "bias_values" in t:
+        sparse = np.zeros([int(n) for n in t["bias_size"]])
+        for place, value in zip(t["bias_indices"].T, t["bias_values"], strict=True):
+            sparse[tuple(int(n) for n in place)] += value
+        product = product + sparse.reshape(weight.shape)
+    return weight + s * scale(alpha, rank) * product
+
+
+def loha(weight: Array, t: Tensors, alpha: float | None, s: float) -> Array:
+    def factor(n: int) -> Array:
+        a, b = t[f"w{n}_a"], t[f"w{n}_b"]
+        if f"t{n}" in t:
+            return np.einsum("ijkl,jr,ip->prkl", t[f"t{n}"], b, a)
+        return (a @ b.reshape(b.shape[0], -1)).reshape(weight.shape)
+
+    return weight + s * scale(alpha, t["w1_b"].shape[0]) * factor(1) * factor(2)
+
+
+def lokr(weight: Array, t: Tensors, alpha: float | None, s: float) -> Array:
+    w1 = t["w1"] if "w1" in t else t["w1_a"] @ t["w1_b"]
+    inputs, kernel = weight.shape[1] // w1.shape[1], weight.shape[2:]
+    if "w2" in t:
+        w2 = t["w2"]
+    elif "t2" in t:
+        w2 = np.einsum("ijkl,ip,jr->prkl", t["t2"], t["w2_a"], t["w2_b"])
+    else:
+        w2 = t["w2_a"] @ t["w2_b"].reshape(t["w2_b"].shape[0], -1)
+    w2 = w2.reshape(weight.shape[0] // w1.shape[0], inputs, *kernel)
+    product = np.zeros(weight.shape)
+    for a, b in itertools.product(range(w1.shape[0]), range(w1.shape[1])):
+        rows, columns = a * w2.shape[0], b * inputs
+        product[rows : rows + w2.shape[0], columns : columns + inputs] = w1[a, b] * w2
+    ranks = [t[role].shape[0] for role in ("w1_b", "w2_b") if role in t]
+    return weight + s * (scale(alpha, ranks[0]) if ranks else 1.0) * product
+
+
+def full(weight: Array, t: Tensors, alpha: float | None, s: float) -> Array:
+    return weight + s * t["diff"].reshape(weight.shape)
+
+
+def replaced(weight: Array, t: Tensors, alpha: float | None, s: float) -> Array:
+    return weight + s * (t["set"].reshape(weight.shape) - weight)
+
+
+def ia3(weight: Array, t: Tensors, alpha: float | None, s: float) -> Array:
+    merged = weight.copy()
+    for n, factor in enumerate(t["weight"].reshape(-1)):
+        place = (slice(None), n) if t.get("on_input") else (n,)
+        merged[place] = weight[place] * (1 + s * factor)
+    return merged
+
+
+def rotations(blocks: Array, limit: float) -> Array:
+    skew = blocks - blocks.swapaxes(-1, -2)
+    length = np.sqrt((skew**2).sum())
+    if 0 < limit < length:
+        skew = skew * limit / length
+    one = np.eye(blocks.shape[-1])
+    return np.stack([(one + q) @ np.linalg.inv(one - q) for q in skew])
+
+
+def oft(weight: Array, t: Tensors, alpha: float | None, s: float) -> Array:
+    blocks, out = t["blocks"], weight.shape[0]
+    merged = weight.reshape(out, -1)
+    passes = blocks[None] if blocks.ndim == 3 else blocks
+    for number, each in enumerate(passes):
+        size = each.shape[-1]
+        turns = s * rotations(each, (alpha or 0) * out) + (1 - s) * np.eye(size)
+        turned = np.zeros_like(merged)
+        order = list(range(out)) if blocks.ndim == 3 else butterfly(out, number, size)
+        for n, turn in enumerate(turns):
+            places = order[n * size : n * size + size]
+            turned[places] = (turn.T if blocks.ndim == 3 else turn) @ merged[places]
+        merged = turned
+    if "rescale" in t:
+        merged = merged * (1 + s * (t["rescale"].reshape(-1, 1) - 1))
+    return merged.reshape(weight.shape)
+
+
+def butterfly(out: int, number: int, size: int) -> list[int]:
+    """The outputs in the order in which pass *number* takes them: groups of two halves, interleaved."""
+    apart = 2**number * (size // 2)
+    return [
+        group * 2 * apart + half * apart + place
+        for group in range(out // (2 * apart))
+        for place in range(apart)
+        for half in range(2)
+    ]
+
+
+def glora(weight: Array, t: Tensors, alpha: float | None, s: float) -> Array:
+    rank = t["a2"].shape[0]
+    changed = np.einsum("oi...,ij,jk->ok...", weight, t["a1"], t["a2"])
+    return weight + s * scale(alpha, rank) * (changed + (t["b1"] @ t["b2"]).reshape(weight.shape))
+
+
+def dora(weight: Array, merged: Array, magnitudes: Array, axis: int, s: float) -> Array:
+    """*merged* is W + delta at strength 1."""
+    others = tuple(n for n in range(weight.ndim) if n != axis)
+    length = np.sqrt((merged**2).sum(axis=others, keepdims=True))
+    return weight + s * (merged * magnitudes.reshape(length.shape) / length - weight)
