@@ -7,7 +7,7 @@ True
 
 >>> weights = modelhub.load_state_dict("model.ckpt")  # doctest: +SKIP
 
-``scan``, ``identify`` and ``convert`` are both the verb and the package with everything about it:
+``scan``, ``identify``, ``convert`` and ``merge`` are both the verb and the package with everything about it:
 ``modelhub.scan("model.ckpt")`` and ``modelhub.scan.Verdict``. Nothing is imported before it is asked for.
 """
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from modelhub.convert.content import content_digest as content_digest
     from modelhub.db import Catalog as Catalog
     from modelhub.errors import UnsafeModelError as UnsafeModelError
+    from modelhub.merge import merge as merge
+    from modelhub.merge import plan_merge as plan_merge
     from modelhub.scan.findings import Finding as Finding
     from modelhub.scan.findings import ScanReport as ScanReport
     from modelhub.scan.findings import Severity as Severity
@@ -51,6 +53,8 @@ __all__ = [
     "identify",
     "inspect",
     "load_state_dict",
+    "merge",
+    "plan_merge",
     "scan",
 ]
 
@@ -65,8 +69,14 @@ _HOME = {
     "content_digest": "modelhub.convert.content",
     "inspect": "modelhub.verbs",
     "load_state_dict": "modelhub.weights",
+    "plan_merge": "modelhub.merge",
 }
-_VERBS = {"scan": "modelhub.verbs", "identify": "modelhub.verbs", "convert": "modelhub.convert"}
+_VERBS = {
+    "scan": "modelhub.verbs",
+    "identify": "modelhub.verbs",
+    "convert": "modelhub.convert",
+    "merge": "modelhub.merge",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "scan": "Say what loading a file would do: verdict and findings, nothing changed.",
     "inspect": "Say which model a file is: container, identity, tensors, metadata.",
     "convert": "Turn a checkpoint into safetensors, never executing anything.",
+    "merge": "Merge LoRAs and their relatives into a model's weights.",
     "restore": "Make a hypernetwork's safetensors file the .pt that programs load.",
     "verify": "Check a converted file against its receipt or its source.",
     "explain": "Explain a rule of the scanner: its meaning, an example, what to do.",

@@ -40,11 +40,13 @@ VERBOSITY = "modelhub.verbosity"
 Command = Callable[..., int]
 
 
-def reporting_in(*formats: str) -> Callable[[Command], Command]:
+def reporting_in(*formats: str, answer: str = "-o") -> Callable[[Command], Command]:
     """Give a command the options ``--format``, ``-o``, ``-q`` and ``-v``, and an open :class:`Sink` as ``sink``.
 
-    *formats* are those it knows beside text for people, ``json`` and ``jsonl``.
+    *formats* are those it knows beside text for people, ``json`` and ``jsonl``. *answer* is the option that names a
+    file for the answer.
     """
+    names = ("-o", "--output") if answer == "-o" else (answer,)
     known = ("human", "json", "jsonl", *formats)
     named = {"sarif": "SARIF 2.1.0"}
     more = "".join(f", or {named.get(name, name)}" for name in formats)
@@ -57,14 +59,14 @@ def reporting_in(*formats: str) -> Callable[[Command], Command]:
             show_default=True,
             help=f"Text for people, one JSON document, {'' if more else 'or '}one JSON object per line{more}.",
         )
-        @click.option("-o", "--output", metavar="FILE", help="Write the answer to FILE when it is complete.")
+        @click.option(*names, "answer_file", metavar="FILE", help="Write the answer to FILE when it is complete.")
         @click.option("-q", "--quiet", is_flag=True, help="Say nothing beside the answer.")
         @click.option("-v", "--verbose", count=True, help="Say more; -vv shows tracebacks of internal errors.")
         @functools.wraps(command)
-        def run(*args: Any, format: Any, output: str | None, quiet: bool, verbose: int, **kwargs: Any) -> int:
+        def run(*args: Any, format: Any, answer_file: str | None, quiet: bool, verbose: int, **kwargs: Any) -> int:
             verbosity = -1 if quiet else verbose
             click.get_current_context().meta[VERBOSITY] = verbosity
-            with Sink(format, output, verbosity) as sink:
+            with Sink(format, answer_file, verbosity) as sink:
                 return command(*args, sink=sink, **kwargs)
 
         return run
@@ -74,6 +76,9 @@ def reporting_in(*formats: str) -> Callable[[Command], Command]:
 
 reporting = reporting_in()
 """The options of :func:`reporting_in` for a command that knows no other formats."""
+
+merging = reporting_in(answer="--report")
+"""The same for a command whose ``-o`` is the model that it writes."""
 
 
 def paths_unless(flag: str | None) -> Callable[[Command], Command]:

@@ -25,20 +25,20 @@ from modelhub.convert.base import (
     PlannedTensor,
     inside,
 )
-from modelhub.convert.convertible import convertible
 from modelhub.convert.execute import check_target, execute
 from modelhub.convert.names import SALVAGED_KEY, SHARED_KEY
 from modelhub.convert.opening import open_plan
 from modelhub.convert.options import NO_OPTIONS, ConversionOptions, DTypeRule, byte_count, dtype_rule, metadata_pair
 from modelhub.convert.plan import plan_conversion
 from modelhub.convert.receipt import check_receipt_target, receipt_path, write_receipt
+from modelhub.convert.safety import judge
 from modelhub.convert.target import write_error
 from modelhub.convert.verify import holds, verify
-from modelhub.errors import AlreadyThere, ConversionError, UnsafeModelError
+from modelhub.errors import AlreadyThere, ConversionError
 from modelhub.source import MODEL_EXTENSIONS
 
 if TYPE_CHECKING:
-    from modelhub.scan import Policy, ScanReport
+    from modelhub.scan import Policy
 
 __all__ = [
     "SALVAGED_KEY",
@@ -61,6 +61,7 @@ __all__ = [
     "execute",
     "holds",
     "inside",
+    "judge",
     "metadata_pair",
     "plan_conversion",
     "receipt_path",
@@ -108,7 +109,7 @@ def convert(
             options,
             fix_vae=fix_vae,
             tokenizer=tokenizer,
-            judge=lambda each: _judge(each, policy, salvage, dense=options.dense),
+            judge=lambda each: judge(each, policy, salvage=salvage, dense=options.dense),
         )
         wanted = None if target_path is None else os.fspath(target_path)
         if in_place:
@@ -185,59 +186,3 @@ def _check_in_place(
         raise ConversionError(f"{name}: only a .safetensors file can be rewritten under its own name", hint=hint)
     if plan.is_folder:
         raise ConversionError(f"{name}: several files cannot take the place of one", hint="name a new folder")
-
-
-def _judge(container: Container, policy: Policy | None, salvage: bool, *, dense: bool = False) -> bool:
-    """Whether *container* is safe; :class:`UnsafeModelError` where it is not and is not to be salvaged."""
-    from modelhub.scan import Verdict, scan
-
-    report = scan(container, policy)
-    if report.verdict > Verdict.UNKNOWN and not salvage:
-        raise _refusal(report)
-    if report.verdict is Verdict.UNKNOWN and dense and _only_not_dense(report):
-        return True
-    if report.verdict is Verdict.UNKNOWN and not salvage:
-        # what keeps a file from being understood is said best by what cannot be converted
-        if container.kind == "safetensors":
-            convertible(container)
-        else:
-            plan_conversion(container, None, ConversionOptions(dense=dense))
-        raise _refusal(report)
-    return report.verdict is Verdict.SAFE
-
-
-_NOT_DENSE = frozenset(
-    {f"torch._utils.{name}" for name in ("_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor", "_rebuild_qtensor")}
-    | {f"torch.sparse_{layout}" for layout in ("coo", "csr", "csc", "bsr", "bsc")}
-    | {f"torch.{name}" for name in ("per_tensor_affine", "per_channel_affine", "qint8", "quint8", "qint32")}
-)
-"""What rebuilds sparse and quantised tensors: unproven for torch, which believes their indices and scales."""
-
-
-def _only_not_dense(report: ScanReport) -> bool:
-    """Whether a file is not SAFE for nothing but sparse and quantised tensors, which are not rebuilt but computed."""
-    from modelhub.scan import Severity
-
-    told = [finding for finding in report.findings if finding.severity > Severity.INFO]
-    reasons = {finding.message for finding in told}
-    return all(skipped.reason in reasons for skipped in report.coverage.skipped) and all(
-        finding.rule == "tensor.unmodelled"
-        and (finding.evidence or "").partition("(")[0] in _NOT_DENSE
-        and not finding.message.endswith("more like it)")  # what is not shown may be anything
-        for finding in told
-    )
-
-
-def _refusal(report: ScanReport) -> UnsafeModelError:
-    worst = max(report.findings, key=lambda finding: finding.severity, default=None)
-    if worst is not None:
-        reason = worst.message
-    elif report.coverage.skipped:
-        reason = report.coverage.skipped[0].reason
-    else:
-        reason = "it was not understood completely"
-    return UnsafeModelError(
-        f"{report.path}: not converted, because it is {report.verdict.label}: {reason}",
-        report,
-        hint="--salvage copies only its tensors' bytes, which is safe to do",
-    )

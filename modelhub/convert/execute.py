@@ -6,9 +6,18 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Protocol
 
 from modelhub.convert.background import Background
-from modelhub.convert.base import Conversion, ConversionPlan, Integrity, OutputDigests, OutputFile, PlainFile
+from modelhub.convert.base import (
+    Conversion,
+    ConversionPlan,
+    Integrity,
+    OutputDigests,
+    OutputFile,
+    PlainFile,
+    PlannedTensor,
+)
 from modelhub.convert.integrity import check_sources
 from modelhub.convert.part_folder import PartFolder
 from modelhub.convert.stream import BLOCK, stream
@@ -18,6 +27,37 @@ from modelhub.errors import ChangedDuringRead, ConversionError, NotFound, WouldO
 from modelhub.source import LocalSource, Source
 
 Progress = Callable[[int], None]
+
+
+class Writer(Protocol):
+    """Writes the tensors and the header of an output, and says how a written one is verified."""
+
+    def write(self, output: OutputFile, part: PartFile, told: Progress) -> None:
+        """Write *output* into *part*; *told* bytes as they are written."""
+        ...
+
+    def verify(self, plan: ConversionPlan, path: str, progress: Progress | None) -> None:
+        """Raise :class:`~modelhub.errors.VerificationFailed` where the file or folder *path* is not as it should be."""
+        ...
+
+
+class Copying:
+    """The writer of conversions: every tensor is what :func:`~modelhub.convert.stream.stream` gives of it."""
+
+    def write(self, output: OutputFile, part: PartFile, told: Progress) -> None:
+        """Write header and tensors, in the order in which they lie in the sources."""
+        buffer = memoryview(bytearray(BLOCK))
+        try:
+            part.write_at(0, output.header)
+            told(len(output.header))
+            for planned in in_source_order(output):
+                write_copied(output, planned, part, told, buffer)
+        except OSError as error:
+            raise write_error(error, part.target, output.size) from error
+
+    def verify(self, plan: ConversionPlan, path: str, progress: Progress | None) -> None:
+        """Every byte is compared with the sources."""
+        verify(plan, path, progress=progress)
 
 
 def execute(
@@ -31,6 +71,7 @@ def execute(
     tensor_digests: bool = False,
     progress: Progress | None = None,
     on_verify: Progress | None = None,
+    writer: Writer | None = None,
 ) -> Conversion:
     """Write what *plan* says to *target*, verify it against the sources, and only then give it the target's name.
 
@@ -39,8 +80,9 @@ def execute(
     *in_place* even one that is read from; a folder never is. With *make_parents* missing folders are made. In the same
     pass, by other threads, the checksums that the sources have of what is read are compared, and with *digests* the
     SHA-256 of the sources and the outputs computed, with *tensor_digests* also that of each tensor and the content
-    digest. Whatever happens, the sources are only read, and until the very end *target* is what it was before; an
-    interrupted conversion removes its part file, a killed one leaves it to the next.
+    digest. *writer* writes what is more than copied. Whatever happens, the sources are only read, and until the very
+    end *target* is what it was before; an interrupted conversion removes its part file, a killed one leaves it to the
+    next.
 
     Raises :class:`WouldOverwrite`, :class:`NoSpace`, :class:`AccessDenied`, :class:`NotFound`,
     :class:`ChangedDuringRead`, :class:`Malformed` for bytes that do not match their checksum,
@@ -51,12 +93,13 @@ def execute(
     check_target(plan, path, force=force, in_place=in_place, make_parents=make_parents)
     told = progress if progress is not None else _ignore
     digests = digests or tensor_digests
+    writer = writer or Copying()
     with Background(lambda stopped: check_sources(plan, stopped, digest=digests)) as checking:
         if plan.is_folder:
             with PartFolder(path, plan.size) as folder:
                 for output in plan.outputs:
                     with PartFile(folder.file(output.path), output.size) as part:
-                        _write(output, part, told)
+                        writer.write(output, part, told)
                         part.sync()
                         part.commit(force=False)
                 for plain in plan.plain:
@@ -65,16 +108,16 @@ def execute(
                         part.sync()
                         part.commit(force=False)
                 with _digested(plan, folder.path, tensor_digests) if digests else nullcontext() as reading:
-                    verify(plan, folder.path, progress=on_verify)
+                    writer.verify(plan, folder.path, on_verify)
                 sources = _checked(plan, checking)
                 folder.commit()
         else:
             with PartFile(path, plan.size) as part:
                 (output,) = plan.outputs
-                _write(output, part, told)
+                writer.write(output, part, told)
                 with Background(lambda _: part.sync()) as flush:
                     with _digested(plan, part.path, tensor_digests) if digests else nullcontext() as reading:
-                        verify(plan, part.path, progress=on_verify)
+                        writer.verify(plan, part.path, on_verify)
                     sources = _checked(plan, checking)
                     try:
                         flush.result()
@@ -145,22 +188,21 @@ def _is_same_file(path: str, source: LocalSource) -> bool:
     return (named.st_dev, named.st_ino) == (source.stat.dev, source.stat.ino)
 
 
-def _write(output: OutputFile, part: PartFile, told: Progress) -> None:
-    """Write header and tensors, in the order in which they lie in the sources."""
-    start = len(output.header)
+def in_source_order(output: OutputFile) -> list[PlannedTensor]:
+    """The tensors of *output* in the order in which they lie in the sources."""
     order = {id(piece.source): n for n, piece in enumerate(p for t in output.tensors for p in t.pieces)}
-    buffer = memoryview(bytearray(BLOCK))
-    try:
-        part.write_at(0, output.header)
-        told(start)
-        first = [(order[id(t.pieces[0].source)], t.pieces[0].tensor.start, n) for n, t in enumerate(output.tensors)]
-        for _, _, index in sorted(first):
-            planned = output.tensors[index]
-            for offset, data in stream(planned, buffer):
-                part.write_at(start + planned.begin + offset, data)
-                told(len(data))
-    except OSError as error:
-        raise write_error(error, part.target, output.size) from error
+    first = [(order[id(t.pieces[0].source)], t.pieces[0].tensor.start, n) for n, t in enumerate(output.tensors)]
+    return [output.tensors[index] for _, _, index in sorted(first)]
+
+
+def write_copied(
+    output: OutputFile, planned: PlannedTensor, part: PartFile, told: Progress, buffer: memoryview
+) -> None:
+    """Write *planned*, a tensor of *output*, as its sources have it, through *buffer*, :data:`BLOCK` bytes."""
+    start = len(output.header) + planned.begin
+    for offset, data in stream(planned, buffer):
+        part.write_at(start + offset, data)
+        told(len(data))
 
 
 def _write_plain(plain: PlainFile, part: PartFile, told: Progress) -> None:

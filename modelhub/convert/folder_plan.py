@@ -18,12 +18,18 @@ from modelhub.tensors import DType
 
 
 def plan_folder(
-    folder: Container, options: ConversionOptions, metadata: Mapping[str, str], beside: FolderFiles
+    folder: Container,
+    options: ConversionOptions,
+    metadata: Mapping[str, str],
+    beside: FolderFiles,
+    changed: frozenset[str] | None = None,
 ) -> ConversionPlan:
     """What converting *folder*, a diffusers pipeline or one model in transformers' form, will write.
 
     Of *options* those apply that a component's file can have: casts, alignment, shared tensors, shards and metadata;
     files that are safetensors already and that nothing changes are copied. *metadata* is added to every file's.
+    *changed* are the weights (:class:`Shards`' paths) whose bytes somebody else will change: only those are written
+    anew in any case, and only those get the metadata.
     Raises :class:`ConversionError` for other options, :class:`NothingToConvert` where nothing would change, and what
     planning a file raises.
     """
@@ -35,10 +41,11 @@ def plan_folder(
     groups, left = weight_groups(folder)
     plan = ConversionPlan(name, (), beside.plain, (*beside.left, *left))
     for shards in groups:
-        if _is_kept(folder, shards, options, metadata):
+        added = metadata if changed is None or shards.path in changed else {}
+        if not (changed and shards.path in changed) and _is_kept(folder, shards, options, added):
             plan = replace(plan, plain=(*plan.plain, *_copies(folder, shards)))
         else:
-            plan = _joined(plan, _plan_shards(folder, shards, options, metadata))
+            plan = _joined(plan, _plan_shards(folder, shards, options, added))
     if options.dtypes:
         plan = _with_types_told(plan, folder)
     if not plan.outputs:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SCAN_SCHEMA = "modelhub.scan/1"
 INSPECT_SCHEMA = "modelhub.inspect/1"
 CONVERT_SCHEMA = "modelhub.convert/1"
+MERGE_SCHEMA = "modelhub.merge/1"
 VERIFY_SCHEMA = "modelhub.verify/1"
 INTAKE_SCHEMA = "modelhub.intake/1"
 CATALOG_SCHEMA = "modelhub.catalog/1"

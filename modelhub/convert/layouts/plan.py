@@ -21,6 +21,30 @@ def to_diffusers(shapes: Shapes, told: Told | None = None) -> Layout:
     Raises :class:`ConversionError` where there is nothing with a place in a folder, where two tensors claim one, or
     where the model is none that diffusers has a pipeline for.
     """
+    components, used, missing = _placed(shapes)
+    if not components:
+        raise ConversionError(
+            "there is no UNet, VAE or text encoder of Stable Diffusion under the names of a checkpoint"
+        )
+    unused = tuple((CHECKPOINT, name) for name in shapes if name not in used)
+    placed = {
+        name: {key: viewed_shape(views, shapes) for key, views in pieces.items()} for name, pieces in components.items()
+    }
+    configs = folder_configs(placed, shapes, told or Told()) if not missing else {}
+    return Layout(components, unused, tuple(missing), configs)
+
+
+def diffusers_views(shapes: Shapes) -> Mapping[str, Mapping[str, tuple[View, ...]]]:
+    """For each component that a checkpoint with names and *shapes* has, diffusers' names as views of its tensors.
+
+    These are the components of :func:`to_diffusers`, of whatever the checkpoint has, be it incomplete or a model
+    that no pipeline is for. Raises :class:`ConversionError` where two tensors claim one component.
+    """
+    return _placed(shapes)[0]
+
+
+def _placed(shapes: Shapes) -> tuple[dict[str, Pieces], set[str], list[tuple[str, str]]]:
+    """The components of a folder as views of a checkpoint's tensors, the tensors used, and what is missing."""
     components: dict[str, Pieces] = {}
     used: set[str] = set()
     missing: list[tuple[str, str]] = []
@@ -40,16 +64,7 @@ def to_diffusers(shapes: Shapes, told: Told | None = None) -> Layout:
                 used.add(source)
             elif place.required:
                 missing.append((CHECKPOINT, prefix + place.ldm))
-    if not components:
-        raise ConversionError(
-            "there is no UNet, VAE or text encoder of Stable Diffusion under the names of a checkpoint"
-        )
-    unused = tuple((CHECKPOINT, name) for name in shapes if name not in used)
-    placed = {
-        name: {key: viewed_shape(views, shapes) for key, views in pieces.items()} for name, pieces in components.items()
-    }
-    configs = folder_configs(placed, shapes, told or Told()) if not missing else {}
-    return Layout(components, unused, tuple(missing), configs)
+    return components, used, missing
 
 
 def to_ldm(components: Mapping[str, Shapes]) -> Layout:

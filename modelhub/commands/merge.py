@@ -1,0 +1,126 @@
+"""``modelhub merge``: LoRAs and their relatives become a part of a model's weights."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import click
+
+from modelhub.commands import ExitCode, merging
+from modelhub.report.sink import Sink
+
+
+@click.command("merge")
+@click.argument("base", metavar="[BASE]", required=False)
+@click.option(
+    "--lora",
+    "loras",
+    metavar="FILE[:WEIGHTS]",
+    multiple=True,
+    help="An adapter and how strongly it is applied: A.safetensors:0.8, or A.safetensors:unet=1,te=0.4,IN04=0.5, or "
+    "a row of block weights, A.safetensors:lbw=1/0/0.5/... May be given several times.",
+)
+@click.option("-o", "--output", "target", metavar="OUT", required=True, help="The file or folder to write.")
+@click.option("--recipe", metavar="FILE", help="Merge what FILE says, a recipe as it is written beside each output.")
+@click.option(
+    "--dtype",
+    type=click.Choice(("keep", "fp16", "bf16", "fp32")),
+    default="keep",
+    show_default=True,
+    help="The type of the output's weights.",
+)
+@click.option("--exact", is_flag=True, help="Compute in float64 instead of float32.")
+@click.option(
+    "--stochastic-rounding",
+    "seed",
+    metavar="SEED",
+    type=int,
+    help="Round to one of both neighbours at random, the nearer the likelier, so that small changes are not lost.",
+)
+@click.option("--allow-unmatched", is_flag=True, help="Leave out modules that have no place in BASE, and list them.")
+@click.option("--again", is_flag=True, help="Merge an adapter that BASE was merged with before once more.")
+@click.option("--salvage", is_flag=True, help="Take the tensors of files that are not SAFE as well.")
+@click.option(
+    "--verify",
+    "verify_tensors",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Compute N of the changed tensors again, in float64, and compare them with what was written.",
+)
+@click.option("--force", is_flag=True, help="Replace OUT if it is a file that exists.")
+@click.option("--dry-run", is_flag=True, help="Say what would be merged into what, and write nothing.")
+@merging
+def command(
+    *,
+    base: str | None,
+    loras: tuple[str, ...],
+    target: str,
+    recipe: str | None,
+    dtype: str,
+    exact: bool,
+    seed: int | None,
+    allow_unmatched: bool,
+    again: bool,
+    salvage: bool,
+    verify_tensors: int,
+    force: bool,
+    dry_run: bool,
+    sink: Sink,
+) -> int:
+    """Merge adapters into the checkpoint or diffusers folder BASE, in the order given, and write OUT.
+
+    Nothing of BASE or of an adapter is executed, and neither is changed. What no adapter changes is copied byte for
+    byte. A module that has no place in BASE is an error. OUT.recipe.toml says what was merged.
+    """
+    from modelhub.merge import Precision, Recipe, RecipeAdapter, adapter_use, merge, plan_merge, read_recipe
+
+    if recipe is not None:
+        if base is not None or loras:
+            raise click.UsageError("--recipe says what is merged; leave out BASE and --lora.")
+        wanted = read_recipe(recipe)
+    else:
+        if base is None or not loras:
+            raise click.UsageError("Missing BASE or --lora (or --recipe).")
+        precision = Precision(cast('Literal["keep", "fp16", "bf16", "fp32"]', dtype), exact, seed)
+        wanted = Recipe(base, tuple(RecipeAdapter(adapter_use(each)) for each in loras), precision)
+    if dry_run:
+        with plan_merge(wanted, allow_unmatched=allow_unmatched, again=again, salvage=salvage) as plan:
+            if sink.machine:
+                from modelhub.report.merged import plan_dict
+
+                _answer(sink, plan_dict(plan, target))
+            else:
+                from modelhub.report.merged import plan_lines
+
+                sink.lines(plan_lines(plan, target, sink.verbosity))
+        return ExitCode.OK
+    with sink.progress() as bar:
+        if bar is not None:
+            bar.begin_file(wanted.base)
+        done = merge(
+            wanted,
+            target=target,
+            allow_unmatched=allow_unmatched,
+            again=again,
+            salvage=salvage,
+            force=force,
+            verify_tensors=verify_tensors,
+            progress=bar.advance if bar else None,
+        )
+    if sink.machine:
+        from modelhub.report.merged import merge_dict
+
+        _answer(sink, merge_dict(done))
+    else:
+        from modelhub.report.merged import merge_lines
+
+        sink.lines(merge_lines(done, sink.verbosity))
+    return ExitCode.OK
+
+
+def _answer(sink: Sink, value: dict[str, object]) -> None:
+    from modelhub.report.json import MERGE_SCHEMA
+
+    sink.add(value)
+    sink.document(MERGE_SCHEMA, "reports", complete=True)

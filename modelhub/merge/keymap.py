@@ -1,0 +1,264 @@
+"""Where an adapter's modules lie in a base.
+
+Adapters name modules by their dotted names with underscores for dots, which cannot be undone; so the base's own names
+are flattened instead, under every layout that adapters speak of (LDM's and SGM's, diffusers', FLUX's and SD 3's own),
+and a module is looked up among them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+
+from modelhub.convert.layouts import CHECKPOINT, UNPLACED, Shapes, View, diffusers_views, to_ldm
+from modelhub.errors import ConversionError
+from modelhub.merge.base import Address, Kind, Part, Shape, Target
+from modelhub.merge.transformers import Fused, places, tensors_of
+
+_CHECKPOINT_ROOTS: Mapping[str, tuple[str, ...]] = {
+    "model.diffusion_model.": ("denoiser",),
+    "cond_stage_model.transformer.": ("text_encoder",),
+    "cond_stage_model.model.": ("text_encoder",),
+    "conditioner.embedders.0.transformer.": ("text_encoder",),
+    "conditioner.embedders.1.model.": ("text_encoder_2",),
+    "conditioner.embedders.0.model.": ("text_encoder_2",),
+    "text_encoders.clip_l.transformer.": ("text_encoder",),
+    "text_encoders.clip_g.transformer.": ("text_encoder_2",),
+    "text_encoders.t5xxl.transformer.": ("text_encoder_3", "text_encoder_2"),
+}
+"""Where components begin in a checkpoint. FLUX's T5 is the second encoder to OneTrainer and diffusers, and the third
+to kohya; SD 3 has it third, and another second, which goes before."""
+
+_DENOISERS = {
+    "input_blocks.0.0.weight",
+    "double_blocks.0.img_attn.qkv.weight",
+    "joint_blocks.0.x_block.attn.qkv.weight",
+}
+"""Names that a denoiser has in a file of its own."""
+
+_FOLDER_COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "unet": ("denoiser",),
+    "transformer": ("denoiser",),
+    "text_encoder": ("text_encoder",),
+    "text_encoder_2": ("text_encoder_2", "text_encoder_3"),
+    "text_encoder_3": ("text_encoder_3",),
+}
+_Addressing = Callable[[str], Address]
+_KINDS: Mapping[str, Kind] = {"weight": "weight", "scale": "weight", "bias": "bias"}
+_ALIASES = (
+    (re.compile(r"(.+_to_out)_0"), (r"\1",)),
+    (re.compile(r"(.+_self_attn)_([qkv])_proj"), (r"\1_to_\2",)),
+    (re.compile(r"(.+_self_attn)_out_proj"), (r"\1_to_out",)),
+    (re.compile(r"(double_blocks_\d+)_img_attn_(qkv|proj)"), (r"\1_\g<2>1",)),
+    (re.compile(r"(double_blocks_\d+)_txt_attn_(qkv|proj)"), (r"\1_\g<2>2",)),
+    (re.compile(r"(single_blocks_\d+)_linear2"), (r"\1_proj",)),
+)
+"""Other names of modules: diffusers' attention processors, and XLabs' (``qkv1`` is of the image, ``qkv2`` of text)."""
+
+_BLOCKS = (
+    (re.compile(r"(?:.*\.)?input_blocks\.(\d+)\."), "IN"),
+    (re.compile(r"(?:.*\.)?output_blocks\.(\d+)\."), "OUT"),
+    (re.compile(r"(?:.*\.)?(middle)_block\."), "M"),
+    (re.compile(r"(?:.*\.)?double_blocks\.(\d+)\."), "D"),
+    (re.compile(r"(?:.*\.)?(?:single_blocks|single_transformer_blocks)\.(\d+)\."), "S"),
+    (re.compile(r"(?:.*\.)?joint_blocks\.(\d+)\."), "J"),
+)
+
+
+class KeyMap:
+    """The modules of a base by component and flattened name."""
+
+    def __init__(self) -> None:
+        self._targets: dict[tuple[str, str, Kind], Target] = {}
+        self._blocks: dict[Address, str] = {}
+
+    def find(self, component: str | None, path: str, kind: Kind) -> Target | None:
+        """Where the module *path* of *component* lies; without a component it is looked for in all of them."""
+        if component is None:
+            found = (self._targets.get((each, path, kind)) for each in ("denoiser", "text_encoder", "text_encoder_2"))
+            return next((target for target in found if target is not None), None)
+        return self._targets.get((component, path, kind))
+
+    def nearest(self, component: str | None, path: str, kind: Kind) -> tuple[str, ...]:
+        """Up to two of the base's modules whose names are most like *path*."""
+        known = [p for c, p, k in self._targets if k == kind and component in (None, c)]
+        return tuple(get_close_matches(path, known, n=2, cutoff=0.75))
+
+    @property
+    def components(self) -> frozenset[str]:
+        """The components that the base has."""
+        return frozenset(component for component, _, _ in self._targets)
+
+    def _add(
+        self, components: tuple[str, ...], name: str, shape: Shape, parts: tuple[Part, ...], *, transposed: bool = False
+    ) -> None:
+        stem, _, leaf = name.rpartition(".")
+        kind = _KINDS.get(leaf)
+        if kind is None or not stem:
+            return
+        block = "BASE" if components[0].startswith("text") else self._blocks.get(parts[0].address, "")
+        target = Target(shape, parts, transposed, block)
+        path = stem.replace(".", "_")
+        names = [path]
+        for pattern, others in _ALIASES:
+            if (match := pattern.fullmatch(path)) is not None:
+                names += [match.expand(other) for other in others]
+        for each in names:
+            for component in components:
+                self._targets.setdefault((component, each, kind), target)
+
+
+def keymap_of_checkpoint(shapes: Shapes) -> KeyMap:
+    """The modules of a single file with these names and *shapes*."""
+    made = KeyMap()
+    roots = dict(_CHECKPOINT_ROOTS)
+    bare = any(name in shapes for name in _DENOISERS)
+    if bare:
+        roots[""] = ("denoiser",)
+    if any(name.startswith("text_encoders.clip_g.") for name in shapes):
+        roots["text_encoders.t5xxl.transformer."] = ("text_encoder_3",)
+    for name in shapes:
+        made._blocks[Address("", name)] = block_of(name)
+    own = [(root, name) for name in shapes for root in roots if root and name.startswith(root)]
+    own = own or [("", name) for name in shapes if bare]
+    for root, name in own:
+        made._add(roots[root], name.removeprefix(root), shapes[name], (_whole(Address("", name), shapes[name]),))
+    prefix = "model.diffusion_model." if bare else ""
+    try:
+        components = diffusers_views({prefix + name: shape for name, shape in shapes.items()})
+    except ConversionError:
+        components = {}
+    for component, tensors in components.items():
+        for name, (view,) in tensors.items():
+            address = Address("", view.name.removeprefix(prefix))
+            shape = shapes[address.tensor]
+            part = Part(address, view.rows or (0, shape[0] if shape else 1), 0)
+            seen = _seen(view, shape)
+            made._add(
+                _FOLDER_COMPONENTS.get(component, (component,))[:1], name, seen, (part,), transposed=view.transposed
+            )
+    root = "" if bare else "model.diffusion_model."
+    inner = {name.removeprefix(root): shape for name, shape in shapes.items() if name.startswith(root)}
+    for fused in places(inner):
+        for name in tensors_of(fused.native, inner):
+            _add_diffusers(made, fused, root + name, inner[name])
+    return made
+
+
+def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str, str], str]) -> KeyMap:
+    """The modules of a diffusers folder of these *components*; *files* says which file each tensor will be in."""
+    made = KeyMap()
+
+    def address(component: str, name: str) -> Address:
+        return Address(files[component, name], name)
+
+    ldm: Mapping[str, tuple[View, ...]] = {}
+    known = {
+        name: shapes for name, shapes in components.items() if name in _FOLDER_COMPONENTS and name != "transformer"
+    }
+    if "unet" in components:
+        try:
+            ldm = to_ldm(known).components[CHECKPOINT]
+        except ConversionError:
+            ldm = {}
+    for name, views in ldm.items():
+        for view in views:
+            made._blocks[address(view.component, view.name)] = block_of(name)
+    for component, shapes in components.items():
+        for name, shape in shapes.items():
+            where = address(component, name)
+            if component == "transformer":
+                joint = "single_transformer_blocks.0.attn.to_q.weight" not in shapes
+                made._blocks[where] = _block_of_transformer(name, joint=joint)
+            if component in _FOLDER_COMPONENTS:
+                names = _FOLDER_COMPONENTS[component]
+                names = names[:1] if "text_encoder_3" in components else names
+                made._add(names, name, shape, (_whole(where, shape),))
+    for name, views in ldm.items():
+        root = next((root for root in _CHECKPOINT_ROOTS if name.startswith(root)), None)
+        if root is None or any(view.component == UNPLACED for view in views):
+            continue
+        parts, first = [], 0
+        for view in views:
+            shape = components[view.component][view.name]
+            rows = shape[0] if shape else 1
+            parts.append(Part(address(view.component, view.name), (0, rows), first))
+            first += rows
+        seen = _seen(views[0], components[views[0].component][views[0].name])
+        seen = (first, *seen[1:]) if len(views) > 1 else seen
+        inner = name.removeprefix(root)
+        made._add(_CHECKPOINT_ROOTS[root], inner, seen, tuple(parts), transposed=views[0].transposed)
+    transformer = components.get("transformer", {})
+    for fused in places(transformer):
+        _add_native(made, fused, transformer, lambda name: address("transformer", name))
+    return made
+
+
+def block_of(name: str) -> str:
+    """The block that the tensor *name* of a checkpoint is in, as users call it: ``IN04``, ``M00``, ``D07`` ..."""
+    for pattern, short in _BLOCKS:
+        if (match := pattern.match(name)) is not None:
+            return f"{short}{0 if match[1] == 'middle' else int(match[1]):02}"
+    return ""
+
+
+def _block_of_transformer(name: str, *, joint: bool) -> str:
+    if name.startswith("transformer_blocks."):
+        return f"{'J' if joint else 'D'}{int(name.split('.')[1]):02}"
+    return block_of(name)
+
+
+def _whole(address: Address, shape: Shape) -> Part:
+    return Part(address, (0, shape[0] if shape else 1), 0)
+
+
+def _seen(view: View, shape: Shape) -> Shape:
+    if view.rows is not None:
+        shape = (view.rows[1] - view.rows[0], *shape[1:])
+    if view.transposed:
+        shape = shape[::-1]
+    return shape if view.shape is None else view.shape
+
+
+def _add_diffusers(made: KeyMap, fused: Fused, name: str, shape: Shape) -> None:
+    """diffusers' modules as rows of the native tensor *name*."""
+    rows, address = shape[0], Address("", name)
+    ending = ".bias" if name.endswith(".bias") else ".weight"
+    if fused.swapped:
+        made._add(("denoiser",), fused.diffusers[0] + ending, shape, _swapped(address, rows))
+        return
+    first = 0
+    for module, count in zip(fused.diffusers, _rows(fused, rows), strict=True):
+        part = Part(address, (first, first + count), 0)
+        made._add(("denoiser",), module + ending, (count, *shape[1:]), (part,))
+        first += count
+
+
+def _add_native(made: KeyMap, fused: Fused, shapes: Shapes, address: _Addressing) -> None:
+    """The native module as rows of diffusers' tensors, which have *shapes*."""
+    for ending in (".weight", ".bias"):
+        names = [module + ending for module in fused.diffusers]
+        if not all(name in shapes for name in names):
+            continue
+        total = sum(shapes[name][0] for name in names)
+        shape = (total, *shapes[names[0]][1:])
+        if fused.swapped:
+            parts: tuple[Part, ...] = _swapped(address(names[0]), total)
+        else:
+            made_parts, first = [], 0
+            for name in names:
+                made_parts.append(Part(address(name), (0, shapes[name][0]), first))
+                first += shapes[name][0]
+            parts = tuple(made_parts)
+        made._add(("denoiser",), fused.native + ending, shape, parts)
+
+
+def _rows(fused: Fused, total: int) -> tuple[int, ...]:
+    count = len(fused.diffusers)
+    return fused.rows or (total // count,) * count
+
+
+def _swapped(address: Address, rows: int) -> tuple[Part, ...]:
+    half = rows // 2
+    return (Part(address, (half, rows), 0), Part(address, (0, half), half))

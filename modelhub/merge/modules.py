@@ -1,0 +1,178 @@
+"""What the tensors of an adapter file are: modules with an algorithm and their tensors by role, in every dialect.
+
+The names are read by identification's tables (:mod:`modelhub.identify.adapters`); what stands in no table has no module
+and is said to be left over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from modelhub.container.base import Container
+from modelhub.container.storages import Storages
+from modelhub.convert import Piece
+from modelhub.convert.convertible import convertible
+from modelhub.identify import numbers
+from modelhub.identify.adapters import modules_of
+from modelhub.identify.modules import Module
+from modelhub.identify.names import Names
+from modelhub.merge.base import AdapterModule, Kind, Unmatched
+from modelhub.merge.peft import PeftScales
+from modelhub.tensors import StateDict, TensorInfo
+
+_SPARSE = ("bias_indices", "bias_values", "bias_size")
+_LYCORIS_TE = re.compile(r"(\d?)_(.+)")
+_LARGEST_ALPHA = 1e12
+
+_UNSUPPORTED = {
+    "oft_R": "PEFT's OFT is another parametrisation, which is not merged",
+    "lora_embedding_A": "LoRAs of embedding tables are not merged",
+    "lora_embedding_B": "LoRAs of embedding tables are not merged",
+}
+"""Leaves that the tables know and no algorithm does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The modules of an adapter file, and the tensors of it that are of none."""
+
+    modules: tuple[AdapterModule, ...]
+    unmatched: tuple[Unmatched, ...]
+
+
+def adapter_modules(container: Container) -> Adapter:
+    """The modules of the adapter file *container*, in the file's order; of its tensors only single numbers are read.
+
+    Raises what :func:`~modelhub.convert.convertible.convertible` raises for a file whose tensors cannot be had.
+    """
+    assert container.source is not None
+    state_dict = convertible(container)
+    storages = Storages(container.source)
+    found = modules_of(Names(state_dict))
+    taken = {tensor.name for module in found for tensor in module.tensors.values()}
+    extra = _extra(state_dict, found, taken)
+    taken |= {tensor.name for roles in extra.values() for tensor in roles.values()}
+    scales = PeftScales(container.name, state_dict.metadata)
+
+    def piece(tensor: TensorInfo) -> Piece:
+        return Piece(*storages.locate(tensor))
+
+    def number(tensor: TensorInfo) -> float | None:
+        source, located = storages.locate(tensor)
+        values = numbers(located, source.read_at)
+        return values[0] if values else None
+
+    made: list[AdapterModule] = []
+    left = [
+        Unmatched(container.name, name, "a tensor that belongs to no adapter's module")
+        for name in state_dict
+        if name not in taken and not name.startswith("bundle_emb.")
+    ]
+    for module in found:
+        try:
+            made += _parts(module, extra.get(module.name, {}), piece, _alpha(module, state_dict, number, scales))
+        except _NotMerged as error:
+            left.append(Unmatched(container.name, module.name, str(error)))
+    return Adapter(tuple(made), tuple(left))
+
+
+class _NotMerged(Exception):
+    """Why a module is not merged."""
+
+
+def _parts(
+    module: Module, extra: Mapping[str, TensorInfo], piece: Callable[[TensorInfo], Piece], alpha: float | None
+) -> Iterator[AdapterModule]:
+    """What *module* does, a change of the weight and one of the bias at most."""
+    component, path = _place(module)
+    for leaf in module.leaves:
+        if (reason := _UNSUPPORTED.get(leaf.partition(".")[0])) is not None:
+            raise _NotMerged(reason)
+
+    def change(kind: Kind, algorithm: str, tensors: Mapping[str, TensorInfo], factor: float = 1.0) -> AdapterModule:
+        scale = module.tensors.get(("dora", "scale")) if kind == "weight" else None
+        return AdapterModule(
+            module.name,
+            component,
+            path,
+            kind,
+            algorithm,
+            {role: piece(tensor) for role, tensor in tensors.items()},
+            alpha,
+            piece(scale) if scale is not None else None,
+            any(leaf.startswith("lora_magnitude_vector") for leaf in module.leaves),
+            factor,
+        )
+
+    groups: dict[str, dict[str, TensorInfo]] = {}
+    for (algorithm, role), tensor in module.tensors.items():
+        groups.setdefault(algorithm, {})[role] = tensor
+    lora_bias = groups.get("lora", {}).pop("bias", None)
+    full = groups.pop("full", {})
+    norm = groups.pop("norm", {})
+    beside, dora = groups.pop("", {}), groups.pop("dora", {})
+    weights: dict[str, dict[str, TensorInfo]] = {name: roles for name, roles in groups.items() if roles}
+    if "lora" in weights:
+        weights["lora"] |= {role: tensor for role, tensor in extra.items() if role in _SPARSE}
+    if "ia3" in weights and "weight" in extra:
+        weights["ia3"]["weight"] = extra["weight"]
+    if "oft" in weights and "rescale" in beside:
+        weights["oft"]["rescale"] = beside["rescale"]
+    if "diff" in full:
+        weights["full"] = {"diff": full["diff"]}
+    if "w" in norm:
+        weights["full"] = {"diff": norm["w"]}
+    if "set" in full:
+        weights["set"] = {"set": full["set"]}
+    if len(weights) > 1:
+        raise _NotMerged(f"it has tensors of several algorithms: {', '.join(sorted(weights))}")
+    if dora and not weights:
+        raise _NotMerged("it has magnitudes (DoRA) and no change of direction")
+    for algorithm, tensors in weights.items():
+        yield change("weight", algorithm, tensors)
+    biases = [tensor for tensor in (full.get("diff_b"), norm.get("b")) if tensor is not None]
+    for tensor in biases:
+        yield change("bias", "full", {"diff": tensor})
+    if lora_bias is not None:
+        rank = module.rank
+        scale = 1.0 if alpha is None or not rank else alpha / rank
+        yield change("bias", "full", {"diff": lora_bias}, scale)
+
+
+def _place(module: Module) -> tuple[str | None, str]:
+    if module.prefix is None:
+        return None, module.path
+    if module.prefix.begins == "lycoris_te" and (match := _LYCORIS_TE.fullmatch(module.path)):
+        number = match[1]
+        return f"text_encoder_{number}" if number not in ("", "1") else "text_encoder", match[2]
+    return module.prefix.component, module.path
+
+
+def _alpha(
+    module: Module, state_dict: StateDict, number: Callable[[TensorInfo], float | None], scales: PeftScales
+) -> float | None:
+    """The module's alpha, wherever it stands; ``None`` where it has none."""
+    tensor = module.tensors.get(("", "alpha"))
+    value = number(tensor) if tensor is not None else state_dict.scalars.get(f"{module.name}.alpha")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) if abs(value) <= _LARGEST_ALPHA else None
+    rank = module.rank
+    if rank is None or not any("lora_A" in leaf for leaf in module.leaves):
+        return None
+    component, _ = _place(module)
+    return scales.alpha(module.name.removeprefix("base_model.model."), component, rank)
+
+
+def _extra(state_dict: StateDict, found: tuple[Module, ...], taken: set[str]) -> dict[str, dict[str, TensorInfo]]:
+    """By module, tensors of it that no table of leaves has: the sparse ones of old LyCORIS, and (IA)^3's weights."""
+    algorithms = {module.name: {algorithm for algorithm, _ in module.tensors} for module in found}
+    extra: dict[str, dict[str, TensorInfo]] = {}
+    for name, tensor in state_dict.items():
+        stem, _, leaf = name.rpartition(".")
+        if name in taken or stem not in algorithms:
+            continue
+        if leaf in _SPARSE or (leaf == "weight" and "ia3" in algorithms[stem]):
+            extra.setdefault(stem, {})[leaf] = tensor
+    return extra

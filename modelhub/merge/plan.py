@@ -1,0 +1,243 @@
+"""Deciding, before a byte is written, what every module of every adapter will change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from modelhub.container import Container, open_path
+from modelhub.convert.names import SALVAGED_KEY
+from modelhub.errors import IncompatibleArchitecture, MergeError, UnmatchedKeys
+from modelhub.identify import identify
+from modelhub.merge.base import (
+    AdapterModule,
+    AdapterUse,
+    Address,
+    Change,
+    MergePlan,
+    PlannedAdapter,
+    Precision,
+    Recipe,
+    RecipeAdapter,
+    Target,
+    Unmatched,
+)
+from modelhub.merge.bases import Base, open_base
+from modelhub.merge.fitting import misfit
+from modelhub.merge.modules import adapter_modules
+from modelhub.merge.recipe import RECIPE_KEY, merged_digests, written_recipe
+from modelhub.merge.weights import strength_of
+from modelhub.source import digest_of
+from modelhub.tensors import DType
+
+Judge = Callable[[Container], bool]
+
+_TOUCHED = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64, DType.F8_E4M3, DType.F8_E5M2})
+_SHOWN = 5
+_ORDERED = frozenset({"oft", "glora", "ia3", "set"})
+_SCALES = (".scale_weight", ".weight_scale", ".weight_scale_inv")
+
+
+def open_merge(
+    base_path: str,
+    uses: Sequence[AdapterUse],
+    stack: ExitStack,
+    *,
+    judge: Judge,
+    precision: Precision | None = None,
+    allow_unmatched: bool = False,
+    again: bool = False,
+    digests: Sequence[str | None] = (),
+) -> MergePlan:
+    """The plan of merging the adapters *uses*, in their order, into *base_path*; good until *stack* is closed.
+
+    *judge* says whether a file is safe, or raises. *digests* are the SHA-256 that the adapters must have, ``None``
+    where any will do. With *allow_unmatched*, modules that have no place or the wrong shape are left out and listed;
+    with *again*, an adapter that the base was merged with before may be merged once more.
+
+    Raises :class:`UnmatchedKeys` or :class:`IncompatibleArchitecture` for modules without a place,
+    :class:`MergeError` for what cannot be merged, and what opening, judging and converting the files raises.
+    """
+    how = precision or Precision()
+    container = stack.enter_context(open_path(base_path))
+    safe = judge(container)
+    base = open_base(container, identify(container), stack)
+    before = merged_digests(base.metadata)
+    adapters: list[PlannedAdapter] = []
+    changes: dict[Address, list[Change]] = {}
+    unmatched: list[Unmatched] = []
+    for number, use in enumerate(uses):
+        opened = stack.enter_context(open_path(use.path))
+        safe = judge(opened) and safe
+        planned, missing = _adapter(number, use, opened, base, changes)
+        expected = digests[number] if number < len(digests) else None
+        if expected is not None and expected != planned.sha256:
+            raise MergeError(f"{use.path}: it is not the adapter of the recipe, whose SHA-256 is {expected}")
+        if planned.sha256 in before and not again:
+            hint = "--again merges it once more"
+            raise MergeError(f"{base_path}: it was merged with {use.path} before", hint=hint)
+        if missing and not allow_unmatched:
+            raise _refusal(use.path, planned, missing, base)
+        if not planned.matched and not planned.skipped:
+            raise UnmatchedKeys(f"{use.path}: none of its modules has a place in {base_path}")
+        adapters.append(planned)
+        unmatched += missing
+    _check_touched(base, changes)
+    files = [(name, source) for name, source in base.files.items()]
+    pending = tuple((source, _placeholder(number)) for number, (_, source) in enumerate(files))
+    recipe = Recipe(
+        base_path,
+        tuple(RecipeAdapter(each.use, each.sha256) for each in adapters),
+        how,
+        {name: mark for (name, _), (_, mark) in zip(files, pending, strict=True)},
+    )
+    added = {_free_key(base): base.metadata[RECIPE_KEY]} if RECIPE_KEY in base.metadata else {}
+    added[RECIPE_KEY] = written_recipe(recipe)
+    if not safe:
+        added[SALVAGED_KEY] = "true"
+    conversion = base.plan(how, changes, added)
+    return MergePlan(
+        base_path,
+        conversion,
+        tuple(adapters),
+        {address: tuple(each) for address, each in changes.items()},
+        tuple(unmatched),
+        recipe,
+        pending,
+        how,
+        tuple(_notes(adapters, changes, base)),
+    )
+
+
+def _adapter(
+    number: int, use: AdapterUse, container: Container, base: Base, changes: dict[Address, list[Change]]
+) -> tuple[PlannedAdapter, list[Unmatched]]:
+    """Add what the adapter in *container* changes to *changes*; also what of it has no place."""
+    if container.source is None:
+        raise MergeError(f"{use.path}: a folder is no adapter", hint="name the file in it")
+    found = adapter_modules(container)
+    if not found.modules:
+        raise MergeError(f"{use.path}: it is no LoRA or relative of one")
+    missing = list(found.unmatched)
+    matched: set[str] = set()
+    skipped: set[str] = set()
+    algorithms: Counter[str] = Counter()
+    for module in found.modules:
+        target = base.keymap.find(module.component, module.path, module.kind)
+        if target is None:
+            nearest = base.keymap.nearest(module.component, module.path, module.kind) if len(missing) < _SHOWN else ()
+            missing.append(Unmatched(use.path, module.name, _why_not(module, base), nearest))
+            continue
+        reason = misfit(module, target)
+        if reason is not None:
+            missing.append(Unmatched(use.path, module.name, reason))
+            continue
+        component = module.component or "denoiser"
+        applied = _changes(number, use, module, target, component)
+        (matched if applied else skipped).add(module.name)
+        algorithms[f"{module.algorithm}{' (DoRA)' if module.magnitudes is not None else ''}"] += 1
+        for address, change in applied:
+            changes.setdefault(address, []).append(change)
+    identity = identify(container)
+    planned = PlannedAdapter(
+        use,
+        container.source,
+        digest_of(container.source).sha256,
+        identity.architecture or " or ".join(identity.candidates) or None,
+        dict(algorithms),
+        len(matched),
+        len(skipped),
+    )
+    return planned, missing
+
+
+def _changes(
+    number: int, use: AdapterUse, module: AdapterModule, target: Target, component: str
+) -> list[tuple[Address, Change]]:
+    """The changes of *module*, one for each part of *target*; none where the strength is 0."""
+    made = []
+    for part in target.parts:
+        strength = module.factor * strength_of(use.weights, component, target.block, part.address.tensor)
+        if strength:
+            change = Change(number, module, strength, target.shape, part.rows, part.first, target.transposed)
+            made.append((part.address, change))
+    return made
+
+
+def _why_not(module: AdapterModule, base: Base) -> str:
+    if module.component is not None and module.component not in base.keymap.components:
+        word = module.component.replace("_", " ")
+        return f"the base has no {word}"
+    kind = "" if module.kind == "weight" else f" with a {module.kind}"
+    return f"the base has no such module{kind}"
+
+
+def _refusal(path: str, planned: PlannedAdapter, missing: Sequence[Unmatched], base: Base) -> MergeError:
+    first = missing[0]
+    near = f"; nearest: {', '.join(first.nearest)}" if first.nearest else ""
+    more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+    architecture = base.identity.architecture
+    adapter = planned.architecture
+    if architecture and adapter and architecture not in adapter.split(" or "):
+        return IncompatibleArchitecture(
+            f"{path}: it is an adapter for {adapter}, and the base is {architecture}: "
+            f"{len(missing):,} of its modules have no place there, as {first.name}",
+            hint="--allow-unmatched merges what fits all the same",
+        )
+    return UnmatchedKeys(
+        f"{path}: {first.name}: {first.reason}{near}{more}",
+        hint="--dry-run --allow-unmatched lists them; --allow-unmatched merges the others",
+    )
+
+
+def _check_touched(base: Base, changes: Iterable[Address]) -> None:
+    """Refuse to change tensors whose numbers cannot be computed with."""
+    for address in changes:
+        tensor = base.tensors[address]
+        name = f"{base.container.name}: tensor {address.tensor!r:.100}"
+        if tensor.dtype not in _TOUCHED:
+            raise MergeError(f"{name} is of type {tensor.dtype.label}, which nothing is merged into")
+        if tensor.dtype.bits == 8:
+            stem = address.tensor.rpartition(".")[0]
+            if any(Address(address.file, stem + each) in base.tensors for each in _SCALES):
+                hint = "dequantise the base first"
+                raise MergeError(f"{name} is quantised with a scale of its own, which is not merged into", hint=hint)
+
+
+def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Change]], base: Base) -> Iterable[str]:
+    ordered = {c.module.algorithm for each in changes.values() for c in each if len(each) > 1 and _depends(c.module)}
+    if ordered:
+        told = ", ".join(sorted(ordered))
+        yield f"the order of the adapters matters ({told} depend on the weights they find): it is the one given"
+    if any(change.module.magnitudes is not None for each in changes.values() for change in each):
+        yield "the strength s of a DoRA is that of W + s (D - W), so that 0 is the base"
+    for each in adapters:
+        if each.skipped:
+            yield f"{each.use.path}: modules at strength 0, which change nothing: {each.skipped:,}"
+    narrow = sorted({base.tensors[address].dtype.label for address in changes if base.tensors[address].dtype.bits == 8})
+    if narrow:
+        yield f"weights are rounded to {', '.join(narrow)} without a scale, which loses small changes"
+
+
+def _depends(module: AdapterModule) -> bool:
+    return module.algorithm in _ORDERED or module.magnitudes is not None
+
+
+def _placeholder(number: int) -> str:
+    """What stands in the place of the digest of the base's file *number* until it is known: as long, and its own."""
+    return hashlib.sha256(b"modelhub: the digest of a base, pending: %d" % number).hexdigest()
+
+
+def _free_key(base: Base) -> str:
+    number = 1
+    while f"{RECIPE_KEY}.{number}" in base.metadata:
+        number += 1
+    return f"{RECIPE_KEY}.{number}"
+
+
+def with_digests(recipe: Recipe, digests: dict[str, str]) -> Recipe:
+    """*recipe* with the base's digests, by placeholder, filled in."""
+    return replace(recipe, digests={name: digests.get(mark, mark) for name, mark in recipe.digests.items()})

@@ -1,0 +1,123 @@
+"""How strongly an adapter is applied, and how people write that.
+
+``FILE``, ``FILE:0.8`` or ``FILE:`` and, with commas, numbers for parts: a component (``unet``, ``transformer``, ``te``:
+all text encoders, ``te1`` ...), a block (``IN04``, ``M00``, ``OUT11``, ``BASE``: the text encoders, ``D07``, ``S12``,
+``J03``), or a pattern with wildcards over the base's tensor names. ``lbw=1/0/0.5/...`` is the row of 12, 17, 20 or 26
+block weights of hako-mikan's sd-webui-lora-block-weight. What fits of component, block and pattern is multiplied.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from modelhub.errors import SettingsError
+from modelhub.merge.base import AdapterUse, Weights
+
+COMPONENTS: Mapping[str, str] = {
+    "unet": "denoiser",
+    "transformer": "denoiser",
+    "te": "text_encoders",
+    "te1": "text_encoder",
+    "te2": "text_encoder_2",
+    "te3": "text_encoder_3",
+}
+"""Words for components."""
+
+
+def _numbered(name: str, *runs: Sequence[int]) -> tuple[str, ...]:
+    return tuple(f"{name}{number:02}" for run in runs for number in run)
+
+
+ROWS: Mapping[int, tuple[str, ...]] = {
+    12: ("BASE", *_numbered("IN", (4, 5, 7, 8)), "M00", *_numbered("OUT", range(6))),
+    17: ("BASE", *_numbered("IN", (1, 2, 4, 5, 7, 8)), "M00", *_numbered("OUT", range(3, 12))),
+    20: ("BASE", *_numbered("IN", range(9)), "M00", *_numbered("OUT", range(9))),
+    26: ("BASE", *_numbered("IN", range(12)), "M00", *_numbered("OUT", range(12))),
+}
+"""The blocks of a row of so many weights: LoRAs of SDXL and SD 1, LyCORIS of SDXL and SD 1 (sd-webui-lora-block-weight,
+``BLOCKIDXLL``, ``BLOCKID17``, ``BLOCKIDXL``, ``BLOCKID26``)."""
+
+_BLOCK = re.compile(r"BASE|(IN|OUT|D|S|J)\d\d|M00")
+_HINT = "write FILE:0.8 or FILE:unet=1,te=0.4,IN04=0.5,lbw=1/1/0/..."
+
+
+def adapter_use(text: str) -> AdapterUse:
+    """An adapter as it is named on the command line. Raises :class:`SettingsError`."""
+    path, colon, tail = text.rpartition(":")
+    if not colon or not path or (os.path.exists(text) and not os.path.exists(path)):
+        return AdapterUse(text)
+    if not re.match(r"[^=/\\]*=|[-+.\d]", tail):
+        return AdapterUse(text)
+    return AdapterUse(path, parsed(tail))
+
+
+def parsed(text: str) -> Weights:
+    """The weights in *text*, what follows the colon. Raises :class:`SettingsError`."""
+    overall = 1.0
+    named: dict[str, float] = {}
+    row: tuple[float, ...] = ()
+    for item in text.split(","):
+        key, equals, value = item.rpartition("=")
+        if not equals:
+            overall = _number(item)
+        elif key == "lbw":
+            row = tuple(map(_number, value.split("/")))
+        else:
+            named[key] = _number(value)
+    return weights(overall, named, row)
+
+
+def weights(overall: float, named: Mapping[str, float], row: Sequence[float] = ()) -> Weights:
+    """Weights of *named* components, blocks and patterns, and of a *row* of blocks. Raises :class:`SettingsError`."""
+    blocks: dict[str, float] = {}
+    if row:
+        if len(row) not in ROWS:
+            counts = ", ".join(map(str, ROWS))
+            raise SettingsError(f"{len(row)} block weights: there are rows of {counts}", hint=_HINT)
+        blocks = dict(zip(ROWS[len(row)], row, strict=True))
+    components: dict[str, float] = {}
+    tensors: dict[str, float] = {}
+    for key, value in named.items():
+        if key in COMPONENTS:
+            components[COMPONENTS[key]] = value
+        elif _BLOCK.fullmatch(key):
+            blocks[key] = value
+        elif any(mark in key for mark in "*?[."):
+            tensors[key] = value
+        else:
+            raise SettingsError(f"{key!r:.80} is no component, no block and no pattern", hint=_HINT)
+    return Weights(overall, components, blocks, tensors)
+
+
+def named_weights(given: Weights) -> dict[str, float]:
+    """The components, blocks and patterns of *given* under the words of :func:`weights`."""
+    words = {component: word for word, component in COMPONENTS.items() if word != "transformer"}
+    components = {words[component]: value for component, value in given.components.items()}
+    return {**components, **given.blocks, **given.tensors}
+
+
+def strength_of(given: Weights, component: str, block: str, tensor: str) -> float:
+    """The strength for the *tensor* of the base that is in *block* of *component*."""
+    strength = given.overall
+    if component in given.components:
+        strength *= given.components[component]
+    elif component.startswith("text_encoder") and "text_encoders" in given.components:
+        strength *= given.components["text_encoders"]
+    strength *= given.blocks.get(block, 1.0)
+    for pattern, value in reversed(list(given.tensors.items())):
+        if fnmatchcase(tensor, pattern):
+            return strength * value
+    return strength
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not -1e6 < value < 1e6:
+        raise SettingsError(f"{text!r:.60} is no weight", hint=_HINT)
+    return value

@@ -1,0 +1,83 @@
+"""``modelhub merge``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from modelhub.samples.layouts import lora
+from modelhub.samples.safetensors_files import write_safetensors
+from modelhub.samples.weights import random_weights
+from tests.cli.run import modelhub
+from tests.merge.build import base_weights
+
+LORA = """lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"""
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``base.safetensors``, a small SD 1; ``a.safetensors``, a LoRA for it; ``xl.safetensors``, one for SDXL."""
+    monkeypatch.chdir(tmp_path)
+    weights = base_weights("sd-1")
+    save_file(weights, "base.safetensors", {"format": "pt"})
+    rows = weights["model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"].shape[0]
+    import torch
+
+    save_file(
+        {f"{LORA}.lora_up.weight": torch.ones(rows, 2), f"{LORA}.lora_down.weight": torch.ones(2, 768)}, "a.safetensors"
+    )
+    write_safetensors("xl.safetensors", random_weights(lora("sdxl", 1)))
+
+
+@pytest.mark.usefixtures("files")
+def test_merge_and_recipe() -> None:
+    """A merge says what it did and writes its recipe, which makes the same file again."""
+    ran = modelhub("merge", "base.safetensors", "--lora", "a.safetensors:0.8", "-o", "out.safetensors", "--verify", "1")
+    assert ran.code == 0, ran.err
+    assert "1 of them changed" in ran.out
+    assert "of the weights' norm" in ran.out
+    again = modelhub("merge", "--recipe", "out.safetensors.recipe.toml", "-o", "again.safetensors", "--format", "json")
+    assert again.code == 0, again.err
+    (report,) = again.json()["reports"]
+    assert report["done"] and report["changed_tensors"] == 1
+    assert report["adapters"][0]["weight"] == 0.8
+    assert Path("again.safetensors").read_bytes() == Path("out.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("files")
+def test_dry_run() -> None:
+    """--dry-run tells every module and writes nothing."""
+    arguments = ("merge", "base.safetensors", "--lora", "a.safetensors", "-o", "out.safetensors", "--dry-run")
+    ran = modelhub(*arguments, "-v")
+    assert ran.code == 0
+    assert LORA in ran.out
+    assert not Path("out.safetensors").exists()
+    (report,) = modelhub(*arguments, "--format", "json").json()["reports"]
+    assert not report["done"]
+    assert [change["module"] for change in report["changes"]] == [LORA]
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("base.safetensors", "--lora", "xl.safetensors"), "an adapter for sdxl, and the base is sd-1"),
+        (("base.safetensors", "--lora", "base.safetensors"), "it is no LoRA"),
+        (("a.safetensors", "--lora", "a.safetensors"), "is no base to merge into"),
+        (("base.safetensors", "--lora", "gone.safetensors"), "gone.safetensors: no such file"),
+        (("base.safetensors", "--lora", "a.safetensors:unett=1"), "no component, no block and no pattern"),
+        (("base.safetensors", "--lora", "a.safetensors:lbw=1/2"), "2 block weights"),
+        (("base.safetensors",), "Missing BASE or --lora"),
+        (("--recipe", "a.safetensors"), "not a recipe"),
+        (("base.safetensors", "--recipe", "x.toml"), "leave out BASE"),
+    ],
+)
+def test_errors_are_a_sentence(arguments: tuple[str, ...], told: str) -> None:
+    """What cannot be merged ends with 2 and one sentence, and nothing is written."""
+    ran = modelhub("merge", *arguments, "-o", "out.safetensors")
+    assert ran.code == 2
+    assert told in ran.err
+    assert "Traceback" not in ran.err
+    assert not [path for path in Path().iterdir() if "out" in path.name]

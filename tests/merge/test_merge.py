@@ -1,0 +1,580 @@
+"""Whole merges: files in, a file out, against the published formulas in double precision."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import modelhub
+from modelhub.convert import ConversionOptions, convert
+from modelhub.errors import (
+    IncompatibleArchitecture,
+    MergeError,
+    MissingExtra,
+    UnmatchedKeys,
+    UnsafeModelError,
+    VerificationFailed,
+    WouldOverwrite,
+)
+from modelhub.merge import AdapterUse, Precision, Weights, merge, plan_merge, read_recipe
+from modelhub.samples.unet import UNETS, parts
+from modelhub.tensors import DType
+from tests.merge import reference
+from tests.merge.build import (
+    as_stored,
+    assert_merged,
+    assert_same,
+    base_weights,
+    leaf,
+    load,
+    random,
+    write_adapter,
+)
+from tests.merge.test_adapters import CASES, CONV, LINEAR, REFERENCE
+
+ALPHA = 1.5
+DIALECTS = {
+    "kohya": ("lora_unet_", "diffusers", "_"),
+    "kohya-sgm": ("lora_unet_", "ldm", "_"),
+    "lycoris": ("lycoris_unet_", "diffusers", "_"),
+    "diffusers": ("unet.", "diffusers", "."),
+    "comfy": ("diffusion_model.", "ldm", "."),
+    "bare": ("", "diffusers", "."),
+}
+"""How a module's name begins, whose names it has, and what divides them."""
+
+
+class Site(NamedTuple):
+    """A tensor of the base, and the name of its module in LDM's and in diffusers' layout."""
+
+    tensor: str
+    ldm: str
+    diffusers: str
+
+    def named(self, dialect: str) -> str:
+        prefix, layout, mark = DIALECTS[dialect]
+        return prefix + getattr(self, layout).replace(".", mark)
+
+
+def sites(architecture: str) -> dict[tuple[int, ...], list[Site]]:
+    """Modules for cases of the shapes LINEAR, CONV and a 1x1 convolution."""
+    linear, conv, point = [], [], []
+    for part in parts(UNETS[architecture]):
+        if part.kind == "attention":
+            for name in ("attn1.to_q", "attn1.to_k", "attn2.to_v"):
+                module = f"transformer_blocks.0.{name}"
+                linear.append(_site(f"{part.ldm}.{module}", f"{part.diffusers}.{module}"))
+        elif part.kind == "residual":
+            conv.append(_site(f"{part.ldm}.in_layers.2", f"{part.diffusers}.conv1"))
+            point.append(_site(f"{part.ldm}.out_layers.3", f"{part.diffusers}.conv2"))
+    return {LINEAR: linear, CONV: conv, (24, 16, 1, 1): point}
+
+
+def _site(ldm: str, diffusers: str) -> Site:
+    return Site(f"model.diffusion_model.{ldm}.weight", ldm, diffusers)
+
+
+def every_case(architecture: str, dialect: str, dtype: DType) -> tuple[dict, dict, dict]:
+    """A base, an adapter file's tensors with a module of every algorithm, and by tensor of the base the reference."""
+    weights = base_weights(architecture, dtype)  # type: ignore[arg-type]
+    free = sites(architecture)
+    tensors: dict[str, np.ndarray] = {}
+    expected: dict[str, tuple] = {}
+    for number, (algorithm, _, shape, given) in enumerate(CASES):
+        if len(shape) == 1 or (dialect == "bare" and algorithm in ("full", "set", "glora")):
+            continue  # a name that ends in "diff" is an adapter's only below a name that begins as adapters' do
+        arrays = {"on_input": np.array(0.0), **given} if algorithm == "ia3" else given  # every file has that
+        site = free[shape].pop(0)
+        name = site.named(dialect)
+        weights[site.tensor] = torch.from_numpy(random(*shape, seed=number, size=1.0)).to(weights[site.tensor].dtype)
+        for role, array in arrays.items():
+            tensors[f"{name}.{leaf(algorithm, role)}"] = array
+        stored = {role: as_stored(array) for role, array in arrays.items()}
+        alpha = ALPHA if algorithm not in ("full", "set", "ia3") else None
+        if alpha is not None:
+            tensors[f"{name}.alpha"] = np.array(ALPHA)
+        expected[site.tensor] = (algorithm, stored, alpha, None)
+    for axis, magnitudes in enumerate([(48, 1), (1, 32)]):
+        site = free[LINEAR].pop(0)
+        name = site.named(dialect)
+        weights[site.tensor] = torch.from_numpy(random(*LINEAR, seed=90 + axis, size=1.0)).to(
+            weights[site.tensor].dtype
+        )
+        arrays = {"up": random(48, 4, seed=5), "down": random(4, 32, seed=6)}
+        scale = np.abs(random(*magnitudes, seed=7)) + 5
+        tensors |= {f"{name}.{leaf('lora', role)}": array for role, array in arrays.items()}
+        tensors |= {f"{name}.dora_scale": scale, f"{name}.alpha": np.array(ALPHA)}
+        expected[site.tensor] = ("lora", {r: as_stored(a) for r, a in arrays.items()}, ALPHA, (as_stored(scale), axis))
+    return weights, tensors, expected
+
+
+def reference_of(weight: torch.Tensor, what: tuple, strength: float) -> np.ndarray:
+    algorithm, arrays, alpha, dora = what
+    before = weight.to(torch.float64).numpy()
+    if dora is None:
+        return REFERENCE[algorithm](before, arrays, alpha, strength)
+    magnitudes, axis = dora
+    return reference.dora(before, REFERENCE[algorithm](before, arrays, alpha, 1.0), magnitudes, axis, strength)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dialect", "dtype"),
+    [
+        *(("sd-1", dialect, DType.F16) for dialect in DIALECTS),
+        ("sd-1", "kohya", DType.F32),
+        ("sd-2", "kohya", DType.F16),
+        *(("sdxl", dialect, DType.F16) for dialect in ("kohya", "kohya-sgm", "diffusers")),
+        ("sdxl-refiner", "kohya-sgm", DType.F16),
+    ],
+)
+def test_every_algorithm_in_every_dialect(architecture: str, dialect: str, dtype: DType, tmp_path: Path) -> None:
+    """One file with a module of every algorithm gives, at any strength, the numbers of the formulas rounded once;
+    what it does not change is bit for bit the base, and at strength 0 all of it is."""
+    weights, tensors, expected = every_case(architecture, dialect, dtype)
+    base = tmp_path / "base.safetensors"
+    save_file(weights, base, {"format": "pt"})
+    adapter = write_adapter(tmp_path / "adapter.safetensors", tensors)
+    for strength in (-1.0, 0.0, 0.5, 1.0) if (architecture, dialect) == ("sd-1", "kohya") else (0.5,):
+        target = tmp_path / f"out{strength}.safetensors"
+        done = merge(base, [f"{adapter}:{strength}"], target=target, verify_tensors=3)
+        found = load(target)
+        assert_same(found, weights, set(expected) if strength else set())
+        assert len(done.told) == (len(expected) if strength else 0)
+        for name, what in expected.items():
+            assert_merged(found[name], reference_of(weights[name], what, strength), weights[name])
+
+
+@pytest.fixture
+def sdxl(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A small SDXL checkpoint."""
+    weights = base_weights("sdxl")
+    path = tmp_path / "base.safetensors"
+    save_file(weights, path, {"format": "pt", "modelspec.author": "somebody", "modelspec.hash_sha256": "0xabc"})
+    return path, weights
+
+
+TE2 = "conditioner.embedders.1.model"
+
+
+def test_fused_rows_and_the_transposed_projection(sdxl, tmp_path: Path) -> None:
+    """An adapter of the second text encoder's key and of its projection changes the key's rows alone, and the
+    projection the other way round, for algorithms that need the whole weight as well."""
+    base, weights = sdxl
+    rows = weights[f"{TE2}.text_projection"].shape[0]
+    stem = "lora_te2_text_model_encoder_layers_3_self_attn"
+    arrays = {"up": random(rows, 4), "down": random(4, rows, seed=1)}
+    blocks = random(rows // 2, 2, 2)
+    tensors = {f"{stem}_k_proj.oft_blocks": blocks}
+    for role, array in arrays.items():
+        tensors[f"{stem}_q_proj.{leaf('lora', role)}"] = array
+        tensors[f"lora_te2_text_projection.{leaf('lora', role)}"] = array
+    target = tmp_path / "out.safetensors"
+    merge(base, [str(write_adapter(tmp_path / "a.safetensors", tensors))], target=target)
+    found = load(target)
+    fused, projection = f"{TE2}.transformer.resblocks.3.attn.in_proj_weight", f"{TE2}.text_projection"
+    assert_same(found, weights, {fused, projection})
+    stored = {role: as_stored(array) for role, array in arrays.items()}
+    before = weights[fused].to(torch.float64).numpy()
+    exact = before.copy()
+    exact[:rows] = reference.lora(before[:rows], stored, None, 1.0)
+    exact[rows : 2 * rows] = reference.oft(before[rows : 2 * rows], {"blocks": as_stored(blocks)}, None, 1.0)
+    assert_merged(found[fused], exact, weights[fused])
+    assert torch.equal(found[fused][2 * rows :], weights[fused][2 * rows :])
+    turned = weights[projection].to(torch.float64).numpy().T
+    assert_merged(found[projection], reference.lora(turned, stored, None, 1.0).T, weights[projection])
+
+
+SITE = sites("sdxl")[LINEAR][0]
+
+
+def lora_file(
+    path: Path, weights: dict[str, torch.Tensor], *, seed: int = 0, names: tuple[Site, ...] = (SITE,)
+) -> Path:
+    tensors: dict[str, np.ndarray] = {}
+    for site in names:
+        out, inputs = weights[site.tensor].shape
+        tensors[f"{site.named('kohya-sgm')}.lora_up.weight"] = random(out, 4, seed=seed)
+        tensors[f"{site.named('kohya-sgm')}.lora_down.weight"] = random(4, inputs, seed=seed + 1)
+    return write_adapter(path, tensors)
+
+
+def delta(path: Path, site: Site = SITE) -> np.ndarray:
+    tensors = {name: tensor.to(torch.float64).numpy() for name, tensor in load_file(path).items()}
+    name = site.named("kohya-sgm")
+    return tensors[f"{name}.lora_up.weight"] @ tensors[f"{name}.lora_down.weight"]
+
+
+def test_several_adapters_are_rounded_once(sdxl, tmp_path: Path) -> None:
+    """The sum of several adapters is rounded once, in whatever order they come."""
+    base, weights = sdxl
+    files = [lora_file(tmp_path / f"{n}.safetensors", weights, seed=3 * n) for n in range(8)]
+    exact = weights[SITE.tensor].to(torch.float64).numpy() + sum(0.1 * delta(path) for path in files)
+    for number, order in enumerate((files, files[::-1])):
+        target = tmp_path / f"out{number}.safetensors"
+        merge(base, [AdapterUse(str(path), Weights(0.1)) for path in order], target=target)
+        assert_merged(load(target)[SITE.tensor], exact, weights[SITE.tensor])
+
+
+def test_the_given_order_is_kept_where_it_matters(sdxl, tmp_path: Path) -> None:
+    """(IA)^3 scales what the adapters before it made, and the plan says that the order matters."""
+    base, weights = sdxl
+    rows = weights[SITE.tensor].shape[0]
+    lora = lora_file(tmp_path / "lora.safetensors", weights)
+    name = SITE.named("kohya-sgm")
+    scale = write_adapter(
+        tmp_path / "ia3.safetensors", {f"{name}.weight": random(rows), f"{name}.on_input": np.array(0)}
+    )
+    factors = 1 + load_file(scale)[f"{name}.weight"].to(torch.float64).numpy()[:, None]
+    before = weights[SITE.tensor].to(torch.float64).numpy()
+    for number, (order, exact) in enumerate(
+        [((lora, scale), (before + delta(lora)) * factors), ((scale, lora), before * factors + delta(lora))]
+    ):
+        with plan_merge(base, list(map(str, order))) as plan:
+            assert any("order" in note for note in plan.notes)
+        target = tmp_path / f"out{number}.safetensors"
+        merge(base, list(map(str, order)), target=target)
+        assert_merged(load(target)[SITE.tensor], exact, weights[SITE.tensor])
+
+
+def test_metadata_keeps_the_base_and_tells_the_recipe(sdxl, tmp_path: Path) -> None:
+    """The output has the base's metadata, without the hash that is not true any more, and the recipe with the digests
+    of everything; the recipe beside it makes the same file again."""
+    base, weights = sdxl
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    target = tmp_path / "out.safetensors"
+    done = merge(base, [f"{adapter}:0.5"], target=target)
+    with safe_open(target, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.author"] == "somebody"
+    assert "modelspec.hash_sha256" not in metadata
+    recipe = tomllib.loads(metadata["modelhub.merge"])
+    digests = {path.name: modelhub.scan(path, digest=True).digest.sha256 for path in (base, adapter)}
+    assert recipe["base"] == {"path": base.name, "sha256": {base.name: digests[base.name]}}
+    assert recipe["adapter"] == [{"path": adapter.name, "sha256": digests[adapter.name], "weight": 0.5}]
+    assert done.recipe_path == f"{target}.recipe.toml"
+    again = tmp_path / "again.safetensors"
+    merge(read_recipe(done.recipe_path), target=again)
+    assert again.read_bytes() == target.read_bytes()
+
+
+def test_a_recipe_holds_its_files_to_their_digests(sdxl, tmp_path: Path) -> None:
+    """A recipe whose adapter or base is another file now is refused, and nothing is written."""
+    base, weights = sdxl
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    done = merge(base, [str(adapter)], target=tmp_path / "out.safetensors")
+    recipe = read_recipe(done.recipe_path)
+    lora_file(adapter, weights, seed=9)
+    with pytest.raises(MergeError, match="not the adapter of the recipe"):
+        merge(recipe, target=tmp_path / "again.safetensors")
+    lora_file(adapter, weights)
+    save_file(base_weights("sdxl"), base, {"format": "pt", "changed": "yes"})
+    with pytest.raises(MergeError, match="not the base of the recipe"):
+        merge(recipe, target=tmp_path / "again.safetensors")
+    assert not [name for name in os.listdir(tmp_path) if "again" in name]
+
+
+def test_merging_the_same_adapter_twice_is_refused(sdxl, tmp_path: Path) -> None:
+    """An output that is merged with its own adapter once more is an error, unless that is asked for."""
+    base, weights = sdxl
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    once, twice = tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
+    merge(base, [str(adapter)], target=once)
+    with pytest.raises(MergeError, match=r"merged with .* before"):
+        merge(once, [str(adapter)], target=twice)
+    merge(once, [str(adapter)], target=twice, again=True)
+    with safe_open(twice, "pt") as file:
+        assert {key for key in file.metadata() if key.startswith("modelhub.merge")} == {
+            "modelhub.merge",
+            "modelhub.merge.1",
+        }
+
+
+def test_what_has_no_place_is_an_error(sdxl, tmp_path: Path) -> None:
+    """A module that the base has not, one of another shape, and a tensor of no module are errors that name them; with
+    allow_unmatched they are left out and listed."""
+    base, weights = sdxl
+    good = load_file(lora_file(tmp_path / "good.safetensors", weights))
+    name = SITE.named("kohya-sgm")
+    odd = {
+        "missing": {f"{name}x.lora_up.weight": torch.zeros(4, 1), f"{name}x.lora_down.weight": torch.zeros(1, 4)},
+        "shape": {
+            f"{name[:-1]}k.lora_up.weight": torch.zeros(4, 1),
+            f"{name[:-1]}k.lora_down.weight": torch.zeros(1, 4),
+        },
+        "stray": {"something.else": torch.zeros(3)},
+    }
+    told = {
+        "missing": r"no such module.*nearest: \w+to_q",
+        "shape": "a weight of 4 by 4",
+        "stray": "no adapter's module",
+    }
+    for kind, tensors in odd.items():
+        path = tmp_path / f"{kind}.safetensors"
+        save_file(good | tensors, path)
+        with pytest.raises(UnmatchedKeys, match=told[kind]):
+            merge(base, [str(path)], target=tmp_path / "out.safetensors")
+        with plan_merge(base, [str(path)], allow_unmatched=True) as plan:
+            assert len(plan.unmatched) == 1
+            assert list(plan.changes) == [("", SITE.tensor)]
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_an_adapter_for_another_architecture(sdxl, tmp_path: Path) -> None:
+    """A LoRA of SD 1 has no business in SDXL, and the error says so."""
+    from modelhub.samples.layouts import lora
+    from modelhub.samples.safetensors_files import write_safetensors
+    from modelhub.samples.weights import random_weights
+
+    path = tmp_path / "sd1.safetensors"
+    write_safetensors(path, random_weights(lora("sd-1", 1)))
+    with pytest.raises(IncompatibleArchitecture, match="an adapter for sd-1, and the base is sdxl"):
+        merge(sdxl[0], [str(path)], target=tmp_path / "out.safetensors")
+
+
+def test_weights_by_component_block_and_pattern(sdxl, tmp_path: Path) -> None:
+    """Strengths of components, blocks and patterns multiply, and reach the tensors that they name."""
+    base, weights = sdxl
+    some = (*sites("sdxl")[LINEAR][:1], *sites("sdxl")[LINEAR][6:7])
+    blocks = [site.tensor.split(".")[3] for site in some]
+    adapter = lora_file(tmp_path / "a.safetensors", weights, names=some)
+    given = Weights(0.5, {"denoiser": 2.0}, {f"IN{int(blocks[0]):02}": 0.25}, {f"*{some[1].ldm}*": 0.75})
+    target = tmp_path / "out.safetensors"
+    merge(base, [AdapterUse(str(adapter), given)], target=target)
+    found = load(target)
+    for site, strength in zip(some, (0.25, 0.75), strict=True):
+        exact = weights[site.tensor].to(torch.float64).numpy() + strength * delta(adapter, site)
+        assert_merged(found[site.tensor], exact, weights[site.tensor])
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_output_in_another_type(sdxl, tmp_path: Path, dtype: str) -> None:
+    """All weights are cast, the merged ones from the numbers that were computed; what is no weight keeps its type."""
+    base, weights = sdxl
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    target = tmp_path / "out.safetensors"
+    merge(base, [str(adapter)], target=target, precision=Precision(dtype), verify_tensors=1)  # type: ignore[arg-type]
+    wanted = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    for name, tensor in load(target).items():
+        before = weights[name]
+        assert tensor.dtype is (wanted if before.is_floating_point() else before.dtype)
+        if name == SITE.tensor:
+            assert_merged(tensor, before.to(torch.float64).numpy() + delta(adapter), before)
+        else:
+            assert torch.equal(tensor, before.to(tensor.dtype))
+
+
+def test_exact_merges_are_the_nearest_numbers(sdxl, tmp_path: Path) -> None:
+    """Computed in float64, every weight is the number of its type that is nearest to the formula."""
+    base, weights = sdxl
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    target = tmp_path / "out.safetensors"
+    done = merge(base, [str(adapter)], target=target, precision=Precision(exact=True), verify_tensors=1)
+    exact = weights[SITE.tensor].to(torch.float64).numpy() + delta(adapter)
+    np.testing.assert_array_equal(load(target)[SITE.tensor].numpy(), exact.astype(np.float16))
+    assert next(iter(done.checked.values())) <= 0.5 + 1e-9
+
+
+def test_stochastic_rounding_loses_nothing_on_average(tmp_path: Path) -> None:
+    """A change too small for bfloat16 is told to be swallowed; rounded stochastically it is there on average, every
+    weight is one of both neighbours, and the same seed gives the same file."""
+    weights = base_weights("sd-1", DType.F32)
+    site = sites("sd-1")[LINEAR][0]
+    weights = {
+        name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for name, tensor in weights.items()
+    }
+    weights[site.tensor] = torch.full((400, 400), 1.0, dtype=torch.bfloat16)
+    base = tmp_path / "base.safetensors"
+    save_file(weights, base)
+    change = np.full((400, 400), 0.001)
+    adapter = write_adapter(tmp_path / "a.safetensors", {f"{site.named('kohya')}.diff": change})
+    nearest = merge(base, [str(adapter)], target=tmp_path / "nearest")
+    assert next(iter(nearest.told.values())).unchanged == 400 * 400
+    made = [tmp_path / name for name in ("one", "two", "three")]
+    for path, seed in zip(made, (1, 1, 2), strict=True):
+        merge(base, [str(adapter)], target=path, precision=Precision(seed=seed), verify_tensors=1)
+    found = load(made[0])[site.tensor].to(torch.float64)
+    assert set(found.unique().tolist()) == {1.0, 1.0078125}
+    assert abs(float(found.mean()) - 1.001) < 5e-5
+    assert torch.equal(load(made[1])[site.tensor].to(torch.float64), found)
+    assert not torch.equal(load(made[2])[site.tensor].to(torch.float64), found)
+
+
+def test_values_out_of_range_are_an_error(sdxl, tmp_path: Path) -> None:
+    """A merge whose result float16 does not hold, or that is no number, writes nothing and names the tensor."""
+    base, weights = sdxl
+    shape = weights[SITE.tensor].shape
+    for value, told in ((1e5, "out of range"), (np.nan, "not finite")):
+        change = np.zeros(shape)
+        change[2, 3] = value
+        name = f"{SITE.named('kohya-sgm')}.diff"
+        adapter = write_adapter(tmp_path / "a.safetensors", {name: change})
+        with pytest.raises(MergeError, match=f"{SITE.tensor}.*{told}"):
+            merge(base, [str(adapter)], target=tmp_path / "out.safetensors")
+    assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "base.safetensors"]
+
+
+def test_nothing_is_replaced(sdxl, tmp_path: Path) -> None:
+    """An output or a recipe that is there already stays, unless force says otherwise; the base is never the target."""
+    base, weights = sdxl
+    adapter = str(lora_file(tmp_path / "a.safetensors", weights))
+    target = tmp_path / "out.safetensors"
+    target.write_bytes(b"mine")
+    with pytest.raises(WouldOverwrite):
+        merge(base, [adapter], target=target)
+    assert target.read_bytes() == b"mine"
+    with pytest.raises(WouldOverwrite):
+        merge(base, [adapter], target=base, force=True)
+    merge(base, [adapter], target=target, force=True)
+    target.unlink()
+    with pytest.raises(WouldOverwrite, match="recipe"):
+        merge(base, [adapter], target=target)
+
+
+def test_a_diffusers_folder_stays_one(sdxl, tmp_path: Path) -> None:
+    """A folder becomes a folder: the component that changes is written anew, everything else is copied."""
+    base, weights = sdxl
+    folder, target = tmp_path / "folder", tmp_path / "merged"
+    convert(base, folder, options=ConversionOptions(layout="diffusers"))
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    done = merge(folder, [str(adapter)], target=target)
+    files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    assert {path.relative_to(target) for path in target.rglob("*") if path.is_file()} == files
+    unet = Path("unet/diffusion_pytorch_model.safetensors")
+    for file in files - {unet}:
+        assert (target / file).read_bytes() == (folder / file).read_bytes(), file
+    before, after = load(folder / unet), load(target / unet)
+    name = f"{SITE.diffusers}.weight"
+    assert_same(after, before, {name})
+    assert_merged(after[name], before[name].to(torch.float64).numpy() + delta(adapter), before[name])
+    assert set(done.digests) == {str(each) for each in files if each.suffix == ".safetensors"}
+
+
+def test_pickled_files_are_read_and_unsafe_ones_refused(sdxl, tmp_path: Path) -> None:
+    """Bases and adapters in torch's format merge as those in safetensors do; one that would run something is refused
+    without being run, and with salvage only its tensors are taken."""
+    base, weights = sdxl
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    expected = tmp_path / "expected.safetensors"
+    merge(base, [str(adapter)], target=expected)
+    pickled, pickled_adapter = tmp_path / "base.ckpt", tmp_path / "a.pt"
+    torch.save({"state_dict": weights}, pickled)
+    torch.save(load_file(adapter), pickled_adapter)
+    target = tmp_path / "out.safetensors"
+    merge(pickled, [str(pickled_adapter)], target=target)
+    assert_same(load(target), load(expected))
+
+    marker = tmp_path / "ran"
+
+    class Runs:
+        def __reduce__(self):
+            return os.mkdir, (str(marker),)
+
+    torch.save({**load_file(adapter), "payload": Runs()}, pickled_adapter)
+    with pytest.raises(UnsafeModelError, match="not merged"):
+        merge(pickled, [str(pickled_adapter)], target=tmp_path / "no.safetensors")
+    target.unlink()
+    merge(base, [str(pickled_adapter)], target=tmp_path / "salvaged.safetensors", salvage=True)
+    assert_same(load(tmp_path / "salvaged.safetensors"), load(expected))
+    with safe_open(tmp_path / "salvaged.safetensors", "pt") as file:
+        assert file.metadata()["modelhub.salvaged"] == "true"
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("where", ["file", "metadata"])
+def test_alphas_of_peft_stand_beside_the_tensors(sdxl, tmp_path: Path, where: str) -> None:
+    """The scale of a PEFT adapter is that of its configuration, also with patterns and rank stabilisation."""
+    base, weights = sdxl
+    out, inputs = weights[SITE.tensor].shape
+    name = f"base_model.model.unet.{SITE.diffusers}"
+    tensors = {f"{name}.lora_B.weight": random(out, 4), f"{name}.lora_A.weight": random(4, inputs, seed=1)}
+    for number, (config, scale) in enumerate(
+        [
+            ({"lora_alpha": 6, "r": 4}, 1.5),
+            ({"lora_alpha": 6, "r": 4, "use_rslora": True}, 3.0),
+            ({"lora_alpha": 6, "r": 4, "alpha_pattern": {"attn1.to_q": 2}}, 0.5),
+        ]
+    ):
+        metadata = {}
+        if where == "file":
+            (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        else:
+            prefixed = {f"unet.{key}": value for key, value in config.items()}
+            metadata = {"lora_adapter_metadata": json.dumps(prefixed)}
+        adapter = write_adapter(tmp_path / "a.safetensors", tensors, metadata)
+        target = tmp_path / f"out{number}.safetensors"
+        merge(base, [str(adapter)], target=target)
+        change = as_stored(random(out, 4)) @ as_stored(random(4, inputs, seed=1))
+        exact = weights[SITE.tensor].to(torch.float64).numpy() + scale * change
+        assert_merged(load(target)[SITE.tensor], exact, weights[SITE.tensor])
+
+
+def test_biases_and_norms(sdxl, tmp_path: Path) -> None:
+    """diff_b and PEFT's bias change the bias, PEFT's scaled as the weight is; w_norm and b_norm a norm's tensors."""
+    base, weights = sdxl
+    part = SITE.ldm.removesuffix("attn1.to_q")
+    out, norm = f"model.diffusion_model.{part}attn1.to_out.0", f"model.diffusion_model.{part}norm1"
+    size = weights[f"{norm}.weight"].shape[0]
+    stem = f"lora_unet_{part}".replace(".", "_")
+    values = {key: random(size, seed=n) for n, key in enumerate(("diff_b", "w", "b", "lora"))}
+    tensors = {
+        f"{stem}attn1_to_out_0.lora_up.weight": random(size, 4),
+        f"{stem}attn1_to_out_0.lora_down.weight": random(4, size),
+        f"{stem}attn1_to_out_0.lora_up.bias": values["lora"],
+        f"{stem}attn1_to_out_0.alpha": np.array(2.0),
+        f"{stem}norm1.w_norm": values["w"],
+        f"{stem}norm1.b_norm": values["b"],
+        f"{stem}norm2.b_norm": values["b"],
+        f"{stem}attn2_to_out_0.diff": random(size, size),
+        f"{stem}attn2_to_out_0.diff_b": values["diff_b"],
+    }
+    target = tmp_path / "out.safetensors"
+    merge(base, [f"{write_adapter(tmp_path / 'a.safetensors', tensors)}:0.5"], target=target)
+    found = load(target)
+    second = out.replace("attn1", "attn2")
+    for name, key, scale in (
+        (f"{out}.bias", "lora", 0.25),
+        (f"{norm}.weight", "w", 0.5),
+        (f"{norm}.bias", "b", 0.5),
+        (f"{second}.bias", "diff_b", 0.5),
+    ):
+        exact = weights[name].to(torch.float64).numpy() + scale * as_stored(values[key])
+        assert_merged(found[name], exact, weights[name])
+
+
+def test_a_wrong_byte_is_noticed(sdxl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is read back: were a merged tensor written to a wrong place, nothing would be left of it."""
+    from modelhub.convert.target import PartFile
+
+    base, weights = sdxl
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    with plan_merge(base, [str(adapter)]) as plan:
+        (output,) = plan.conversion.outputs
+        (planned,) = [tensor for tensor in output.tensors if tensor.name == SITE.tensor]
+        place = len(output.header) + planned.begin
+    real = PartFile.write_at
+
+    def write_at(self: PartFile, offset: int, data: memoryview | bytes) -> None:
+        real(self, offset, bytes(len(data)) if offset == place else data)
+
+    monkeypatch.setattr(PartFile, "write_at", write_at)
+    with pytest.raises(VerificationFailed, match=SITE.tensor):
+        merge(base, [str(adapter)], target=tmp_path / "out.safetensors")
+    assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "base.safetensors"]
+
+
+def test_without_torch_there_is_a_plan_and_a_hint(sdxl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merging says which extra it needs."""
+    base, weights = sdxl
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    monkeypatch.setattr("modelhub.merge.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="torch"):
+        merge(base, [str(adapter)], target=tmp_path / "out.safetensors")

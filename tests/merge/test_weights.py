@@ -1,0 +1,108 @@
+"""How strengths and recipes are written and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelhub.errors import SettingsError
+from modelhub.merge import (
+    AdapterUse,
+    Precision,
+    Recipe,
+    RecipeAdapter,
+    Weights,
+    adapter_use,
+    read_recipe,
+    written_recipe,
+)
+from modelhub.merge.recipe import parsed_recipe
+from modelhub.merge.weights import ROWS, strength_of
+
+
+@pytest.mark.parametrize(
+    ("text", "use"),
+    [
+        ("a.pt", AdapterUse("a.pt")),
+        ("a.pt:0.8", AdapterUse("a.pt", Weights(0.8))),
+        ("a.pt:-1", AdapterUse("a.pt", Weights(-1.0))),
+        ("a.pt:unet=1,te=0.4", AdapterUse("a.pt", Weights(1.0, {"denoiser": 1.0, "text_encoders": 0.4}))),
+        ("a.pt:0.5,te2=0,IN04=0.25", AdapterUse("a.pt", Weights(0.5, {"text_encoder_2": 0.0}, {"IN04": 0.25}))),
+        ("a.pt:*attn2*=0.5", AdapterUse("a.pt", Weights(1.0, {}, {}, {"*attn2*": 0.5}))),
+        (r"C:\\models\\a.pt", AdapterUse(r"C:\\models\\a.pt")),
+        (r"C:\\a.pt:0.5", AdapterUse(r"C:\\a.pt", Weights(0.5))),
+    ],
+)
+def test_adapters_as_people_name_them(text: str, use: AdapterUse) -> None:
+    """A file, and behind a colon a number and the weights of parts; a drive's colon is none of that."""
+    assert adapter_use(text) == use
+
+
+def test_rows_of_blocks() -> None:
+    """A row gives each of its blocks a weight; its length says which blocks those are."""
+    use = adapter_use("a.pt:lbw=" + "/".join(["1"] * 16 + ["0.5"]))
+    assert use.weights.blocks["OUT11"] == 0.5
+    assert use.weights.blocks["BASE"] == 1.0
+    assert {count: len(names) for count, names in ROWS.items()} == {12: 12, 17: 17, 20: 20, 26: 26}
+    for names in ROWS.values():
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "text", ["a:1,2x", "a:unett=1", "a:lbw=1/2/3", "a:nan=1", "a:unet=nan", "a:unet=inf", "a:IN4=1"]
+)
+def test_what_is_no_weight(text: str) -> None:
+    """Words and numbers that mean nothing are an error."""
+    with pytest.raises(SettingsError):
+        adapter_use(text)
+
+
+def test_strengths_multiply() -> None:
+    """Component, block and the last pattern that fits are factors of the whole."""
+    weights = Weights(0.5, {"denoiser": 2.0, "text_encoders": 0.1}, {"IN04": 3.0}, {"*to_q*": 7.0, "*attn2*": 5.0})
+    assert strength_of(weights, "denoiser", "IN04", "x.attn1.to_q.weight") == 0.5 * 2 * 3 * 7
+    assert strength_of(weights, "denoiser", "M00", "x.attn2.to_q.weight") == 0.5 * 2 * 5
+    assert strength_of(weights, "text_encoder_2", "BASE", "y") == 0.5 * 0.1
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/\\"), min_size=1, max_size=20).filter(
+    lambda name: name not in (".", "..")
+)
+NUMBERS = st.floats(-1e5, 1e5)
+
+
+@given(
+    NAMES,
+    st.lists(
+        st.tuples(NAMES, NUMBERS, st.dictionaries(st.sampled_from(["unet", "te", "te2", "IN04", "*a b*"]), NUMBERS))
+    ),
+    st.sampled_from(["keep", "fp16", "bf16", "fp32"]),
+    st.none() | st.integers(0, 2**31),
+)
+def test_recipes_are_read_as_they_were_written(base, adapters, dtype, seed) -> None:
+    """Whatever names files have, a recipe written and read is the same recipe."""
+    from modelhub.merge.weights import weights
+
+    uses = tuple(RecipeAdapter(AdapterUse(name, weights(value, named)), "0" * 64) for name, value, named in adapters)
+    recipe = Recipe(base, uses, Precision(dtype, False, seed), {base: "1" * 64})
+    assert parsed_recipe(written_recipe(recipe).encode(), "", "recipe") == recipe
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_what_is_no_recipe_is_an_error(data: bytes) -> None:
+    """Any bytes are either a recipe or an error in words."""
+    with pytest.raises(SettingsError):
+        parsed_recipe(data, "", "recipe")
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    """A recipe can be moved together with its files."""
+    recipe = Recipe(str(tmp_path / "a" / "base.ckpt"), (RecipeAdapter(AdapterUse(str(tmp_path / "l.pt"))),))
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "out.recipe.toml"
+    path.write_text(written_recipe(recipe, str(tmp_path / "a")))
+    assert 'path = "base.ckpt"' in path.read_text()
+    assert Path(read_recipe(str(path)).adapters[0].use.path).resolve() == (tmp_path / "l.pt").resolve()
