@@ -75,6 +75,8 @@ def convertible(container: Container, *, dense: bool = False) -> StateDict:
             raise Malformed(f"{name}: {anomaly.message}")
     state_dict = container.state_dict
     if state_dict is None:
+        for anomaly in (odd for program in container.pickles for odd in program.trace.anomalies):
+            raise (LimitExceeded if anomaly.rule == "pickle.limit" else Malformed)(f"{name}: {anomaly.message}")
         reason = container.skipped[0].reason if container.skipped else "its tensors cannot be told"
         raise Malformed(f"{name}: {reason}")
     for left in state_dict.leftovers:

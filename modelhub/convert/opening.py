@@ -25,11 +25,13 @@ def open_plan(
     fix_vae: Path | None = None,
     tokenizer: Path | None = None,
     judge: Callable[[Container], bool],
+    anew: bool = False,
 ) -> tuple[Container, ConversionPlan]:
     """The opened *source_path* and the plan of its conversion with *options*, good until *stack* is closed.
 
     *judge* says whether a model file is safe, or raises; what comes of one that is not says so in its metadata.
-    *fix_vae* and *tokenizer* are those of :func:`modelhub.convert.convert`. Raises what opening and planning raise.
+    *fix_vae* and *tokenizer* are those of :func:`modelhub.convert.convert`, *anew* is that of
+    :func:`plan_conversion`. Raises what opening and planning raise.
     """
     name = os.fspath(source_path)
     container = stack.enter_context(open_path(name))
@@ -54,5 +56,5 @@ def open_plan(
 
         vocabulary = open_vocabulary(tokenizer, stack)
     return container, plan_conversion(
-        container, identity, options, metadata=metadata, vae=vae, beside=beside, vocabulary=vocabulary
+        container, identity, options, metadata=metadata, vae=vae, beside=beside, vocabulary=vocabulary, anew=anew
     )

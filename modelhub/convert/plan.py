@@ -38,6 +38,7 @@ def plan_conversion(
     vae: Container | None = None,
     beside: FolderFiles = NO_FILES,
     vocabulary: Mapping[str, Source] | None = None,
+    anew: bool = False,
 ) -> ConversionPlan:
     """What converting *container* to safetensors will write; reads nothing and writes nothing.
 
@@ -49,6 +50,7 @@ def plan_conversion(
     where it is known, keeps a file that is no embedding from being named like one, tells the part of files that are one
     part as a whole, and what a model laid out as a folder predicts. A folder becomes a folder, with *beside*, its files
     without weights (:func:`~modelhub.convert.folder_files.open_beside`), unless its layout is to be a checkpoint's.
+    With *anew* a safetensors file is planned though nothing changes: another file is to be compared with it.
 
     Raises :class:`NothingToConvert` (no tensors, or safetensors already), :class:`UnsupportedDtype`,
     :class:`UnsupportedLayout`, :class:`Truncated`, :class:`Malformed`, :class:`LimitExceeded`,
@@ -62,7 +64,7 @@ def plan_conversion(
         return plan_folder(container, replace(options, layout=None), metadata or {}, beside)
     kind = identity.kind if identity is not None else None
     whole = part_of_kind(kind)
-    drafts, kept, left = _named(container, identity, options, beside, vae)
+    drafts, kept, left = _named(container, identity, options, beside, vae, anew=anew)
     drafts = {path: _edited(draft, options, whole, name, vae) for path, draft in drafts.items()}
     plain: tuple[PlainFile, ...] = ()
     if options.layout == "diffusers":
@@ -75,7 +77,12 @@ def plan_conversion(
         kept |= modelspec(identity, os.path.splitext(os.path.basename(name))[0], options.layout or "ldm", name)
     plan = arranged(name, drafts, {**kept, **(metadata or {}), **options.metadata}, options)
     plan = replace(plan, leftovers=(*plan.leftovers, *left), plain=(*plan.plain, *plain))
-    if container.kind == "safetensors" and container.source is not None and _is_source(plan, container.source):
+    if (
+        container.kind == "safetensors"
+        and container.source is not None
+        and not anew
+        and _is_source(plan, container.source)
+    ):
         raise NothingToConvert(f"{name}: it is already what was asked for")
     return plan
 
@@ -86,6 +93,8 @@ def _named(
     options: ConversionOptions,
     beside: FolderFiles,
     vae: Container | None,
+    *,
+    anew: bool,
 ) -> tuple[Mapping[str, Draft], dict[str, str], tuple[Leftover, ...]]:
     """The source's tensors by each output file's name, its metadata, and what can be neither."""
     if container.source is None:
@@ -96,7 +105,7 @@ def _named(
             draft = draft.changed(draft.tensors, _PREDICTS_V)
         return {"": draft}, metadata, ()
     state_dict = convertible(container, dense=options.dense)
-    if container.kind == "safetensors" and options.changes_nothing and vae is None:
+    if container.kind == "safetensors" and options.changes_nothing and vae is None and not anew:
         hint = "say what to change: --dtype, --prune ..."
         raise NothingToConvert(f"{container.name}: it is safetensors already", hint=hint)
     kind = identity.kind if identity is not None else None

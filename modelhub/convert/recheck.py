@@ -78,7 +78,13 @@ def recheck(
             options = read_options(written["options"]) if written is not None else NO_OPTIONS
             salvaged = written is not None and bool(written["salvaged"])
             _, plan = open_plan(
-                source, stack, options, fix_vae=fix_vae, tokenizer=tokenizer, judge=lambda _: not salvaged
+                source,
+                stack,
+                options,
+                fix_vae=fix_vae,
+                tokenizer=tokenizer,
+                judge=lambda _: not salvaged,
+                anew=written is None,
             )
             if written is None:
                 found += differences(plan, path, progress=progress)

@@ -29,6 +29,18 @@ def test_the_exit_code_says_whether_it_is_the_same(make: Make) -> None:
     assert "hint: --source" in ran.err
 
 
+def test_a_safetensors_file_is_compared_with_another(make: Make) -> None:
+    """Without a receipt SRC may be safetensors, too: the tensors count, not their order or the metadata."""
+    make("safe.pt")
+    modelhub("convert", "safe.pt")
+    modelhub("convert", "safe.pt", "other.safetensors", "--align", "64", "--add-metadata", "a=b")
+    assert modelhub("verify", "other.safetensors", "--source", "safe.safetensors").code == 0
+    modelhub("convert", "safe.pt", "less.safetensors", "--include", "*.bias")
+    ran = modelhub("verify", "less.safetensors", "--source", "safe.safetensors")
+    assert ran.code == 1
+    assert "tensor 'first.weight' is not there" in ran.out
+
+
 def test_json(make: Make) -> None:
     """Programs get every difference as a sentence."""
     make("safe.pt")
