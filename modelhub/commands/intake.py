@@ -44,6 +44,7 @@ def command(
     """Take in each PATH: digest, scan, identify, convert what is a SAFE pickle, and record it all in the catalog.
 
     Files are never changed, moved or deleted, and nothing of them is executed. A second run does no work twice.
+    Diffusers folders are judged and recorded; `modelhub convert` converts those.
     """
     from modelhub.config import load_settings
     from modelhub.library import IntakeOptions

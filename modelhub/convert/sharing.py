@@ -63,5 +63,5 @@ def dedupe(draft: Draft) -> tuple[Draft, Mapping[str, str]]:
         else:
             removed[name] = kept
     left = [Leftover(name, f"the same tensor as {kept!r:.100}, written once") for name, kept in removed.items()]
-    notes = [f"tensors with several names written once: {len(removed)} names less"] if removed else []
+    notes = [f"tensors with several names written once; names left out: {len(removed)}"] if removed else []
     return draft.changed(tensors, *notes, left=left), removed

@@ -97,7 +97,9 @@ def holds(path: str, plan: ConversionPlan) -> bool:
 def differences(plan: ConversionPlan, path: str, *, progress: Progress | None = None) -> Iterator[str]:
     """Each way in which the tensors in the file or folder *path* are not those of *plan*, as a sentence.
 
-    Their order, and the metadata, may be others. Every byte of every tensor that both have is compared.
+    Their order, and the metadata, may be others. Every byte of every tensor that both have is compared. A name that the
+    metadata maps to a tensor's is one more of that tensor, as ``safetensors.torch.save_model`` and ``--dedupe-shared``
+    write it.
     """
     for output in plan.outputs:
         where = inside(path, output.path)
@@ -111,7 +113,8 @@ def differences(plan: ConversionPlan, path: str, *, progress: Progress | None = 
                 continue
             compare = _Comparison(written, progress)
             for planned in output.tensors:
-                copy = found.state_dict.get(planned.name)
+                tensors = found.state_dict
+                copy = tensors.get(planned.name) or tensors.get(tensors.metadata.get(planned.name, ""))
                 if copy is None:
                     yield f"{where}: tensor {planned.name!r:.100} is not there"
                 elif (copy.dtype, copy.shape) != (planned.dtype, planned.shape):

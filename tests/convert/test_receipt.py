@@ -234,3 +234,15 @@ def test_a_receipt_does_not_lead_elsewhere(tmp_path, receipt, path):
 def test_options_are_read_as_they_were_written(options):
     """Every option goes into a receipt and comes back."""
     assert read_options(json.loads(json.dumps(written_options(options)))) == options
+
+
+def test_a_name_that_was_left_out_for_another_of_the_same_tensor_is_found(tmp_path):
+    """Converters that write a tied tensor once say in the metadata which name it has; its bytes are compared."""
+    tied = torch.randn(4, 4)
+    torch.save({"head": tied, "embed": tied, "bias": torch.zeros(4)}, tmp_path / "m.pt")
+    model = {"embed": tied, "bias": torch.zeros(4)}
+    save_file(model, tmp_path / "one.safetensors", {"format": "pt", "head": "embed"})
+    assert recheck(tmp_path / "one.safetensors", tmp_path / "m.pt").differences == ()
+    save_file(model, tmp_path / "other.safetensors", {"format": "pt", "head": "bias"})
+    (sentence,) = recheck(tmp_path / "other.safetensors", tmp_path / "m.pt").differences
+    assert "tensor 'head' is F32 [4], in the source F32 [4, 4]" in sentence
