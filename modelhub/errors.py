@@ -67,9 +67,13 @@ class AccessDenied(SourceError):
 class NoSpace(SourceError):
     """The target's file system is full."""
 
+    hint = "make room there, or name a target elsewhere"
+
 
 class ChangedDuringRead(SourceError):
     """The file changed between the first and the last byte read."""
+
+    hint = "try again when nothing writes to it"
 
 
 class FormatError(ModelHubError):

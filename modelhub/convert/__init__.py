@@ -34,7 +34,7 @@ from modelhub.convert.receipt import check_receipt_target, receipt_path, write_r
 from modelhub.convert.safety import judge
 from modelhub.convert.target import write_error
 from modelhub.convert.verify import holds, verify
-from modelhub.errors import AlreadyThere, ConversionError
+from modelhub.errors import AlreadyThere, ConversionError, ModelHubError
 from modelhub.source import MODEL_EXTENSIONS
 
 if TYPE_CHECKING:
@@ -138,7 +138,11 @@ def convert(
             progress=progress,
         )
         if receipt:
-            write_receipt(done, options)
+            try:
+                write_receipt(done, options)
+            except ModelHubError as error:
+                error.hint = f"{target} itself is there, and verified"
+                raise
     if delete_source:
         try:
             os.unlink(name)
@@ -182,7 +186,9 @@ def _check_in_place(
         hint = "leave out --in-place, or the target's name"
         raise ConversionError(f"{name}: converted in place, it cannot have another target as well", hint=hint)
     if default_target(name) != name:
-        hint = "leave out --in-place; --delete-source removes the source after the conversion"
+        hint = "leave out --in-place"
+        if container.source is not None:
+            hint += "; --delete-source removes the source after the conversion"
         raise ConversionError(f"{name}: only a .safetensors file can be rewritten under its own name", hint=hint)
     if plan.is_folder:
         raise ConversionError(f"{name}: several files cannot take the place of one", hint="name a new folder")

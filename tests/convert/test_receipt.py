@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from modelhub.convert import ConversionOptions, DTypeRule, convert, receipt_path
 from modelhub.convert.options import NO_OPTIONS, read_options, written_options
 from modelhub.convert.recheck import recheck
-from modelhub.errors import Malformed, NotFound, SettingsError, WouldOverwrite
+from modelhub.errors import Malformed, NoSpace, NotFound, SettingsError, WouldOverwrite
 from modelhub.tensors import DType
 
 
@@ -246,3 +246,17 @@ def test_a_name_that_was_left_out_for_another_of_the_same_tensor_is_found(tmp_pa
     save_file(model, tmp_path / "other.safetensors", {"format": "pt", "head": "bias"})
     (sentence,) = recheck(tmp_path / "other.safetensors", tmp_path / "m.pt").differences
     assert "tensor 'head' is F32 [4], in the source F32 [4, 4]" in sentence
+
+
+def test_a_receipt_that_cannot_be_written_takes_nothing_away(source, tmp_path, monkeypatch):
+    """The output stays, its source too, and the hint says so."""
+
+    def fail(*_):
+        raise NoSpace("receipt: no space left for it")
+
+    monkeypatch.setattr("modelhub.convert.write_receipt", fail)
+    target = tmp_path / "new.safetensors"
+    with pytest.raises(NoSpace) as caught:
+        convert(source, target, receipt=True, delete_source=True)
+    assert caught.value.hint == f"{target} itself is there, and verified"
+    assert target.exists() and source.exists()
