@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -156,5 +157,5 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def _equal(left: Tensor, right: Tensor) -> int:
     """How many elements have the same bits."""
-    bits = _INTEGERS[left.element_size()]
-    return left.numel() - int(torch.count_nonzero(left.view(bits) != right.view(bits)))
+    bits = _INTEGERS[left.element_size()]  # numpy compares integers several times as fast as torch
+    return int(np.count_nonzero(left.view(bits).numpy() == right.view(bits).numpy()))

@@ -36,6 +36,15 @@ class Lora(Additive):
             raise MergeError(f"its factors do not fit each other: {list(up.shape)} and {list(self._right.shape)}")
         self._sparse = _sparse(tensors, shape)
 
+    def apply(self, weight: Tensor, first: int, strength: float) -> Tensor:
+        """See :class:`Update`; the product is added as it is made, which spares a block of memory and two passes."""
+        if self._sparse is not None or not weight.is_contiguous():
+            return super().apply(weight, first, strength)
+        last = first + weight.shape[0]
+        rows = fitting(weight, (last - first, self._right.shape[1]), "a product of factors")
+        rows.addmm_(self._up[first:last], self._right, alpha=strength * self._scale)
+        return weight
+
     def delta(self, first: int, last: int) -> Tensor:
         product = self._up[first:last] @ self._right
         if self._sparse is not None:
