@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
 from modelhub.commands import ExitCode, merging
 from modelhub.report.sink import Sink
+
+if TYPE_CHECKING:
+    from modelhub.merge import Merge
 
 
 @click.command("merge")
@@ -49,6 +53,9 @@ from modelhub.report.sink import Sink
     help="Compute N of the changed tensors again, in float64, and compare them with what was written.",
 )
 @click.option("--force", is_flag=True, help="Replace OUT if it is a file that exists.")
+@click.option(
+    "--catalog", metavar="URL", help="Write down in this catalog what OUT was made of; 'modelhub show' tells it."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be merged into what, and write nothing.")
 @merging
 def command(
@@ -65,6 +72,7 @@ def command(
     salvage: bool,
     verify_tensors: int,
     force: bool,
+    catalog: str | None,
     dry_run: bool,
     sink: Sink,
 ) -> int:
@@ -108,6 +116,8 @@ def command(
             verify_tensors=verify_tensors,
             progress=bar.advance if bar else None,
         )
+    if catalog is not None:
+        _remember(done, catalog, sink)
     if sink.machine:
         from modelhub.report.merged import merge_dict
 
@@ -117,6 +127,26 @@ def command(
 
         sink.lines(merge_lines(done, sink.verbosity))
     return ExitCode.OK
+
+
+def _remember(done: Merge, url: str, sink: Sink) -> None:
+    """Write the step down in the catalog *url*: which bytes the output was made of, in which roles and how."""
+    from modelhub import __version__
+    from modelhub.commands.filters import open_settled_catalog
+    from modelhub.config import load_settings
+    from modelhub.merge import written_recipe
+    from modelhub.source import Digest, digest_of, open_local
+
+    if done.conversion.plan.is_folder:
+        sink.warn(f"{done.conversion.target}: what a folder was made of is not written down; its recipe says it")
+        return
+    with open_local(done.conversion.target) as written:
+        output = digest_of(written)
+    inputs = [(Digest(sha256), "base") for sha256 in done.digests.values()]
+    inputs += [(Digest(each.sha256), f"adapter {number}") for number, each in enumerate(done.plan.adapters, 1)]
+    with open_settled_catalog(load_settings(catalog=url), sink) as opened:
+        recipe = written_recipe(replace(done.plan.recipe, digests=done.digests))
+        opened.derive("merge", output=output, inputs=inputs, params={"recipe": recipe}, version=__version__)
 
 
 def _answer(sink: Sink, value: dict[str, object]) -> None:

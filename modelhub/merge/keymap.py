@@ -104,6 +104,11 @@ class KeyMap:
         for pattern, others in _ALIASES:
             if (match := pattern.fullmatch(path)) is not None:
                 names += [match.expand(other) for other in others]
+        if components[0].startswith("text") and path.startswith(("text_model_", "encoder_", "embeddings_", "final_")):
+            # transformers 5.6 and later leave text_model out, in bases as in what is trained on them
+            names += [
+                n.removeprefix("text_model_") if n.startswith("text_model_") else f"text_model_{n}" for n in names
+            ]
         for each in names:
             for component in components:
                 self._targets.setdefault((component, each, kind), target)

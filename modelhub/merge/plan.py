@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 
 from modelhub.container import Container, open_path
 from modelhub.convert.names import SALVAGED_KEY
@@ -236,8 +235,3 @@ def _free_key(base: Base) -> str:
     while f"{RECIPE_KEY}.{number}" in base.metadata:
         number += 1
     return f"{RECIPE_KEY}.{number}"
-
-
-def with_digests(recipe: Recipe, digests: dict[str, str]) -> Recipe:
-    """*recipe* with the base's digests, by placeholder, filled in."""
-    return replace(recipe, digests={name: digests.get(mark, mark) for name, mark in recipe.digests.items()})

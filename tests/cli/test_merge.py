@@ -47,6 +47,18 @@ def test_merge_and_recipe() -> None:
 
 
 @pytest.mark.usefixtures("files")
+def test_the_catalog_tells_what_an_output_was_made_of() -> None:
+    """With a catalog the merge is a step there: 'show' names the base and the adapters, and their outputs."""
+    catalog = ("--catalog", "c.db")
+    ran = modelhub("merge", "base.safetensors", "--lora", "a.safetensors:0.8", "-o", "out.safetensors", *catalog)
+    assert ran.code == 0, ran.err
+    assert modelhub("intake", "base.safetensors", "a.safetensors", "out.safetensors", *catalog).code == 0
+    shown = modelhub("show", "out", *catalog).out
+    assert shown.count("made from  ") == 2 and "base" in shown
+    assert "made into  out" in modelhub("show", "a.safetensors", *catalog).out
+
+
+@pytest.mark.usefixtures("files")
 def test_dry_run() -> None:
     """--dry-run tells every module and writes nothing."""
     arguments = ("merge", "base.safetensors", "--lora", "a.safetensors", "-o", "out.safetensors", "--dry-run")

@@ -1,0 +1,175 @@
+"""How long a merge takes, and how much memory: ``python -m benchmarks.merge``.
+
+The yardstick is a plain copy of the base with its bytes forced to disk, and what the products of the adapter's factors
+alone take; beside it run sd-mecha and diffusers (``load_lora_weights``, ``fuse_lora``, ``save_pretrained``), where they
+are installed. The base comes from the page cache; the output is removed and the disk idle before each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+
+from benchmarks import machine, report
+from benchmarks.build import DEFAULT_DIR
+from benchmarks.measure import Summary, interleaved, read_through
+from modelhub.convert import ConversionOptions, convert
+from modelhub.samples.layouts import Base, checkpoint, lora
+from modelhub.samples.safetensors_files import write_safetensors
+from modelhub.samples.weights import random_weights
+
+RUNS: dict[str, tuple[Base, int, int]] = {"sd1": ("sd-1", 32, 1), "sdxl": ("sdxl", 64, 1), "sdxl-3": ("sdxl", 64, 3)}
+"""By name: the architecture, the adapters' rank and how many there are."""
+
+MAX_MEMORY = 400e6
+MECHA_FACTOR = 6
+
+_COPY = 'cp --reflink=never "$1" "$2" && sync "$2"'
+
+_GEMM = """
+import sys, torch
+from safetensors import safe_open
+pairs = []
+for path in sys.argv[1:]:
+    with safe_open(path, "pt") as file:
+        for name in file.keys():
+            if name.endswith("lora_up.weight"):
+                down = file.get_tensor(name.replace("lora_up", "lora_down")).float().flatten(1)
+                pairs.append((file.get_tensor(name).float().flatten(1), down))
+for up, down in pairs:
+    for first in range(0, len(up), max(1, (1 << 20) // down.shape[1])):
+        up[first : first + max(1, (1 << 20) // down.shape[1])] @ down
+"""
+
+_MECHA = """
+import sys, sd_mecha
+base, target, *loras = sys.argv[1:]
+merged = sd_mecha.model(base)
+for path in loras:
+    change = sd_mecha.convert(sd_mecha.model(path), merged)
+    merged = sd_mecha.add_difference(merged, change | merged, alpha=0.8)
+sd_mecha.merge(merged, output=target)
+"""
+
+_DIFFUSERS = """
+import sys, torch
+from diffusers import DiffusionPipeline
+folder, target, *loras = sys.argv[1:]
+pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16, tokenizer=None, tokenizer_2=None)
+names = [f"lora{n}" for n, _ in enumerate(loras)]
+for name, path in zip(names, loras):
+    pipeline.load_lora_weights(path, adapter_name=name)
+pipeline.set_adapters(names, [0.8] * len(names))
+pipeline.fuse_lora(adapter_names=names)
+pipeline.unload_lora_weights()
+pipeline.save_pretrained(target, safe_serialization=True)
+"""
+
+METHODS = {
+    "copy": "`cp` and `sync`",
+    "products": "the products of the factors alone",
+    "modelhub": "`modelhub merge`",
+    "mecha": "sd-mecha",
+    "diffusers": "diffusers, `fuse_lora` and `save_pretrained`",
+}
+_NEEDS = {"mecha": ("sd_mecha",), "diffusers": ("diffusers", "peft")}
+
+
+def command(method: str, base: str, folder: str, loras: Sequence[str], target: str) -> list[str]:
+    """The process that merges *loras* into *base*, or *folder*, which is the same as a diffusers folder."""
+    if method == "copy":
+        return ["sh", "-c", _COPY, "sh", base, target]
+    if method == "products":
+        return [sys.executable, "-c", _GEMM, *loras]
+    if method == "mecha":
+        return [sys.executable, "-c", _MECHA, base, target, *loras]
+    if method == "diffusers":
+        return [sys.executable, "-c", _DIFFUSERS, folder, target, *loras]
+    given = [word for path in loras for word in ("--lora", f"{path}:0.8")]
+    return [sys.executable, "-m", "modelhub", "merge", base, *given, "-o", target]
+
+
+def measure(name: str, directory: str, methods: Sequence[str], runs: int) -> dict[str, Summary]:
+    """Seconds and bytes of each of *methods* in the run *name*; the files are made in *directory* where they lack."""
+    architecture, rank, count = RUNS[name]
+    base = os.path.join(directory, f"{architecture}-fp16.safetensors")
+    if not os.path.exists(base):
+        write_safetensors(base, random_weights(checkpoint(architecture)), {"format": "pt"})
+    folder = os.path.join(directory, f"{architecture}-fp16")
+    if "diffusers" in methods and not os.path.exists(folder):
+        convert(base, folder, options=ConversionOptions(layout="diffusers"))
+    loras = [os.path.join(directory, f"{architecture}-rank{rank}-{n}.safetensors") for n in range(count)]
+    for seed, path in enumerate(loras):
+        if not os.path.exists(path):
+            write_safetensors(path, random_weights(lora(architecture, rank), seed))
+    target = os.path.join(directory, f"{name}.merged.safetensors")
+
+    def prepare() -> None:
+        _remove(target)
+        _remove(f"{target}.recipe.toml")
+        os.sync()
+        for path in (base, *loras):
+            read_through(path)
+
+    commands = {method: command(method, base, folder, loras, target) for method in methods}
+    try:
+        return interleaved(commands, runs, before=prepare)
+    finally:
+        _remove(target)
+        _remove(f"{target}.recipe.toml")
+
+
+def section(name: str, found: Mapping[str, Summary]) -> list[str]:
+    """The results of the run *name* as Markdown."""
+    architecture, rank, count = RUNS[name]
+    lines = [f"## {architecture}, fp16, {count} of rank {rank}", ""]
+    rows = [
+        (
+            METHODS[method],
+            f"{report.seconds(each.wall)} [{each.least:.2f}-{each.most:.2f}]",
+            report.seconds(each.processor),
+            report.megabytes(each.peak_memory),
+        )
+        for method, each in found.items()
+    ]
+    lines += [*report.table(("", "wall", "processor", "peak memory"), rows), ""]
+    ours = found["modelhub"]
+    most = 1.1 * (found["copy"].wall + found["products"].wall)
+    lines.append(f"* At most the copy, the products and a tenth, {most:.2f} s: {report.judged(ours.wall <= most)}.")
+    lines.append(f"* Under {report.megabytes(MAX_MEMORY)}: {report.judged(ours.peak_memory < MAX_MEMORY)}.")
+    if "mecha" in found:
+        faster = found["mecha"].wall / ours.wall
+        lines.append(
+            f"* {MECHA_FACTOR} times as fast as sd-mecha: {report.judged(faster >= MECHA_FACTOR)} ({faster:.1f})."
+        )
+    return [*lines, ""]
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write the tables to ``benchmarks/results``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.merge", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"which of {', '.join(RUNS)} (default: all)")
+    parser.add_argument("--dir", default=DEFAULT_DIR, help="where the files lie, 16 GB (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each method (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    os.makedirs(options.dir, exist_ok=True)
+    methods = [method for method in METHODS if all(map(find_spec, _NEEDS.get(method, ())))]
+    lines = ["# Merging", "", *machine.description(options.dir, ("torch", "diffusers", "sd-mecha")), ""]
+    for name in options.names or RUNS:
+        lines += section(name, measure(name, options.dir, methods, options.runs))
+    report.write("merge.md", lines)
+
+
+if __name__ == "__main__":
+    main()
