@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, str] = {
     "reidentify": "Identify known files by new rules, without opening them.",
     "duplicates": "List files with the same bytes, or with the same tensors.",
     "db": "Check the catalog itself, and copy it while it is in use.",
+    "smoke": "Try models out: does each load, generate, and heed its prompt?",
     "demo": "Build a sample library in a folder of its own and run intake on it.",
 }
 """Every command and its line of help; ``modelhub --help`` loads none of them."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from modelhub.convert.layouts.base import CHECKPOINT, UNPLACED, Layout, Place, Shape, Shapes, View
 from modelhub.convert.layouts.components import FOLDER_COMPONENTS, component_under_diffusers_names
 from modelhub.convert.layouts.configs import Told, given_when_loading
-from modelhub.convert.layouts.plan import diffusers_views, to_diffusers, to_ldm, viewed_shape
+from modelhub.convert.layouts.plan import as_it_lies, diffusers_views, to_diffusers, to_ldm, viewed_shape
 from modelhub.convert.layouts.views import resolve
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Shapes",
     "Told",
     "View",
+    "as_it_lies",
     "component_under_diffusers_names",
     "diffusers_views",
     "given_when_loading",

@@ -102,6 +102,32 @@ def to_ldm(components: Mapping[str, Shapes]) -> Layout:
     return Layout({CHECKPOINT: pieces}, unused, tuple(missing), {})
 
 
+def as_it_lies(components: Mapping[str, Shapes], told: Told | None = None) -> Layout:
+    """The *components* of a diffusers folder under the names that diffusers has today, and its JSON files, made anew
+    from their shapes.
+
+    ``unused`` and ``missing`` are as the way to a checkpoint finds them. Raises what :func:`to_ldm` and
+    :func:`to_diffusers` raise.
+    """
+    ldm = to_ldm(components)
+    if ldm.missing:
+        return Layout({}, ldm.unused, ldm.missing, {})
+    single = {
+        name: viewed_shape(views, {view.name: components[view.component][view.name] for view in views})
+        for name, views in ldm.components[CHECKPOINT].items()
+    }
+    made = to_diffusers(single, told)
+    pieces: dict[str, Pieces] = {}
+    for component in of_folder(components):
+        actual, _ = _current(component, components[component.name])
+        pieces[component.name] = {
+            name: (View(component.name, theirs),)
+            for name, theirs in actual.items()
+            if name in made.components[component.name]
+        }
+    return Layout(pieces, ldm.unused, (), made.configs)
+
+
 def viewed_shape(views: tuple[View, ...], shapes: Shapes) -> Shape:
     """The shape of what *views* of tensors with *shapes* make up."""
     first, *others = (_one_shape(view, shapes[view.name]) for view in views)

@@ -1,0 +1,168 @@
+"""``modelhub smoke``: whether models generate, each tried in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, cast
+
+import click
+
+from modelhub.commands import ExitCode, each_source, paths_argument, reason_of, reporting
+from modelhub.report.sink import Sink
+
+if TYPE_CHECKING:
+    from modelhub.smoke import Limits, Settings, SmokeResult
+
+
+@click.command("smoke")
+@paths_argument
+@click.option(
+    "--preset",
+    type=click.Choice(("quick", "standard")),
+    default="quick",
+    show_default=True,
+    help="4 steps at 256 pixels, or 20 at the size that the model was made for.",
+)
+@click.option("--steps", type=click.IntRange(1, 150), help="Steps of sampling.")
+@click.option("--size", type=click.IntRange(64, 2048), help="Pixels of a side, a multiple of 64.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the noise.")
+@click.option(
+    "--device",
+    type=click.Choice(("auto", "cpu", "cuda")),
+    default="auto",
+    show_default=True,
+    help="Where to run; auto takes a CUDA device if there is one.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(("auto", "fp32", "bf16", "fp16")),
+    default="auto",
+    show_default=True,
+    help="Element type to run in; auto is fp16 on a GPU, and on a CPU bf16 if it knows it, else fp32.",
+)
+@click.option("--tokenizer", metavar="DIR", help="Read prompts with the CLIP vocabulary in DIR.")
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=1800, show_default=True, help="Seconds that one model may take."
+)
+@click.option("--max-memory", metavar="SIZE", help="Memory that one model may take on a CPU (16GB). [default: by file]")
+@click.option("--images", metavar="DIR", help="Keep the images in DIR.")
+@click.option("--report", metavar="FILE", help="Write a page with images, checks and numbers to FILE.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(("suspect", "failed")),
+    default="failed",
+    show_default=True,
+    help="The mildest outcome that ends with exit code 1.",
+)
+@reporting
+def command(
+    *,
+    paths: Sequence[str],
+    preset: str,
+    steps: int | None,
+    size: int | None,
+    seed: int,
+    device: str,
+    dtype: str,
+    tokenizer: str | None,
+    timeout: float,
+    max_memory: str | None,
+    images: str | None,
+    report: str | None,
+    fail_on: str,
+    sink: Sink,
+) -> int:
+    """Load and run each PATH, safetensors or a diffusers folder of them, and check what comes of it.
+
+    Checkpoints of SD 1, SD 2 and SDXL generate an image from text, a VAE encodes and decodes pictures. Nothing is
+    unpickled and no network is reached. Ends with 0 when every model passed (or is suspect), with 1 when one failed,
+    with 2 when one could not be tested.
+    """
+    from modelhub.report import smoked
+    from modelhub.smoke import Limits, Settings
+
+    if size is not None and size % 64:
+        raise click.BadParameter("a multiple of 64 is needed", param_hint="--size")
+    settings = Settings(
+        preset=cast('Literal["quick", "standard"]', preset),
+        steps=steps,
+        size=size,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        tokenizer=_vocabulary(tokenizer),
+    )
+    limits = Limits(timeout, _bytes(max_memory))
+    results: list[SmokeResult] = []
+    for path, barred in each_source(paths):
+        result = _barred(path, barred, sink) if barred else _smoke(path, settings, limits, sink)
+        results.append(result)
+        if images is not None:
+            smoked.keep_image(result, images, len(results))
+        if sink.machine:
+            sink.add(smoked.result_dict(result))
+        else:
+            sink.lines(smoked.result_lines(result, sink.verbosity))
+        if report is not None:  # anew after each model, so that what is done is there whatever comes next
+            from modelhub.report.smoke_page import write_page
+
+            write_page(report, results)
+    if sink.machine:
+        from modelhub.report.json import SMOKE_SCHEMA
+
+        sink.document(SMOKE_SCHEMA, "reports", complete=_complete(results))
+    if not results:
+        sink.note("nothing to test: no model file was found there")
+    bad = {"failed", fail_on}
+    if any(result.outcome in bad for result in results):
+        return ExitCode.FOUND
+    return ExitCode.OK if _complete(results) else ExitCode.INCOMPLETE
+
+
+def _complete(results: Sequence[SmokeResult]) -> bool:
+    return bool(results) and all(result.outcome != "not testable" for result in results)
+
+
+def _smoke(path: str, settings: Settings, limits: Limits, sink: Sink) -> SmokeResult:
+    from modelhub.errors import MissingExtra
+    from modelhub.smoke import smoke
+
+    sink.note(f"testing {path}", level=1)
+    try:
+        return smoke(path, settings, limits)
+    except MissingExtra:
+        raise
+    except Exception as error:
+        return _barred(path, error, sink)
+
+
+def _barred(path: str, error: Exception, sink: Sink) -> SmokeResult:
+    from modelhub.smoke import SmokeResult
+
+    sink.trace(error)
+    return SmokeResult(path, "not testable", reason_of(error, path))
+
+
+def _bytes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    from modelhub.convert import byte_count
+
+    return byte_count(text)
+
+
+def _vocabulary(folder: str | None) -> str | None:
+    """The folder with the vocabulary that *folder* is or has, as an absolute path.
+
+    Raises :class:`~modelhub.errors.NotFound` where there is none.
+    """
+    if folder is None:
+        return None
+    import os
+    from contextlib import ExitStack
+
+    from modelhub.convert.tokenizers import open_vocabulary
+
+    with ExitStack() as stack:
+        vocabulary = open_vocabulary(folder, stack)
+        return os.path.dirname(os.path.abspath(vocabulary["vocab.json"].name))

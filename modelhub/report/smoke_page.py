@@ -1,0 +1,84 @@
+"""Smoke tests as one page of HTML that needs no other file: images, checks, numbers."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from modelhub.errors import SourceError
+from modelhub.report.plain import visible
+from modelhub.report.smoked import cost_of
+from modelhub.smoke import Check, SmokeResult
+
+_STYLE = """
+:root{color-scheme:light dark;--line:#8884;--passed:#2a7d3f;--suspect:#a86a00;--failed:#b3261e;--none:#6b6b6b}
+body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
+article{display:grid;grid-template-columns:16rem 1fr;gap:1.25rem;border-top:1px solid var(--line);padding:1.25rem 0}
+img{width:100%;image-rendering:auto;border-radius:4px;background:#8882}
+h2{font-size:1rem;margin:0;overflow-wrap:anywhere}p{margin:.3rem 0}
+.passed b{color:var(--passed)}.suspect b{color:var(--suspect)}.failed b{color:var(--failed)}.none b{color:var(--none)}
+table{border-collapse:collapse;font-size:.85rem;margin-top:.5rem}td,th{text-align:left;padding:.1rem .8rem .1rem 0}
+td.number{text-align:right;font-variant-numeric:tabular-nums}small{color:var(--none)}
+@media(max-width:40rem){article{grid-template-columns:1fr}}
+"""
+
+
+def write_page(path: str, results: Sequence[SmokeResult]) -> None:
+    """Write the page of *results* to *path*, in place of what was there, whole or not at all.
+
+    Raises :class:`~modelhub.errors.SourceError` where that cannot be done.
+    """
+    temporary = f"{path}.{os.urandom(4).hex()}.partial"
+    try:
+        with open(temporary, "x", encoding="ascii", errors="xmlcharrefreplace") as file:
+            file.writelines(_page(results))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise SourceError(f"{path}: the report cannot be written there: {error.strerror}") from error
+
+
+def _page(results: Sequence[SmokeResult]) -> Iterator[str]:
+    counts = Counter(result.outcome for result in results)
+    tally = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+    yield "<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\n"
+    yield f"<title>Smoke tests</title><style>{_STYLE}</style>\n<h1>Smoke tests</h1><p>{_text(tally)}</p>\n"
+    for result in results:
+        yield _article(result)
+
+
+def _article(result: SmokeResult) -> str:
+    mark = result.outcome if result.outcome != "not testable" else "none"
+    facts = " ".join(filter(None, (result.kind, result.architecture)))
+    rows = "".join(map(_row, result.checks))
+    checks = f"<table><tr><th>check<th><th>value<th>wanted<th></tr>{rows}</table>" if rows else ""
+    return (
+        f"<article class={mark}><div>{_image(result)}</div><div><h2>{_text(result.path)}</h2>"
+        f"<p><b>{result.outcome}</b> <small>{_text(facts)}</small></p><p>{_text(result.sentence)}</p>"
+        f"<p><small>{_text(cost_of(result))}</small></p>{checks}</div></article>\n"
+    )
+
+
+def _image(result: SmokeResult) -> str:
+    if result.image is None:
+        return "<small>no image</small>"
+    return f"<img alt='what the model made' src='data:image/png;base64,{base64.b64encode(result.image).decode()}'>"
+
+
+def _row(check: Check) -> str:
+    value = "" if check.value is None else f"{check.value:.4g}"
+    return (
+        f"<tr class={check.outcome}><td>{_text(check.name)}<td><b>{check.outcome}</b><td class=number>{value}"
+        f"<td>{_text(check.threshold)}<td>{_text(check.sentence)}</tr>"
+    )
+
+
+def _text(text: str) -> str:
+    """*text* from an untrusted file as text of HTML."""
+    return html.escape(visible(text))

@@ -1,0 +1,32 @@
+"""Does a model generate? Each is loaded and run in a process of its own, and judged by what was measured there.
+
+:func:`smoke` is the story of one model: :mod:`~modelhub.smoke.prepare` says, without torch, what is to be loaded;
+:mod:`~modelhub.smoke.run` has a worker do it within limits; :mod:`~modelhub.smoke.checks` judges what it measured.
+Nothing but :mod:`modelhub.smoke.worker`, which only ever runs as ``python -m modelhub.smoke.worker``, and what that
+imports knows torch, diffusers or numpy.
+"""
+
+from __future__ import annotations
+
+import os
+
+from modelhub.smoke.checks import judge
+from modelhub.smoke.prepare import prepare
+from modelhub.smoke.run import Limits, run_worker
+from modelhub.smoke.spec import Check, Preset, Settings, SmokeResult, SmokeSpec
+
+__all__ = ["Check", "Limits", "Preset", "Settings", "SmokeResult", "SmokeSpec", "smoke"]
+
+
+def smoke(path: str | os.PathLike[str], settings: Settings | None = None, limits: Limits | None = None) -> SmokeResult:
+    """Test the safetensors file, or the diffusers folder of them, at *path*.
+
+    What cannot be tested is a result that says why, and so is a worker that crashes, hangs or needs too much memory.
+    Raises :class:`~modelhub.errors.SourceError` when *path* cannot be had and :class:`~modelhub.errors.MissingExtra`
+    where torch, diffusers or transformers is not installed.
+    """
+    settings = settings or Settings()
+    prepared = prepare(os.fspath(path), settings)
+    if isinstance(prepared, SmokeResult):
+        return prepared
+    return judge(prepared, run_worker(prepared, limits or Limits()))

@@ -1,0 +1,169 @@
+"""Modules built from our own configurations and filled from safetensors files, every tensor accounted for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from modelhub.smoke.spec import Component, SmokeSpec, TensorFile, TensorView
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TOLD = 20
+
+
+class NoDevice(Exception):
+    """The device that was asked for is not there."""
+
+
+class CannotLoad(Exception):
+    """A file is not what its scan saw."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where modules run, and in which element type."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(slots=True)
+class Account:
+    """What became of the tensors: how many were *loaded*, the names of those that the module *missing* has no value
+    for, that it has no place for (*unexpected*), and that are not finite."""
+
+    loaded: int = 0
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    non_finite: tuple[str, ...] = ()
+
+
+def place_of(device: str, dtype: str) -> Place:
+    """The device and element type for the words of :class:`~modelhub.smoke.spec.Settings`.
+
+    A CPU computes in bf16 if it has instructions for it, else in fp32: in fp16 it takes a hundred times as long. Raises
+    :class:`NoDevice`.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise NoDevice("there is no CUDA device")
+    chosen = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    if dtype != "auto":
+        return Place(chosen, _DTYPES[dtype])
+    if chosen.type == "cuda":
+        return Place(chosen, torch.float16)
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return Place(chosen, torch.bfloat16 if has_bf16 else torch.float32)
+
+
+class Files:
+    """The tensors of a test's files, mapped and not read before they are asked for."""
+
+    def __init__(self, files: tuple[TensorFile, ...]) -> None:
+        for file in files:
+            _check_unchanged(file)
+        try:
+            self._open = [safe_open(file.path, framework="pt", device="cpu") for file in files]
+        except SafetensorError as error:
+            raise CannotLoad(f"safetensors does not open it: {error}") from error
+
+    def see(self, view: TensorView) -> torch.Tensor:
+        """The tensor that *view* sees; it shares the file's memory."""
+        tensor: torch.Tensor = self._open[view.file].get_tensor(view.name)
+        if view.rows is not None:
+            tensor = tensor[view.rows[0] : view.rows[1]]
+        if view.transposed:
+            tensor = tensor.T
+        return tensor if view.shape is None else tensor.reshape(view.shape)
+
+
+def _check_unchanged(file: TensorFile) -> None:
+    try:
+        now = os.stat(file.path)
+    except OSError as error:
+        raise CannotLoad(f"{file.path}: it is gone since it was scanned: {error.strerror}") from error
+    if (now.st_size, now.st_mtime_ns, now.st_ino) != (file.size, file.mtime_ns, file.inode):
+        raise CannotLoad(f"{file.path}: it changed since it was scanned")
+
+
+def load(spec: SmokeSpec, place: Place) -> tuple[dict[str, Any], dict[str, Account]]:
+    """The modules of *spec* by component, in evaluation mode, and the account of each one's tensors."""
+    files = Files(spec.files)
+    modules: dict[str, Any] = {}
+    accounts: dict[str, Account] = {}
+    for name, component in spec.components.items():
+        module = _skeleton(name, component)
+        accounts[name] = _fill(module, component, files, place)
+        modules[name] = module.eval().requires_grad_(False)
+    return modules, accounts
+
+
+def _skeleton(name: str, component: Component) -> Any:
+    """The module without memory for its weights. The classes are these four, whatever a configuration says."""
+    config: dict[str, Any] = dict(component.config)
+    with torch.device("meta"):
+        if name == "unet":
+            return UNet2DConditionModel.from_config(config)
+        if name == "vae":
+            return AutoencoderKL.from_config(config)
+        kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+        return kind(CLIPTextConfig(**{key: value for key, value in config.items() if key != "architectures"}))
+
+
+def _fill(module: Any, component: Component, files: Files, place: Place) -> Account:
+    expected = module.state_dict().keys()
+    bare = not any(name.startswith("text_model.") for name in expected)
+    weights: dict[str, torch.Tensor] = {}
+    non_finite: list[str] = []
+    for name, view in component.tensors.items():
+        if name.endswith(".position_ids"):
+            continue
+        tensor = files.see(view)
+        made = tensor.to(device=place.device, dtype=place.dtype)
+        if not _is_finite(tensor if tensor.is_floating_point() and tensor.element_size() > 1 else made):
+            non_finite.append(view.name)
+        weights[name.removeprefix("text_model.") if bare else name] = made.contiguous()
+    found = module.load_state_dict(weights, strict=False, assign=True)
+    _number_positions(module, place)
+    return Account(
+        loaded=len(weights) - len(found.unexpected_keys),
+        missing=tuple(found.missing_keys),
+        unexpected=tuple(found.unexpected_keys),
+        non_finite=tuple(non_finite),
+    )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _number_positions(module: torch.nn.Module, place: Place) -> None:
+    """Give buffers that no file holds their values: the positions of a text encoder, counted from 0."""
+    for each in module.modules():
+        for name, buffer in list(each.named_buffers(recurse=False)):
+            if buffer.is_meta and name == "position_ids":
+                each.register_buffer(
+                    name, torch.arange(buffer.shape[-1], device=place.device).expand(1, -1), persistent=False
+                )
+
+
+def on_meta(module: torch.nn.Module) -> Iterator[str]:
+    """Names of parameters and buffers of *module* that have no values."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
+            yield name
+
+
+def account_dict(accounts: Mapping[str, Account]) -> dict[str, Any]:
+    """The accounts of all modules together; of each list of names the first ones, and how many there are."""
+    told: dict[str, Any] = {"loaded": sum(each.loaded for each in accounts.values())}
+    for kind in ("missing", "unexpected", "non_finite"):
+        names = [f"{component}/{name}" for component, each in accounts.items() for name in getattr(each, kind)]
+        told[kind] = {"count": len(names), "names": names[:_TOLD]}
+    return told

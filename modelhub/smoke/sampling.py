@@ -1,0 +1,172 @@
+"""Text to image by diffusers' own pipelines, from prompts that are encoded here, watched at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+
+from modelhub.smoke.loading import Place
+from modelhub.smoke.spec import SmokeSpec
+from modelhub.smoke.tokens import tokenizer_for
+
+_SCHEDULERS = {"PNDMScheduler": DDIMScheduler, "DDIMScheduler": DDIMScheduler}
+"""Samplers for the schedulers of published folders; PNDM's first steps are no image yet, DDIM's are one."""
+
+PROBED_STEP = 500
+"""The noise step, of 1000, at which the UNet is probed: half noise, half picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as the UNet takes it: the text's encoding, and SDXL's pooled one."""
+
+    tokens: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def zeros(self) -> Encoded:
+        return Encoded(torch.zeros_like(self.tokens), None if self.pooled is None else torch.zeros_like(self.pooled))
+
+
+@dataclass(slots=True)
+class Sampled:
+    """The latents after the last step that ran, and after each the share that is not finite and the deviation."""
+
+    latents: torch.Tensor
+    steps: list[dict[str, float]] = field(default_factory=list)
+    after: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+class Sampler:
+    """A model ready to generate."""
+
+    def __init__(self, spec: SmokeSpec, modules: Mapping[str, Any], place: Place) -> None:
+        self._spec, self._modules, self._place = spec, modules, place
+        self._encoders = [modules[name] for name in ("text_encoder", "text_encoder_2") if name in modules]
+        self._tokenizers = [tokenizer_for(encoder.config, spec.tokenizer) for encoder in self._encoders]
+        self.scheduler = _scheduler(spec.scheduler)
+        shared = {"vae": modules["vae"], "unet": modules["unet"], "scheduler": self.scheduler, "tokenizer": None}
+        if spec.pipeline == "StableDiffusionXLPipeline":
+            self._pipeline: Any = StableDiffusionXLPipeline(
+                text_encoder=modules["text_encoder"],
+                text_encoder_2=modules["text_encoder_2"],
+                tokenizer_2=None,
+                add_watermarker=False,
+                **shared,
+            )
+        else:
+            self._pipeline = StableDiffusionPipeline(
+                text_encoder=modules["text_encoder"],
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+                **shared,
+            )
+        self._pipeline.set_progress_bar_config(disable=True)
+
+    def encode(self, text: str) -> Encoded:
+        """*text* as the pipelines of diffusers encode it: SDXL by the last but one layer of both encoders."""
+        ids = [torch.tensor([tokenizer(text)], device=self._place.device) for tokenizer in self._tokenizers]
+        if len(self._encoders) == 1:
+            return Encoded(self._encoders[0](ids[0])[0])
+        outputs = [encoder(each, output_hidden_states=True) for encoder, each in zip(self._encoders, ids, strict=True)]
+        tokens = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        return Encoded(tokens, outputs[-1][0])
+
+    def sample(self, prompt: Encoded, empty: Encoded, *, guidance: float, stop_after: int | None = None) -> Sampled:
+        """Latents for *prompt* against *empty*, from the noise of the test's seed; at most *stop_after* steps run."""
+        sampled = Sampled(torch.empty(0))
+
+        def watch(pipeline: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+            latents = values["latents"]
+            if not pipeline.interrupt:
+                sampled.latents = latents
+                sampled.after[step + 1] = latents.clone()
+                sampled.steps.append(statistics(latents))
+            if stop_after is not None and step + 1 >= stop_after:
+                pipeline._interrupt = True
+            return values
+
+        given: dict[str, Any] = {"prompt_embeds": prompt.tokens, "negative_prompt_embeds": empty.tokens}
+        if prompt.pooled is not None:
+            given |= {"pooled_prompt_embeds": prompt.pooled, "negative_pooled_prompt_embeds": empty.pooled}
+        self._pipeline(
+            **given,
+            height=self._spec.size,
+            width=self._spec.size,
+            num_inference_steps=self._spec.steps,
+            guidance_scale=guidance,
+            generator=torch.Generator("cpu").manual_seed(self._spec.seed),
+            output_type="latent",
+            callback_on_step_end=watch,
+        )
+        return sampled
+
+    def probe(self, latents: torch.Tensor, empty: Encoded) -> dict[str, float]:
+        """The error of one denoising of noised *latents*, taken as noise and taken as velocity.
+
+        It is the mean squared error over the target's mean square, so that predicting nothing makes 1.
+        """
+        share = self.scheduler.alphas_cumprod[PROBED_STEP]
+        kept, added = float(share**0.5), float((1 - share) ** 0.5)
+        noise = torch.randn(latents.shape, generator=torch.Generator("cpu").manual_seed(self._spec.seed)).to(latents)
+        extra: dict[str, Any] = {}
+        if empty.pooled is not None:
+            side = float(self._spec.size)
+            sizes = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=latents.device, dtype=latents.dtype)
+            extra["added_cond_kwargs"] = {
+                "text_embeds": empty.pooled.expand(len(latents), -1),
+                "time_ids": sizes.expand(len(latents), -1),
+            }
+        told = self._modules["unet"](
+            kept * latents + added * noise,
+            torch.tensor(PROBED_STEP, device=latents.device),
+            encoder_hidden_states=empty.tokens.expand(len(latents), -1, -1),
+            **extra,
+        )[0].float()
+        velocity = kept * noise - added * latents
+        return {
+            "epsilon": _relative_error(told, noise.float()),
+            "v_prediction": _relative_error(told, velocity.float()),
+        }
+
+
+def _scheduler(config: Mapping[str, object]) -> Any:
+    """The sampler for a published scheduler's *config*; both draw no noise of their own on the way."""
+    name = str(config["_class_name"])
+    told = {key: value for key, value in config.items() if key in _OF_SCHEDULE}
+    if name == "EulerDiscreteScheduler":
+        return EulerDiscreteScheduler(**told)
+    return _SCHEDULERS[name](**told, clip_sample=False, set_alpha_to_one=False)
+
+
+_OF_SCHEDULE = frozenset(
+    """beta_start beta_end beta_schedule num_train_timesteps prediction_type steps_offset timestep_spacing
+    rescale_betas_zero_snr""".split()
+)
+"""What both samplers are told of a schedule; ``clip_sample`` would clip latents, and is DDIM's default."""
+
+
+def _relative_error(found: torch.Tensor, target: torch.Tensor) -> float:
+    return float(((found - target) ** 2).mean() / (target**2).mean())
+
+
+def statistics(latents: torch.Tensor) -> dict[str, float]:
+    """The share of *latents* that is not finite, and their standard deviation."""
+    finite = torch.isfinite(latents)
+    return {"non_finite": float((~finite).float().mean()), "deviation": float(latents.float().std())}
+
+
+def encode_picture(vae: Any, picture: torch.Tensor) -> torch.Tensor:
+    """The latents of *picture*, ``(n, 3, height, width)`` from -1 to 1, scaled as a UNet takes them."""
+    latents: torch.Tensor = vae.encode(picture).latent_dist.mode() * vae.config.scaling_factor
+    return latents
+
+
+def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The picture of *latents*, ``(n, 3, height, width)``, around -1 to 1, in fp32."""
+    decoded: torch.Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    return decoded.float()

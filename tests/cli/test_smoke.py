@@ -1,0 +1,129 @@
+"""``modelhub smoke``."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelhub.smoke import SmokeResult
+from modelhub.smoke.spec import Check
+from tests.cli.run import modelhub, process
+from tests.smoke.tiny import healthy, healthy_vae, save
+
+Make = Callable[..., None]
+
+
+def test_a_checkpoint_is_tried_out() -> None:
+    """The real command, worker and libraries make a line, a picture and a page; a broken file stops nothing."""
+    save(healthy("sd-1"), Path("good.safetensors"))
+    whole = Path("good.safetensors").read_bytes()
+    Path("cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    options = ("--device", "cpu", "--dtype", "fp32", "--size", "64", "--images", "pictures", "--report", "page.html")
+    done = process("smoke", *options, "cut.safetensors", "good.safetensors", OMP_NUM_THREADS="1")
+    out = done.stdout.decode()
+    assert done.returncode == 2, (out, done.stderr.decode())
+    lines = out.splitlines()
+    assert lines[0] == "not testable  cut.safetensors  checkpoint sd-1"
+    assert lines[1].startswith("    its scan says unknown: the file is cut off: ")
+    assert lines[2:4] == ["passed        good.safetensors  checkpoint sd-1", "    it generates"]
+    assert re.search(r"    \d+\.\d s, \d+\.\d MB of memory, cpu \(\d+ threads\), float32, 4 steps at 64 px", lines[4])
+    (picture,) = Path("pictures").iterdir()
+    assert picture.name == "002-good.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    page = Path("page.html").read_text()
+    assert page.count("<article") == 2
+    assert "data:image/png;base64," in page
+    assert not re.search(r"(?:src|href)='?https?:", page)
+
+
+def test_a_folder_is_tried_out_through_our_own_configurations() -> None:
+    """Of a diffusers folder only the weights are loaded: neither its index nor its configurations decide anything."""
+    save(healthy("sd-1"), Path("good.safetensors"))
+    assert modelhub("convert", "good.safetensors", "folder", "--layout", "diffusers").code == 0
+    for name in ("unet/config.json", "vae/config.json", "text_encoder/config.json"):
+        Path("folder", name).write_text('{"_class_name": "AutoencoderKL", "block_out_channels": [1]}')
+    options = ("--device", "cpu", "--dtype", "fp32", "--size", "64", "--format", "json")
+    done = process("smoke", *options, "folder", OMP_NUM_THREADS="1")
+    (report,) = json.loads(done.stdout)["reports"]
+    assert (done.returncode, report["outcome"], report["sentence"]) == (0, "passed", "it generates")
+    assert {check["outcome"] for check in report["checks"]} == {"passed"}
+    assert report["facts"]["tokenizer"] == "stand-in"
+    assert report["facts"]["load"]["missing"]["count"] == 0
+
+
+def test_what_is_not_tested_is_said(make: Make) -> None:
+    """Pickles, malicious ones, pages and models of other kinds are not loaded, each for a reason; the code is 2."""
+    make("safe.pt", "unsafe.pt", "page.safetensors", "safe.safetensors")
+    ran = modelhub(
+        "smoke", "--format", "json", "safe.pt", "unsafe.pt", "page.safetensors", "safe.safetensors", "no.ckpt"
+    )
+    assert ran.code == 2
+    document = ran.json()
+    assert (document["schema"], document["complete"]) == ("modelhub.smoke/1", False)
+    assert [(report["outcome"], report["sentence"]) for report in document["reports"]] == [
+        ("not testable", "only safetensors are loaded: convert it first (modelhub convert)"),
+        ("not testable", "it is unsafe, and not loaded"),
+        ("not testable", "only safetensors are loaded: convert it first (modelhub convert)"),
+        ("not testable", "there is no test yet for what was not recognised"),
+        ("not testable", "no such file or folder"),
+    ]
+
+
+def test_a_pickle_beside_the_weights_keeps_a_folder_from_being_loaded(make: Make) -> None:
+    """A malicious .bin in a folder is never opened: the whole folder is refused."""
+    make("unsafe.pt")
+    save(healthy("sd-1"), Path("good.safetensors"))
+    assert modelhub("convert", "good.safetensors", "folder", "--layout", "diffusers").code == 0
+    shutil.copy("unsafe.pt", "folder/unet/diffusion_pytorch_model.bin")
+    ran = modelhub("smoke", "folder")
+    assert (ran.code, ran.out.splitlines()[1]) == (2, "    it is unsafe, and not loaded")
+
+
+def test_missing_tensors_need_no_worker() -> None:
+    """A model that lacks tensors has failed, with their names, before anything is started."""
+    weights = healthy_vae()
+    del weights["decoder.mid.block_1.conv1.weight"]
+    save(weights, Path("vae.safetensors"))
+    ran = modelhub("smoke", "vae.safetensors")
+    assert ran.code == 1
+    assert "there is no tensor 'first_stage_model.decoder.mid.block_1.conv1.weight'" in ran.out
+
+
+OUTCOMES = {"passed": (0, 0), "suspect": (0, 1), "failed": (1, 1), "not testable": (2, 2)}
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_the_exit_code_says_what_came_of_it(monkeypatch: pytest.MonkeyPatch, make: Make, outcome: str) -> None:
+    """0 for what passed, 1 from --fail-on on, 2 for what could not be tested."""
+    make("safe.safetensors")
+    made = SmokeResult("safe.safetensors", outcome, "so it is")  # type: ignore[arg-type]
+    monkeypatch.setattr("modelhub.smoke.smoke", lambda *_: made)
+    assert modelhub("smoke", "safe.safetensors").code == OUTCOMES[outcome][0]
+    assert modelhub("smoke", "--fail-on", "suspect", "safe.safetensors").code == OUTCOMES[outcome][1]
+
+
+def test_a_page_holds_what_files_say_as_text(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+    """Names and sentences that come from files cannot write HTML into the report."""
+    make("safe.safetensors")
+    check = Check("keys.missing", "failed", 1, "= 0", "there is no tensor '<script>x</script>'")
+    made = SmokeResult("<img src=x>", "failed", check.sentence, checks=(check,))
+    monkeypatch.setattr("modelhub.smoke.smoke", lambda *_: made)
+    assert modelhub("smoke", "--report", "page.html", "safe.safetensors").code == 1
+    page = Path("page.html").read_text()
+    assert "<script" not in page
+    assert "<img src=x>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_wrong_usage(make: Make) -> None:
+    """A size that latents do not divide and a folder without a vocabulary are refused before anything is done."""
+    make("safe.safetensors")
+    assert modelhub("smoke", "--size", "100", "safe.safetensors").code == 2
+    ran = modelhub("smoke", "--tokenizer", "nowhere", "safe.safetensors")
+    assert ran.code == 2
+    assert "there is no tokenizer" in ran.err

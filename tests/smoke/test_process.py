@@ -1,0 +1,121 @@
+"""The worker as a process of its own: sealed, limited, and no end of the run whatever becomes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelhub.smoke import Limits, Settings, SmokeSpec, run
+from modelhub.smoke.checks import judge
+from modelhub.smoke.prepare import prepare
+from modelhub.smoke.run import run_worker
+from tests.cli.run import ROOT
+from tests.smoke.tiny import healthy_vae, save
+
+SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> SmokeSpec:
+    made = prepare(save(healthy_vae(), tmp_path / "vae.safetensors"), SETTINGS)
+    assert isinstance(made, SmokeSpec)
+    return made
+
+
+def other_worker(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Let *code* run in place of the worker; ``folder`` is where it leaves its measurements."""
+    told = 'import os, sys, time; folder = sys.argv[1]; open(folder + "/measured.jsonl", "w").write(\'%s\\n\')'
+    stage = json.dumps({"stage": "sampling", "text": {"non_finite": 0.0, "difference": 1.0, "deviation": 1.0}})
+    start = told % stage
+
+    def command(folder: str, memory: int) -> list[str]:
+        return [sys.executable, "-c", f"{start}\n{code}", folder, str(memory)]
+
+    monkeypatch.setattr(run, "command", command)
+
+
+FAULTS = {
+    "crash": ("import ctypes; ctypes.string_at(0)", "the worker crashed (signal 11) while it was sampling"),
+    "kill": ("os.kill(os.getpid(), 9)", "the worker crashed (signal 9) while it was sampling"),
+    "hang": ("time.sleep(60)", "the worker did not end within 3 s while it was sampling"),
+    "memory": ("sys.exit(3)", "the worker had not enough memory while it was sampling"),
+    "error": (
+        "raise ValueError('of no use')",
+        "the worker failed with status 1: ValueError: of no use while it was sampling",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_worker_that_does_not_end_well_fails_its_model(
+    spec: SmokeSpec, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """A crash, a hang, a kill and a lack of memory are results; what was measured before is kept."""
+    code, sentence = FAULTS[fault]
+    other_worker(monkeypatch, code)
+    result = judge(spec, run_worker(spec, Limits(seconds=3)))
+    assert (result.outcome, result.sentence) == ("failed", sentence)
+    assert [check.name for check in result.checks] == ["worker", "keys.unused", "text.finite", "text.difference"]
+
+
+def test_what_is_no_fault_of_the_model_is_not_testable(spec: SmokeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is not there says nothing of the model."""
+    other_worker(monkeypatch, "sys.stderr.write('there is no CUDA device'); sys.exit(4)")
+    result = judge(spec, run_worker(spec, Limits(seconds=20)))
+    assert (result.outcome, result.sentence) == ("not testable", "there is no CUDA device")
+
+
+def test_memory_is_limited(spec: SmokeSpec) -> None:
+    """The real worker, given less than it needs, says that memory was short, and does not take the machine's."""
+    result = judge(spec, run_worker(spec, Limits(seconds=120, memory=1 << 20)))
+    assert result.outcome == "failed"
+    assert result.sentence == "the worker had not enough memory while it was loading"
+
+
+SEALED = """
+import io, os, pickle, socket, subprocess, sys
+import torch
+from modelhub.smoke.worker import Forbidden, seal
+marked = pickle.dumps(print)
+saved = io.BytesIO(); torch.save({"a": torch.ones(1)}, saved)
+find = pickle.Unpickler
+seal()
+attempts = {
+    "torch.load": lambda: torch.load(io.BytesIO(saved.getvalue())),
+    "pickle.loads": lambda: pickle.loads(marked),
+    "an unpickler kept from before": lambda: find(io.BytesIO(marked)).load(),
+    "connect": lambda: socket.create_connection(("127.0.0.1", 9)),
+    "resolve": lambda: socket.getaddrinfo("huggingface.co", 443),
+    "run": lambda: subprocess.run(["true"]),
+    "system": lambda: os.system("true"),
+    "fork": lambda: os.fork(),
+}
+for name, attempt in attempts.items():
+    try:
+        attempt()
+    except Forbidden:
+        print("refused", name)
+    else:
+        print("DONE", name)
+"""
+
+
+def test_a_sealed_process_neither_unpickles_nor_connects_nor_starts_anything(tmp_path: Path) -> None:
+    """From the seal on, no library in the worker can load a pickle, reach the network or start a process."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SEALED],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        timeout=120,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 8, done.stderr[-2000:]
+    assert all(row.startswith("refused ") for row in lines), lines

@@ -1,0 +1,239 @@
+"""What the worker measures and what is made of it: each fault is caught by the check that it is for.
+
+The course of a test is run within this process, so that torch is imported once; what a process of its own adds is for
+``test_process.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modelhub.smoke import Settings, SmokeResult, SmokeSpec, images
+from modelhub.smoke.checks import judge
+from modelhub.smoke.loading import CannotLoad, NoDevice, place_of
+from modelhub.smoke.prepare import prepare
+from modelhub.smoke.run import IMAGE, MEASURED, Measured
+from modelhub.smoke.telling import Teller
+from modelhub.smoke.testing import run_test
+from tests.smoke.tiny import UNET, VAE, Weights, healthy, healthy_vae, random, save, vae_shapes
+
+SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
+Test = Callable[[Weights], SmokeResult]
+
+
+def carried_out(spec: SmokeSpec, folder: Path) -> SmokeResult:
+    """The result of *spec*, run here."""
+    with Teller(str(folder / MEASURED)) as teller:
+        run_test(spec, place_of(spec.device, spec.dtype), str(folder), teller)
+    values: dict = {}
+    for row in (folder / MEASURED).read_text().splitlines():
+        values |= json.loads(row)
+    image = folder / IMAGE
+    return judge(spec, Measured(values, image=image.read_bytes() if image.exists() else None))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks are fastest in one thread, above all beside other tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tried(tmp_path: Path) -> Test:
+    def run(weights: Weights, settings: Settings = SETTINGS) -> SmokeResult:
+        spec = prepare(save(weights, tmp_path / "model.safetensors", torch.float32), settings)
+        return spec if isinstance(spec, SmokeResult) else carried_out(spec, tmp_path)
+
+    return run
+
+
+def outcomes(result: SmokeResult) -> dict[str, str]:
+    return {check.name: check.outcome for check in result.checks}
+
+
+def unpassed(result: SmokeResult) -> dict[str, str]:
+    return {name: outcome for name, outcome in outcomes(result).items() if outcome != "passed"}
+
+
+@pytest.fixture
+def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures without details, of which so small a network can tell the velocity."""
+    colours = ([0.9, 0.2, 0.2], [0.1, 0.3, 0.9])
+    plain = [np.broadcast_to(np.array(colour, np.float32), (64, 64, 3)).copy() for colour in colours]
+    monkeypatch.setattr(images, "drawn", lambda _size: plain)
+
+
+@pytest.mark.parametrize("architecture", ["sd-1", "sd-2", "sdxl"])
+def test_a_healthy_model_passes_every_check(tried: Test, architecture: str) -> None:
+    """SD 1, SD 2 and SDXL load completely, denoise, heed prompt, guidance and seed, and make a picture."""
+    result = tried(healthy(architecture))
+    assert (result.outcome, unpassed(result)) == ("passed", {})
+    assert result.sentence == "it generates"
+    assert {"unet.probe", "vae.psnr", "image.noise", "sampling.prompt", "sampling.repetition"} <= outcomes(
+        result
+    ).keys()
+    assert result.image is not None
+    assert result.image.startswith(b"\x89PNG")
+    assert b"bicycle" in result.image
+
+
+@pytest.mark.usefixtures("plain_pictures")
+def test_a_model_of_velocity_is_run_as_one(tried: Test) -> None:
+    """A marker in the file says what is predicted, and the probe agrees."""
+    result = tried(healthy("sdxl", "v_prediction"))
+    assert outcomes(result)["unet.probe"] == "passed"
+    assert "v_prediction" in str([check.sentence for check in result.checks])
+
+
+@pytest.mark.usefixtures("plain_pictures")
+def test_the_wrong_prediction_type_is_caught(tried: Test) -> None:
+    """A model that predicts velocity and is taken to predict noise is told so, with what it predicts."""
+    result = tried(healthy("sd-1", "v_prediction"))
+    found = {check.name: check for check in result.checks}["unet.prediction"]
+    assert (found.outcome, found.sentence) == ("failed", "it predicts v_prediction and is run as epsilon")
+    assert result.outcome == "failed"
+
+
+def test_a_vae_passes_by_what_it_gives_back(tried: Test) -> None:
+    """A VAE on its own is judged by a round trip, in decibels."""
+    result = tried(healthy_vae())
+    assert (result.outcome, result.sentence, result.kind) == ("passed", "it decodes", "vae")
+    (psnr,) = (check.value for check in result.checks if check.name == "vae.psnr")
+    assert psnr is not None
+    assert psnr > 20
+
+
+def test_a_vae_that_was_never_trained_fails(tried: Test) -> None:
+    """Random weights give no picture back."""
+    result = tried(random(vae_shapes()))
+    assert unpassed(result) == {"vae.psnr": "failed"}
+    assert "dB only" in result.sentence
+
+
+def test_one_weight_that_is_no_number_is_named(tried: Test) -> None:
+    """A NaN anywhere fails the model before it is run, with the tensor's name in the file."""
+    weights = healthy("sd-1")
+    name = f"{UNET}middle_block.0.in_layers.2.bias"
+    weights[name][3] = torch.nan
+    result = tried(weights)
+    assert unpassed(result) == {"weights.finite": "failed"}
+    assert f"unet/{name}" in result.sentence
+    assert result.image is None
+
+
+def test_a_unet_of_zeros_is_caught(tried: Test) -> None:
+    """A UNet that predicts nothing neither denoises nor heeds the prompt."""
+    weights = healthy("sd-1")
+    for name in weights:
+        if name.startswith(UNET):
+            weights[name] = torch.zeros_like(weights[name])
+    found = unpassed(tried(weights))
+    assert found["unet.probe"] == "suspect"
+    assert found["sampling.prompt"] == found["sampling.guidance"] == "failed"
+
+
+def test_an_untrained_model_does_not_pass(tried: Test) -> None:
+    """Noise that is called an image, latents far from what a VAE is made for: the random UNet is suspect."""
+    weights = healthy("sd-1")
+    generator = torch.Generator().manual_seed(3)
+    for name in weights:
+        if name.startswith(UNET):
+            weights[name] = torch.randn(weights[name].shape, generator=generator) * 0.05
+    found = unpassed(tried(weights))
+    assert found["unet.probe"] == "suspect"
+
+
+def test_a_black_image_fails(tried: Test) -> None:
+    """A VAE whose decoder makes the same black of everything is caught twice."""
+    weights = healthy("sd-1")
+    weights[f"{VAE}decoder.conv_out.weight"] *= 0
+    weights[f"{VAE}decoder.conv_out.bias"] -= 4
+    found = unpassed(tried(weights))
+    assert found["image.flat"] == found["image.black"] == "failed"
+    assert found["vae.psnr"] == "failed"
+
+
+def test_a_text_encoder_that_makes_the_same_of_everything_fails(tried: Test) -> None:
+    """Prompts that cannot be told apart are the text encoder's fault, and the report says so."""
+    weights = healthy("sd-1")
+    weights["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"] *= 0
+    found = unpassed(tried(weights))
+    assert found["text.difference"] == found["sampling.prompt"] == "failed"
+
+
+def test_an_overflow_on_the_way_is_found_where_it_happens(tried: Test) -> None:
+    """Weights that are finite and overflow when they are used fail at the stage that they overflow in."""
+    weights = healthy("sd-1")
+    weights[f"{UNET}out.2.bias"] += 3e38
+    found = unpassed(tried(weights))
+    assert "latents.finite" in found
+    assert "image.flat" not in found
+
+
+def test_missing_tensors_fail_before_anything_is_loaded(tried: Test) -> None:
+    """What should be there and is not is counted and named; no library is asked to guess."""
+    weights = healthy("sd-1")
+    lost = f"{UNET}middle_block.1.proj_out.weight"
+    del weights[lost]
+    result = tried(weights)
+    assert unpassed(result) == {"keys.missing": "failed"}
+    assert lost in result.sentence
+
+
+def test_tensors_that_nothing_loads_are_suspect(tried: Test) -> None:
+    """A tensor of the UNet that no module has a place for is told; the noise schedule and averages are not."""
+    weights = healthy("sd-1")
+    weights |= {"betas": torch.ones(1000), "model_ema.decay": torch.ones(())}
+    weights[f"{UNET}middle_block.7.strange.weight"] = torch.ones(3)
+    result = tried(weights)
+    assert unpassed(result) == {"keys.unused": "suspect"}
+    assert "middle_block.7.strange.weight" in result.sentence
+
+
+def test_a_file_that_changed_since_its_scan_is_not_loaded(tmp_path: Path) -> None:
+    """The bytes that are loaded are those that were judged."""
+    spec = prepare(save(healthy_vae(), tmp_path / "vae.safetensors"), SETTINGS)
+    assert isinstance(spec, SmokeSpec)
+    save(healthy_vae(0.5), tmp_path / "vae.safetensors")
+    with pytest.raises(CannotLoad, match="changed since it was scanned"):
+        carried_out(spec, tmp_path)
+
+
+def test_the_spec_crosses_as_json(tmp_path: Path) -> None:
+    """What a worker is told is what was prepared."""
+    spec = prepare(save(healthy("sd-2"), tmp_path / "model.safetensors"), SETTINGS)
+    assert isinstance(spec, SmokeSpec)
+    assert SmokeSpec.from_json(spec.to_json()) == spec
+    assert replace(spec, seed=1) != spec
+
+
+def test_a_missing_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for a GPU where there is none is no fault of the model."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(NoDevice, match="no CUDA device"):
+        place_of("cuda", "auto")
+    assert place_of("auto", "fp32").device.type == "cpu"
+
+
+def test_real_prompts_are_read_with_the_vocabulary(tmp_path: Path) -> None:
+    """With CLIP's vocabulary files, words become its tokens between its marks, filled up to the length."""
+    from modelhub.smoke.tokens import Clip, StandIn
+
+    words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "r", "e", "d</w>", "re", "red</w>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
+    assert Clip(str(tmp_path), 8, 0)("a red") == [0, 2, 7, 1, 0, 0, 0, 0]
+    assert Clip(str(tmp_path), 4)("a") == [0, 2, 1, 1]
+    ids = StandIn(512)("a red bicycle")
+    assert (ids[0], ids[4], ids[-1], len(ids)) == (510, 511, 511, 77)
+    assert StandIn(512)("a blue bicycle")[1:4] != ids[1:4]
