@@ -168,9 +168,9 @@ def _of_text(text: _Told) -> Iterator[Check]:
 def _of_latents(steps: list[_Told]) -> Iterator[Check]:
     for number, step in enumerate(steps, 1):
         if step["non_finite"]:
-            yield _finite("latents.finite", step["non_finite"], f"the latents after step {number} of {len(steps)}")
+            yield _finite("latents.finite", step["non_finite"], f"what step {number} of {len(steps)} makes")
             return
-    yield _finite("latents.finite", 0, "the latents after every step")
+    yield _finite("latents.finite", 0, "what every step makes")
     low, high = LATENT_DEVIATION
     deviation = steps[-1]["deviation"]
     fits = deviation is not None and low <= deviation <= high
