@@ -578,3 +578,74 @@ def test_without_torch_there_is_a_plan_and_a_hint(sdxl, tmp_path: Path, monkeypa
     monkeypatch.setattr("modelhub.merge.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="torch"):
         merge(base, [str(adapter)], target=tmp_path / "out.safetensors")
+
+
+FUSED = {
+    "img_in.weight": (32, 8),
+    "double_blocks.0.img_attn.qkv.weight": (96, 32),
+    "single_blocks.0.linear1.weight": (224, 32),
+    "final_layer.adaLN_modulation.1.weight": (64, 32),
+}
+
+
+@pytest.mark.parametrize("root", ["", "model.diffusion_model."])
+def test_flux_has_its_rows_changed(root: str, tmp_path: Path) -> None:
+    """diffusers' modules change their rows of FLUX's fused matrices, the last modulation with its halves swapped."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {root + name: torch.randn(shape, generator=generator).bfloat16() for name, shape in FUSED.items()}
+    base = tmp_path / "flux.safetensors"
+    save_file(weights, base)
+    modules = {
+        "transformer_blocks.0.attn.to_k": ("double_blocks.0.img_attn.qkv.weight", 32, [slice(32, 64)]),
+        "single_transformer_blocks.0.proj_mlp": ("single_blocks.0.linear1.weight", 128, [slice(96, 224)]),
+        "norm_out.linear": ("final_layer.adaLN_modulation.1.weight", 64, [slice(32, 64), slice(0, 32)]),
+    }
+    tensors, changed = {}, {}
+    for module, (name, rows, parts_of) in modules.items():
+        up, down = random(rows, 4), random(4, 32, seed=1)
+        tensors |= {f"transformer.{module}.lora_B.weight": up, f"transformer.{module}.lora_A.weight": down}
+        exact = weights[root + name].to(torch.float64).numpy().copy()
+        change, first = as_stored(up) @ as_stored(down), 0
+        for rows_of in parts_of:
+            count = rows_of.stop - rows_of.start
+            exact[rows_of] += change[first : first + count]
+            first += count
+        changed[root + name] = exact
+    target = tmp_path / "out.safetensors"
+    merge(base, [str(write_adapter(tmp_path / "a.safetensors", tensors))], target=target)
+    found = load(target)
+    assert_same(found, weights, set(changed))
+    for name, exact in changed.items():
+        assert_merged(found[name], exact, weights[name])
+
+
+def test_a_transformer_folder_takes_fused_modules(tmp_path: Path) -> None:
+    """A module of FLUX's own names is shared out among the matrices of a diffusers folder; one that needs its whole
+    weight has no place there."""
+    folder = tmp_path / "folder"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    names = [f"single_transformer_blocks.0.{m}.weight" for m in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")]
+    shapes = dict(zip(names, (32, 32, 32, 128), strict=True)) | {"x_embedder.weight": 32}
+    shapes |= {f"transformer_blocks.0.attn.to_{m}.weight": 32 for m in "qkv"}
+    weights = {
+        name: torch.randn(rows, 32, generator=torch.Generator().manual_seed(rows)) for name, rows in shapes.items()
+    }
+    save_file(weights, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    up, down = random(224, 4), random(4, 32, seed=1)
+    stem = "lora_unet_single_blocks_0_linear1"
+    adapter = write_adapter(
+        tmp_path / "a.safetensors", {f"{stem}.lora_up.weight": up, f"{stem}.lora_down.weight": down}
+    )
+    merge(folder, [str(adapter)], target=tmp_path / "out")
+    found = load(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert_same(found, weights, set(names))
+    change, first = as_stored(up) @ as_stored(down), 0
+    for name in names:
+        rows = weights[name].shape[0]
+        exact = weights[name].to(torch.float64).numpy() + change[first : first + rows]
+        assert_merged(found[name], exact, weights[name])
+        first += rows
+    adapter = write_adapter(tmp_path / "a.safetensors", {f"{stem}.oft_blocks": random(28, 8, 8)})
+    with pytest.raises(UnmatchedKeys, match="needs the whole weight, which lies in 4 tensors"):
+        merge(folder, [str(adapter)], target=tmp_path / "no")
