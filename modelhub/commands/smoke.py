@@ -94,6 +94,8 @@ def command(
     )
     limits = Limits(timeout, _bytes(max_memory))
     results: list[SmokeResult] = []
+    if report is not None:  # before anything is run, so that hours of work do not end at a page that cannot be written
+        _write_page(report, results)
     for path, barred in each_source(paths):
         result = _barred(path, barred, sink) if barred else _smoke(path, settings, limits, sink)
         results.append(result)
@@ -104,9 +106,7 @@ def command(
         else:
             sink.lines(smoked.result_lines(result, sink.verbosity))
         if report is not None:  # anew after each model, so that what is done is there whatever comes next
-            from modelhub.report.smoke_page import write_page
-
-            write_page(report, results)
+            _write_page(report, results)
     if sink.machine:
         from modelhub.report.json import SMOKE_SCHEMA
 
@@ -117,6 +117,12 @@ def command(
     if any(result.outcome in bad for result in results):
         return ExitCode.FOUND
     return ExitCode.OK if _complete(results) else ExitCode.INCOMPLETE
+
+
+def _write_page(path: str, results: Sequence[SmokeResult]) -> None:
+    from modelhub.report.smoke_page import write_page
+
+    write_page(path, results)
 
 
 def _complete(results: Sequence[SmokeResult]) -> bool:

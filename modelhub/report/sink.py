@@ -33,14 +33,14 @@ class Sink:
         self.format = format
         self.verbosity = verbosity
         self._output = None if output == "-" else output
-        self._file: _ReplacingFile | None = None
+        self._file: ReplacingFile | None = None
         self._objects: list[Mapping[str, Any]] = []
         self._terminals: dict[int, Terminal | None] = {}
         self._bar: ByteProgress | None = None
 
     def __enter__(self) -> Sink:
         if self._output is not None:
-            self._file = _ReplacingFile(self._output)
+            self._file = ReplacingFile(self._output)
         return self
 
     def __exit__(
@@ -187,7 +187,7 @@ def traceback_lines(error: BaseException) -> list[str]:
     return "".join(traceback.format_exception(error)).splitlines()
 
 
-class _ReplacingFile:
+class ReplacingFile:
     """A text file that takes the place of *path* in one step when it is complete.
 
     What is not a regular file (a pipe, ``/dev/stdout``) is written to as it is. A symbolic link stays one.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from modelhub.errors import SourceError
 from modelhub.report.plain import visible
+from modelhub.report.sink import ReplacingFile
 from modelhub.report.smoked import cost_of
 from modelhub.smoke import Check, SmokeResult
 
@@ -29,19 +28,17 @@ td.number{text-align:right;font-variant-numeric:tabular-nums}small{color:var(--n
 def write_page(path: str, results: Sequence[SmokeResult]) -> None:
     """Write the page of *results* to *path*, in place of what was there, whole or not at all.
 
-    Raises :class:`~modelhub.errors.SourceError` where that cannot be done.
+    Raises :class:`~modelhub.errors.SourceError` where that cannot be done, and
+    :class:`~modelhub.errors.WouldOverwrite` for what looks like a model.
     """
-    temporary = f"{path}.{os.urandom(4).hex()}.partial"
+    file = ReplacingFile(path)
     try:
-        with open(temporary, "x", encoding="ascii", errors="xmlcharrefreplace") as file:
-            file.writelines(_page(results))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise SourceError(f"{path}: the report cannot be written there: {error.strerror}") from error
+        for text in _page(results):
+            file.write(text)
+    except BaseException:
+        file.discard()
+        raise
+    file.commit()
 
 
 def _page(results: Sequence[SmokeResult]) -> Iterator[str]:

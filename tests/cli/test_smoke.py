@@ -121,9 +121,14 @@ def test_a_page_holds_what_files_say_as_text(monkeypatch: pytest.MonkeyPatch, ma
 
 
 def test_wrong_usage(make: Make) -> None:
-    """A size that latents do not divide and a folder without a vocabulary are refused before anything is done."""
+    """A size that latents do not divide, no place for the page and no vocabulary are refused before anything runs."""
     make("safe.safetensors")
     assert modelhub("smoke", "--size", "100", "safe.safetensors").code == 2
+    for page in ("nowhere/page.html", "safe.safetensors"):
+        before = Path("safe.safetensors").read_bytes()
+        ran = modelhub("smoke", "--report", page, "safe.safetensors")
+        assert (ran.code, ran.out) == (2, "")
+        assert Path("safe.safetensors").read_bytes() == before
     ran = modelhub("smoke", "--tokenizer", "nowhere", "safe.safetensors")
     assert ran.code == 2
     assert "there is no tokenizer" in ran.err
