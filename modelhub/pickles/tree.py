@@ -127,12 +127,12 @@ def beside_module(state: dict[str, Value]) -> Iterator[tuple[str, str]]:
 def states_of(value: Value) -> Iterator[Value]:
     """What gives attributes to the tensor *value*, which torch makes of it and of the elements (torch 2.13)."""
     for _ in range(_WRAPPED):
-        if type(value) is not Call or type(value.args) is not tuple:
-            return
+        if type(value) is not Call or type(value.args) is not tuple or makes_array(value):
+            return  # a numpy array's state is its elements
         given = (*value.states, value.args[3]) if _is_given_state(value) else value.states
         for state in given:
             yield from state if type(state) is tuple else (state,)
-        if rebuilds_tensor(value) in _TYPED and type(value.args[0]) is Global:
+        if rebuilds_tensor(value) in _TYPED and len(value.args) > 2 and type(value.args[0]) is Global:
             value = Call(value.args[0], value.args[2], None, value.offset, "REDUCE")
         else:
             value = value.args[0] if value.args else None
