@@ -20,8 +20,8 @@ from benchmarks.startup import startup_lines
 
 MAX_SECONDS_TINY = 0.1
 MAX_MEMORY = 100e6
-TIMEOUT = 300.0
-BUDGET = 60.0
+TIMEOUT = 60.0
+BUDGET = 30.0
 
 EXPECTED = {"malicious": 1}
 """The exit codes that modelhub owes, where it is not 0."""
