@@ -48,7 +48,7 @@ def reporting_in(*formats: str, answer: str = "-o") -> Callable[[Command], Comma
     """
     names = ("-o", "--output") if answer == "-o" else (answer,)
     known = ("human", "json", "jsonl", *formats)
-    named = {"sarif": "SARIF 2.1.0"}
+    named = {"sarif": "SARIF 2.1.0", "csv": "CSV (RFC 4180)"}
     more = "".join(f", or {named.get(name, name)}" for name in formats)
 
     def decorate(command: Command) -> Command:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from modelhub.report.sink import Sink
 
 VERDICTS = ("safe", "unknown", "suspicious", "unsafe")
-SORTS = ("name", "added", "size", "kind", "architecture", "verdict")
+SORTS = ("name", "added", "size", "kind", "architecture", "precision", "verdict", "rating", "path")
 
 catalog_option = click.option(
     "--catalog",
@@ -37,11 +37,12 @@ def filtered(command: Callable[..., int]) -> Callable[..., int]:
     @click.option("--sort", type=click.Choice(SORTS), default="name", show_default=True, help="Order of the records.")
     @click.option("--reverse", is_flag=True, help="The other way round.")
     @click.option("--limit", type=click.IntRange(min=1), help="No more than this many records.")
+    @click.option("--offset", type=click.IntRange(min=0), default=0, help="Leave out this many records first.")
     @click.option("--gone", is_flag=True, help="Also records whose files are no longer where they were.")
     @functools.wraps(command)
-    def run(*args: Any, sort: str, reverse: bool, limit: int | None, gone: bool, **kwargs: Any) -> int:
+    def run(*args: Any, sort: str, reverse: bool, limit: int | None, offset: int, gone: bool, **kwargs: Any) -> int:
         filters = {name: kwargs.pop(name) or None for name in ("kind", "architecture", "verdict", "tag", "digest")}
-        filters |= {"sort": f"-{sort}" if reverse else sort, "limit": limit, "gone": gone}
+        filters |= {"sort": f"-{sort}" if reverse else sort, "limit": limit, "offset": offset, "gone": gone}
         return command(*args, filters=filters, **kwargs)
 
     return run
@@ -95,12 +96,14 @@ def _is_missing(url: str | None) -> bool:
 
 def answer_entries(entries: Sequence[Entry], sink: Sink) -> None:
     """Print *entries* as the command's answer."""
+    from modelhub.db import ENTRY_FIELDS
     from modelhub.report.json import CATALOG_SCHEMA
 
     if sink.machine:
         for entry in entries:
             sink.add(entry.as_dict())
         sink.document(CATALOG_SCHEMA, "entries")
+        sink.rows(ENTRY_FIELDS)
     else:
         from modelhub.report.catalogued import entry_table
 

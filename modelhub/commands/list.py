@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from modelhub.commands import ExitCode, reporting
+from modelhub.commands import ExitCode, reporting_in
 from modelhub.commands.filters import answer_entries, catalog_option, filtered, open_catalog
 from modelhub.report.plain import counted
 from modelhub.report.sink import Sink
@@ -15,7 +15,7 @@ from modelhub.report.sink import Sink
 @click.command("list")
 @filtered
 @catalog_option
-@reporting
+@reporting_in("csv")
 def command(*, filters: dict[str, Any], catalog: str | None, sink: Sink) -> int:
     """List the records of the catalog, one line each."""
     from modelhub.db import Query

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from modelhub.commands import ExitCode, reporting
+from modelhub.commands import ExitCode, reporting_in
 from modelhub.commands.filters import answer_entries, catalog_option, filtered, open_catalog
 from modelhub.report.plain import counted
 from modelhub.report.sink import Sink
@@ -16,7 +16,7 @@ from modelhub.report.sink import Sink
 @click.argument("text", metavar="TEXT...", nargs=-1, required=True)
 @filtered
 @catalog_option
-@reporting
+@reporting_in("csv")
 def command(*, text: tuple[str, ...], filters: dict[str, Any], catalog: str | None, sink: Sink) -> int:
     """Find the records in which every word of TEXT occurs: in the name, a path, a tag, the notes or the metadata."""
     from modelhub.db import Query

@@ -5,6 +5,7 @@
 
 from modelhub.db.catalog import Catalog
 from modelhub.db.entries import (
+    ENTRY_FIELDS,
     SORTS,
     Derivation,
     Detail,
@@ -22,6 +23,7 @@ from modelhub.db.libraries import Libraries
 from modelhub.db.places import Batch, Change, Known, LibraryRoot, Moved, Reading, Seen, ToHash
 
 __all__ = [
+    "ENTRY_FIELDS",
     "SORTS",
     "Batch",
     "Catalog",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -32,7 +32,7 @@ class Query:
     sort: str = "name"
 
 
-SORTS = ("name", "added", "size", "kind", "architecture", "verdict")
+SORTS = ("name", "added", "size", "kind", "architecture", "precision", "verdict", "rating", "path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,10 @@ class Entry:
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON has them."""
         return asdict(self)
+
+
+ENTRY_FIELDS = tuple(each.name for each in fields(Entry))
+"""The names of an entry's fields, in the order in which they are listed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,13 @@ _ENTRIES = select(
 ).join_from(record, content, record.c.content_id == content.c.id)
 
 
+_FIRST_PATH = (
+    select(func.min(location.c.path))
+    .where(location.c.content_id == content.c.id, location.c.live_key.is_not(None))
+    .correlate(content)
+    .scalar_subquery()
+)
+
 # The statements asked once per file of a library are built once: building costs more than asking.
 _NEWEST_SCAN = (
     select(func.max(scan_report.c.id)).where(scan_report.c.content_id == content.c.id).correlate(content)
@@ -186,6 +193,9 @@ def _order(sort: str) -> Sequence[ColumnElement[Any]]:
         "size": content.c.size,
         "kind": func.coalesce(record.c.kind, ""),
         "architecture": func.coalesce(record.c.architecture, ""),
+        "precision": func.coalesce(record.c.precision, ""),
+        "rating": func.coalesce(record.c.rating, -1),
+        "path": func.coalesce(_FIRST_PATH, ""),
         "verdict": case({label: rank for rank, label in enumerate(VERDICTS)}, value=record.c.verdict, else_=-1),
     }
     key = keys[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -19,7 +19,7 @@ from modelhub.report.plain import Line, Span, Table, line, render_line, render_t
 if TYPE_CHECKING:
     from modelhub.report.human import ByteProgress, Terminal
 
-Format = Literal["human", "json", "jsonl", "sarif"]
+Format = Literal["human", "json", "jsonl", "sarif", "csv"]
 
 
 class Sink:
@@ -69,7 +69,8 @@ class Sink:
     def document(self, schema: str, key: str, **fields: object) -> None:
         """The whole answer: with ``json`` an object with *schema*, *fields* and, as *key*, all that was added.
 
-        With ``sarif`` it is a SARIF log of the scan reports that were added; no other answer has that format.
+        With ``sarif`` it is a SARIF log of the scan reports that were added; no other answer has that format. With
+        ``csv`` nothing is written: see :meth:`rows`.
         """
         if self.format == "json":
             from modelhub.report.json import dumps
@@ -81,6 +82,14 @@ class Sink:
 
             assert schema == SCAN_SCHEMA, "only scan reports can be told as SARIF"
             self._write(dumps(sarif_log(self._objects), indent=True) + "\n")
+
+    def rows(self, names: Sequence[str]) -> None:
+        """With ``csv``, the whole answer: the fields *names* of all that was added, in columns of these names."""
+        if self.format == "csv":
+            from modelhub.report.csv import csv_rows
+
+            for row in csv_rows(names, self._objects):
+                self._write(row)
 
     def lines(self, lines: Iterable[Line]) -> None:
         """Print lines of the answer for people."""

@@ -1,0 +1,88 @@
+"""``modelhub list`` and ``search``: formats, order and paging."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelhub.db import ENTRY_FIELDS, Detail
+from modelhub.report.csv import csv_rows
+from tests.cli.run import ROOT, modelhub
+from tests.syncing.files import lora, put
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalog of five LoRAs, two of them with names that need quoting."""
+    monkeypatch.setenv("MODELHUB_CATALOG", "c.db")
+    for number, name in enumerate(['a, "b"', "c\nd", "e", "f", "g"]):
+        put(Path("models") / f"{name}.safetensors", lora(number))
+    modelhub("library", "add", "models")
+    modelhub("library", "sync")
+
+
+def test_csv_has_what_json_has(listed: None) -> None:
+    """A CSV reader gets the fields of the JSON objects back, whatever stands in a name."""
+    modelhub("tag", "e", "one", "two; three")
+    ran = modelhub("list", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(ran.out, newline="")))
+    entries = modelhub("list", "--format", "jsonl").json_lines()
+    assert ran.out.count("\r\n") == 6
+    assert tuple(rows[0]) == ENTRY_FIELDS == tuple(entries[0])
+    for row, entry in zip(rows, entries, strict=True):
+        assert row == {
+            name: "; ".join(value) if isinstance(value, list) else "" if value is None else str(value)
+            for name, value in entry.items()
+        }
+    assert modelhub("search", "--format", "csv", "-o", "found.csv", "two").code == 0
+    assert Path("found.csv").read_bytes().count(b"\r\n") == 2
+
+
+@given(st.lists(st.fixed_dictionaries({"a": st.text(), "b": st.text()})))
+def test_any_text_survives(objects: list[dict[str, str]]) -> None:
+    """Whatever text is written comes back from Python's reader of CSV."""
+    text = "".join(csv_rows(("a", "b"), objects))
+    assert list(csv.DictReader(io.StringIO(text, newline=""), strict=True)) == objects
+
+
+def test_a_name_that_is_no_text() -> None:
+    """Bytes of a file name that are not UTF-8 are spelt out."""
+    assert list(csv_rows(("path",), [{"path": "x\udcff"}])) == ["path\r\n", "x\\udcff\r\n"]
+
+
+@pytest.mark.parametrize("sort", ["name", "size", "rating", "path", "precision"])
+def test_pages(listed: None, sort: str) -> None:
+    """The pages of a listing are the whole listing, in its order."""
+    modelhub("set", "f", "rating=3")
+    whole = [entry["id"] for entry in modelhub("list", "--sort", sort, "--format", "jsonl").json_lines()]
+    assert len(whole) == 5
+    pages = [
+        entry["id"]
+        for offset in range(0, 6, 2)
+        for entry in modelhub(
+            "list", "--sort", sort, "--limit", "2", "--offset", str(offset), "--format", "jsonl"
+        ).json_lines()
+    ]
+    assert pages == whole
+    back = modelhub("list", "--sort", "rating", "--reverse", "--limit", "1", "--format", "jsonl").json_lines()
+    assert back[0]["name"] == "f"
+
+
+def test_every_field_is_documented() -> None:
+    """docs/records.md has each field of a record and of what show adds, and no other."""
+    page = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+    record, _, more = page.partition("## What show adds")
+    assert _named(record) == list(ENTRY_FIELDS)
+    assert _named(more) == [each.name for each in fields(Detail) if each.name != "entry"]
+
+
+def _named(section: str) -> list[str]:
+    cells = re.findall(r"^\| (`.+?`) \| ", section, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
