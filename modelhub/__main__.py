@@ -6,6 +6,7 @@ import gc
 import sys
 from typing import NoReturn
 
+from modelhub import termination
 from modelhub.cli import main
 
 _RARELY = 50_000
@@ -17,6 +18,7 @@ def run() -> NoReturn:
     What is imported stays to the end, and most that a command makes does too, so the garbage collector looks at it
     rarely and at neither in the end: a tenth of the time that a short scan takes.
     """
+    termination.listen()
     gc.freeze()
     gc.set_threshold(_RARELY)
     code = main()

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def convert_all(
     *,
     jobs: int = 1,
     progress: Progress | None = None,
-) -> Iterator[BatchResult]:
+) -> Generator[BatchResult, None, None]:
     """Convert what *root*, a folder, a pattern or a file, leads to; one result for each file, in their order.
 
     Each is written beside its source, or to the same place below the folder *target*. *jobs* files are converted at a
@@ -174,6 +174,7 @@ class _Batch:
                 receipt=request.receipt,
                 resume=not request.dry_run,
                 progress=self._tell,
+                on_verify=self._go_on,
             )
         except AlreadyThere:
             self._journal.add(before, expected)
@@ -183,9 +184,12 @@ class _Batch:
         self._journal.add(before, done.target)
         return BatchResult(path, "converted", done.target, done)
 
-    def _tell(self, count: int) -> None:
+    def _go_on(self, _count: int) -> None:
         if self.stopped.is_set():
             raise _Stopped("given up")
+
+    def _tell(self, count: int) -> None:
+        self._go_on(count)
         if self._progress is not None:
             with self._lock:
                 self._progress(count)

@@ -15,6 +15,7 @@ from modelhub.commands import VERBOSITY, ExitCode
 from modelhub.errors import ModelHubError, UnsafeModelError
 from modelhub.report.plain import visible
 from modelhub.report.sink import traceback_lines, wants_traceback
+from modelhub.termination import Terminated
 
 COMMANDS: Mapping[str, str] = {
     "intake": "Examine, convert, identify and catalogue downloads: the main job.",
@@ -42,7 +43,7 @@ COMMANDS: Mapping[str, str] = {
 """Every command and its line of help; ``modelhub --help`` loads none of them."""
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it. After another signal it is 128 + that one."""
 BROKEN_PIPE = 141
 """Exit code when the reader of standard output has gone: 128 + SIGPIPE."""
 
@@ -104,6 +105,8 @@ def explain(error: BaseException) -> Explanation:
             return Explanation(str(error), error.hint, ExitCode.INCOMPLETE)
         case click.ClickException():
             return Explanation(error.format_message(), None, ExitCode.INCOMPLETE)
+        case Terminated() if error.number != INTERRUPTED - 128:
+            return Explanation(f"ended by {_signal_name(error.number)}", None, 128 + error.number)
         case KeyboardInterrupt() | click.Abort() | EOFError():
             return Explanation("interrupted", None, INTERRUPTED)
         case MemoryError():
@@ -118,6 +121,12 @@ def explain(error: BaseException) -> Explanation:
                 "please report this, with what the same command prints with -vv",
                 ExitCode.INCOMPLETE,
             )
+
+
+def _signal_name(number: int) -> str:
+    import signal
+
+    return signal.Signals(number).name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

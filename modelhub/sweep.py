@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ def sweep(
     progress: Progress | None = None,
     on_file: OnFile | None = None,
     on_note: Callable[[str], None] | None = None,
-) -> Iterator[Answer]:
+) -> Generator[Answer, None, None]:
     """Scan each of *sources* and answer in their order, each as soon as those before it are answered.
 
     *jobs* is the number of processes (``None``: one for each processor, where there are enough files), *cache* whether

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
@@ -151,15 +152,17 @@ def _convert_all(source: str, target: str | None, request: BatchRequest, jobs: i
     with sink.progress() as bar:
         if bar is not None:
             bar.begin("several files at once", None)
-        for result in convert_all(source, target, request, jobs=jobs, progress=bar.advance if bar else None):
-            counts[result.action] += 1
-            outcome.add(verdict_of(result), complete=result.action not in ("failed", "refused"))
-            if sink.machine:
-                sink.add(batch_dict(result))
-            elif result.action != "left alone" or sink.verbosity > 0:
-                sink.lines(batch_lines(result))
-            if result.error is not None and result.action == "failed":
-                sink.trace(result.error)
+        progress = bar.advance if bar else None
+        with closing(convert_all(source, target, request, jobs=jobs, progress=progress)) as results:
+            for result in results:
+                counts[result.action] += 1
+                outcome.add(verdict_of(result), complete=result.action not in ("failed", "refused"))
+                if sink.machine:
+                    sink.add(batch_dict(result))
+                elif result.action != "left alone" or sink.verbosity > 0:
+                    sink.lines(batch_lines(result))
+                if result.error is not None and result.action == "failed":
+                    sink.trace(result.error)
     if sink.machine:
         from modelhub.report.json import CONVERT_SCHEMA
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -87,10 +87,11 @@ def command(
         if STDIN in paths:
             run.add(run.judge_stdin(progress, on_file))
         sources = find_sources((path for path in paths if path != STDIN), every_file=not by_name)
-        for answer in sweep(
-            sources, options, jobs=jobs, cache=cache, progress=progress, on_file=on_file, on_note=sink.note
-        ):
-            run.add(answer)
+        with closing(
+            sweep(sources, options, jobs=jobs, cache=cache, progress=progress, on_file=on_file, on_note=sink.note)
+        ) as answers:
+            for answer in answers:
+                run.add(answer)
     return run.finish()
 
 

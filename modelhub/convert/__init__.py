@@ -88,6 +88,7 @@ def convert(
     receipt: bool = False,
     resume: bool = False,
     progress: Callable[[int], None] | None = None,
+    on_verify: Callable[[int], None] | None = None,
 ) -> Conversion | ConversionPlan:
     """Convert *source_path*, a file or a folder of model files, to safetensors if it is safe; *dry_run*: plan it only.
 
@@ -98,8 +99,9 @@ def convert(
     converts files whose verdict is not SAFE and says so in the metadata. *in_place* rewrites a .safetensors file under
     its own name, *delete_source* removes the source: both only after the output was verified. With *digests* the
     SHA-256 of the sources and the output are computed on the way, with *receipt* those of all tensors too, and written
-    beside the output (:mod:`modelhub.convert.receipt`). *progress* is told bytes as they are written. Raises
-    :class:`UnsafeModelError` for a file that is not safe, and what :func:`plan_conversion` and :func:`execute` raise.
+    beside the output (:mod:`modelhub.convert.receipt`). *progress* is told bytes as they are written, *on_verify* those
+    of tensors as they are compared. Raises :class:`UnsafeModelError` for a file that is not safe, and what
+    :func:`plan_conversion` and :func:`execute` raise.
     """
     name = os.fspath(source_path)
     with ExitStack() as stack:
@@ -136,6 +138,7 @@ def convert(
             digests=digests,
             tensor_digests=receipt,
             progress=progress,
+            on_verify=on_verify,
         )
         if receipt:
             try:

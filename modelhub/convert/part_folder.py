@@ -14,29 +14,42 @@ import shutil
 from contextlib import suppress
 from types import TracebackType
 
+from modelhub import termination
 from modelhub.convert.target import fcntl, stem_of, sync_folder, write_error
 
 
 class PartFolder:
-    """The future folder *target*. Leaving it without :meth:`commit` removes it and what was put into it."""
+    """The future folder *target* of *size* bytes, there at ``path`` while this context is entered.
+
+    Leaving it without :meth:`commit` removes it and what was put into it.
+    """
 
     def __init__(self, target: str, size: int) -> None:
-        """Create it. Raises :class:`NoSpace` at once where its *size* bytes do not fit, and as PartFile does."""
         self.target = target
         self._parent, name = os.path.split(os.path.abspath(target))
+        self._stem = stem_of(name)
+        self.path = os.path.join(self._parent, f".{self._stem}.modelhub-{os.getpid()}-{os.urandom(4).hex()}.parts")
+        self._size = size
+        self._lock: int | None = None
         self._committed = False
-        stem = stem_of(name)
-        _remove_abandoned(self._parent, stem)
-        self.path = os.path.join(self._parent, f".{stem}.modelhub-{os.getpid()}-{os.urandom(4).hex()}.parts")
+
+    def __enter__(self) -> PartFolder:
+        """Create it. Raises :class:`NoSpace` at once where its bytes do not fit, and as PartFile does."""
+        _remove_abandoned(self._parent, self._stem)
         try:
             if hasattr(os, "statvfs"):
                 free = os.statvfs(self._parent)
-                if free.f_bavail * free.f_frsize < size:
+                if free.f_bavail * free.f_frsize < self._size:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.mkdir(self.path)
-            self._lock = _locked(self.path)
-        except OSError as error:
-            raise write_error(error, target, size) from error
+            with termination.held():
+                os.mkdir(self.path)
+                self._lock = _locked(self.path)
+        except BaseException as error:
+            self._discard()
+            if isinstance(error, OSError):
+                raise write_error(error, self.target, self._size) from error
+            raise
+        return self
 
     def file(self, relative: str) -> str:
         """The path of the file *relative* (with ``/``) in it; its folder is made."""
@@ -65,16 +78,17 @@ class PartFolder:
                 error = OSError(errno.EEXIST, os.strerror(errno.EEXIST))
             raise write_error(error, self.target) from error
 
-    def __enter__(self) -> PartFolder:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._discard()
+
+    def _discard(self) -> None:
         if not self._committed:
             shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
+            self._lock = None
 
 
 def _locked(path: str) -> int | None:

@@ -14,6 +14,7 @@ import re
 from contextlib import suppress
 from types import ModuleType, TracebackType
 
+from modelhub import termination
 from modelhub.errors import AccessDenied, ConversionError, ModelHubError, NoSpace, NotFound, WouldOverwrite
 
 fcntl: ModuleType | None
@@ -30,30 +31,37 @@ _NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, er
 
 
 class PartFile:
-    """The future *target*, open for reading and writing as ``fd``. Leaving it without :meth:`commit` removes it."""
+    """The future *target* of *size* bytes, open for reading and writing as ``fd`` while this context is entered.
+
+    Leaving it without :meth:`commit` removes it.
+    """
 
     def __init__(self, target: str, size: int) -> None:
-        """Create it, reserving *size* bytes so that a full disk fails now and not after gigabytes.
+        self.target = target
+        self.folder, self._name = os.path.split(os.path.abspath(target))
+        self.path = ""
+        self.fd = -1
+        self._size = size
+        self._committed = False
+
+    def __enter__(self) -> PartFile:
+        """Create it, reserving its bytes so that a full disk fails now and not after gigabytes.
 
         Raises :class:`NoSpace`, :class:`AccessDenied`, :class:`NotFound` (no such folder) or
-        :class:`ConversionError`, each naming *target*.
+        :class:`ConversionError`, each naming the target.
         """
-        self.target = target
-        self.folder, name = os.path.split(os.path.abspath(target))
-        self._committed = False
-        stem = stem_of(name)
+        stem = stem_of(self._name)
         remove_abandoned(self.folder, stem)
         try:
-            self.path, self.fd = _create(self.folder, stem)
-        except OSError as error:
-            raise write_error(error, target, size) from error
-        try:
-            _reserve(self.fd, self.folder, size)
+            with termination.held():
+                self.path, self.fd = _create(self.folder, stem)
+            _reserve(self.fd, self.folder, self._size)
         except BaseException as error:
             self.discard()
             if isinstance(error, OSError):
-                raise write_error(error, target, size) from error
+                raise write_error(error, self.target, self._size) from error
             raise
+        return self
 
     def write_at(self, offset: int, data: memoryview | bytes) -> None:
         """Write all of *data* at *offset*."""
@@ -97,9 +105,6 @@ class PartFile:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> PartFile:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from modelhub import termination
 from modelhub.container.safetensors import read_safetensors
 from modelhub.convert.base import ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor, inside
 from modelhub.convert.element import element_offsets, is_element
@@ -139,7 +140,7 @@ def _open_with_library(name: str, output: OutputFile, path: str) -> None:
     import subprocess
 
     command = [sys.executable, "-I", "-c", _LIBRARY, path, json.dumps([p for p in sys.path if p])]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    done = termination.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
         raise VerificationFailed(f"{name}: the safetensors library does not open the copy: {lines[-1]:.300}")

@@ -236,9 +236,11 @@ class ReplacingFile:
             self._stream.close()
             if self._temporary is not None:
                 os.replace(self._temporary, self._target)
-        except OSError as error:
+        except BaseException as error:
             self.discard()
-            raise self._failed(error) from error
+            if isinstance(error, OSError):
+                raise self._failed(error) from error
+            raise
 
     def discard(self) -> None:
         """Leave everything as it was before."""

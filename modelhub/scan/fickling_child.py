@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal
 
+from modelhub import termination
 from modelhub.container import Container, PickleProgram
 from modelhub.errors import SourceError
 from modelhub.pickles import Trace
@@ -98,13 +99,8 @@ def _run(task: Task, questions: Sequence[Question], seconds: float) -> tuple[lis
     given = b"".join([sizes.encode(), b"\n", *(q.data for q in questions if isinstance(q.data, bytes))])
     why: str | None
     try:
-        done = subprocess.run(  # noqa: S603
-            command(task, seconds),
-            input=given,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=seconds,
-            check=False,
+        done = termination.run(
+            command(task, seconds), given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds
         )
         said, status = done.stdout, done.returncode
         why = _WHY.get(status, f"it ended with status {status}")

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelhub import termination
 from modelhub.smoke.spec import SmokeSpec
 
 WORKER = "modelhub.smoke.worker"
@@ -89,15 +90,14 @@ def command(folder: str, memory: int) -> list[str]:
 def _run(words: list[str], spec: str, folder: str, seconds: float) -> tuple[str | None, bool]:
     """Why the worker did not get to its end (``None``: it did), and whether that speaks against the model."""
     try:
-        done = subprocess.run(  # noqa: S603
+        done = termination.run(
             words,
-            input=spec.encode(),
+            spec.encode(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd=folder,
             env=_environment(folder),
             timeout=seconds,
-            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"the worker did not end within {seconds:g} s", True

@@ -99,7 +99,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(plan, tmp_path):
     """A part folder that nobody locks is removed; one that is being written, and other names, are left alone."""
     pid = os.fork()
     if pid == 0:
-        PartFolder(str(tmp_path / "out"), 1)
+        PartFolder(str(tmp_path / "out"), 1).__enter__()
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     (left,) = os.listdir(tmp_path)
@@ -116,6 +116,6 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(plan, tmp_path):
 
 def test_a_full_disk_is_noticed_before_the_copy(tmp_path):
     """Nothing is written where all of it would not fit."""
-    with pytest.raises(NoSpace):
-        PartFolder(str(tmp_path / "out"), 1 << 60)
+    with pytest.raises(NoSpace), PartFolder(str(tmp_path / "out"), 1 << 60):
+        pass
     assert os.listdir(tmp_path) == []
