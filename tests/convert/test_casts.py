@@ -23,6 +23,18 @@ RANGE = {DType.F16: 65504.0, DType.BF16: 3.3895313892515355e38, DType.F32: 3.402
 PAIRS = list(itertools.permutations(TORCH, 2))
 
 
+@pytest.fixture(params=["NumKong", "numpy"])
+def by(request, monkeypatch):
+    """What does the arithmetic; a processor may have no NumKong."""
+    if request.param == "numpy":
+        monkeypatch.setattr(casts, "_narrower", lambda: None)
+    elif casts._narrower() is None:
+        pytest.skip("NumKong is not installed")
+    casts._table.cache_clear()
+    yield
+    casts._table.cache_clear()
+
+
 def cast(data: bytes, source: DType, target: DType) -> bytes:
     return bytes(Cast(source, target, "m.ckpt: tensor 'w'")(memoryview(data)))
 
@@ -49,6 +61,7 @@ def samples(dtype: DType) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS, ids=lambda d: d.label)
+@pytest.mark.usefixtures("by")
 def test_a_cast_is_torchs_bit_for_bit(source, target):
     """Of finite numbers in range; from 64 bits torch rounds twice, so there the definition decides."""
     values = samples(source)
@@ -113,6 +126,32 @@ def test_a_number_out_of_range_is_an_error_that_names_the_tensor(source, target,
     with pytest.raises(ConversionError, match=r"m\.ckpt: tensor 'w' has the value .* out of range in") as caught:
         cast(data, source, target)
     assert "--dtype" in caught.value.hint
+
+
+@pytest.mark.parametrize("target", [DType.F16, DType.BF16], ids=lambda d: d.label)
+def test_the_bytes_are_the_same_with_and_without_numkong(target, monkeypatch):
+    """The same input and options give the same file, whatever is installed: NaNs of every sign and payload too."""
+    if casts._narrower() is None:
+        pytest.skip("NumKong is not installed")
+    generator = np.random.default_rng(1)
+    bits = generator.integers(0, 1 << 32, 1 << 16, dtype=np.uint64).astype("<u4")
+    values = bits.view("<f4")
+    data = bits[~(np.isfinite(values) & (np.abs(values) > RANGE[target]))].tobytes()
+    with_it = cast(data, DType.F32, target)
+    monkeypatch.setattr(casts, "_narrower", lambda: None)
+    assert cast(data, DType.F32, target) == with_it
+
+
+def test_numkong_is_not_used_where_it_rounds_otherwise(monkeypatch):
+    """A processor on which it rounds another way than to the nearest, ties to even, gets numpy's arithmetic."""
+    numkong = pytest.importorskip("numkong")
+    real = numkong.astype
+
+    def towards_zero(values, dtype, **more):
+        return real((values.view("<u4") & np.uint32(0xFFFFE000)).view("<f4"), dtype, **more)
+
+    monkeypatch.setattr(numkong, "astype", towards_zero)
+    assert casts._narrower.__wrapped__() is None
 
 
 def test_the_largest_number_that_still_rounds_down_is_kept():
