@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelhub.report.sink import Sink
 
 VERDICTS = ("safe", "unknown", "suspicious", "unsafe")
+_NARROWING = ("kind", "architecture", "verdict", "tag", "collection", "digest")
 SORTS = ("name", "added", "size", "kind", "architecture", "precision", "verdict", "rating", "path")
 
 catalog_option = click.option(
@@ -33,6 +34,7 @@ def filtered(command: Callable[..., int]) -> Callable[..., int]:
     @click.option("--architecture", multiple=True, help="Only this architecture (sd-1, sdxl ...); may be repeated.")
     @click.option("--verdict", multiple=True, type=click.Choice(VERDICTS), help="Only this verdict; may be repeated.")
     @click.option("--tag", multiple=True, help="Only records with this tag; repeated: with all of them.")
+    @click.option("--collection", multiple=True, help="Only records in this collection; repeated: in all of them.")
     @click.option("--digest", help="Only records of which a digest begins so: AutoV2, AutoV3, SHA-256, CRC-32 ...")
     @click.option("--sort", type=click.Choice(SORTS), default="name", show_default=True, help="Order of the records.")
     @click.option("--reverse", is_flag=True, help="The other way round.")
@@ -41,7 +43,7 @@ def filtered(command: Callable[..., int]) -> Callable[..., int]:
     @click.option("--gone", is_flag=True, help="Also records whose files are no longer where they were.")
     @functools.wraps(command)
     def run(*args: Any, sort: str, reverse: bool, limit: int | None, offset: int, gone: bool, **kwargs: Any) -> int:
-        filters = {name: kwargs.pop(name) or None for name in ("kind", "architecture", "verdict", "tag", "digest")}
+        filters = {name: kwargs.pop(name) or None for name in _NARROWING}
         filters |= {"sort": f"-{sort}" if reverse else sort, "limit": limit, "offset": offset, "gone": gone}
         return command(*args, filters=filters, **kwargs)
 

@@ -7,6 +7,7 @@ from modelhub.db.catalog import Catalog
 from modelhub.db.entries import (
     ENTRY_FIELDS,
     SORTS,
+    Collection,
     Derivation,
     Detail,
     Duplicates,
@@ -28,6 +29,7 @@ __all__ = [
     "Batch",
     "Catalog",
     "Change",
+    "Collection",
     "Derivation",
     "Detail",
     "Duplicates",

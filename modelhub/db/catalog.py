@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, select
 
-from modelhub.db import backup, details, duplicates, identifying, lineage, recording, search
+from modelhub.db import artifacts, backup, details, duplicates, grouping, identifying, lineage, recording, search
 from modelhub.db import facts as facts_
+from modelhub.db.collections import Collections
 from modelhub.db.digests import Digests, claims_of, put_claims
 from modelhub.db.engine import Store, parse_url
 from modelhub.db.entries import Derivation, Detail, Duplicates, Entry, Query
 from modelhub.db.libraries import Libraries
-from modelhub.db.schema import NAME_LENGTH, record
+from modelhub.db.schema import record
 from modelhub.db.upgrade import bring_up_to_date
 from modelhub.errors import CatalogError
 from modelhub.source import Digest, FileStat
@@ -60,6 +61,16 @@ class Catalog:
     def libraries(self) -> Libraries:
         """The folders that the catalog follows."""
         return Libraries(self._store)
+
+    @cached_property
+    def artifacts(self) -> grouping.Artifacts:
+        """The records that are one model in the user's eyes."""
+        return grouping.Artifacts(self._store)
+
+    @cached_property
+    def collections(self) -> Collections:
+        """The user's collections."""
+        return Collections(self._store)
 
     @cached_property
     def digests(self) -> Digests:
@@ -136,6 +147,7 @@ class Catalog:
             raise CatalogError(f"{stat.path}: the scan report is of other bytes ({report.digest}) than {digest}")
 
         def work(connection: Connection) -> Entry:
+            before = recording.record_at(connection, stat.path)
             content_id = recording.put_content(connection, digest, stat)
             recording.put_scan(connection, content_id, report, version)
             recording.put_identity(
@@ -147,10 +159,11 @@ class Catalog:
                 version=version,
             )
             title = name or recording.name_for(stat.path, is_folder) or digest.sha256[:12]
+            is_new = recording.put_record(connection, content_id, title)
             changes = [
+                is_new,
                 recording.put_metadata(connection, content_id, metadata),
                 identifying.put_observation(connection, content_id, observation),
-                recording.put_record(connection, content_id, title),
                 recording.put_location(connection, content_id, stat, is_folder),
             ]
             if any(changes):
@@ -158,6 +171,9 @@ class Catalog:
             put_claims(connection, [(content_id, *claim) for claim in claims_of(metadata)])
             facts_.settle(connection, content_id)
             (entry,) = search.entries(connection, record.c.content_id == content_id)
+            if is_new and before is not None and artifacts.put_successor(connection, before, entry.id):
+                recording.index_record(connection, content_id)
+                (entry,) = search.entries(connection, record.c.content_id == content_id)
             return replace(entry, path=stat.path)
 
         return self._store.write(work)
@@ -174,13 +190,17 @@ class Catalog:
         """Write down that *output* was made of *inputs* (digests, each with its role) by *version* of modelhub.
 
         *kind* is a word such as ``convert``; *params* what it was told, as JSON has it. Neither end needs to be in the
-        catalog. Writing the same step twice changes nothing.
+        catalog. Writing the same step twice changes nothing. What was converted is one artifact with what became of it.
         """
-        self._store.write(
-            lambda connection: lineage.put_derivation(
+
+        def work(connection: Connection) -> None:
+            is_new = lineage.put_derivation(
                 connection, kind, output=output, inputs=inputs, params=params, version=version
             )
-        )
+            if is_new and kind == "convert" and len(inputs) == 1:
+                grouping.join_contents(connection, inputs[0][0].sha256, output.sha256)
+
+        self._store.write(work)
 
     def derived_from(self, digest: Digest, kind: str = "convert", version: str | None = None) -> list[Derivation]:
         """The steps of *kind* that *digest* went into, the newest first, each with the paths where its output lies."""
@@ -197,7 +217,7 @@ class Catalog:
         Raises :class:`Conflict`, naming the candidates, when several fit, and when none does.
         """
         return self._store.read(
-            lambda connection: details.detail(connection, details.select_entry(connection, selector))
+            lambda connection: details.detail(connection, details.select_entry(connection, selector, any_version=True))
         )
 
     def duplicates(self) -> tuple[list[Duplicates], int]:
@@ -209,17 +229,28 @@ class Catalog:
 
     def tag(self, selector: str, tags: Sequence[str]) -> Entry:
         """Add *tags*, kept in lower case and single-spaced, to the record that *selector* fits (see :meth:`show`)."""
-        wanted = _tags(tags)
-        return self._change(selector, lambda connection, each: recording.put_tags(connection, each, wanted))
+        wanted = recording.wanted_tags(tags)
+        return self._change(
+            selector, lambda connection, each: recording.put_tags(connection, each, wanted), any_version=True
+        )
 
     def untag(self, selector: str, tags: Sequence[str]) -> Entry:
         """Take *tags* from the record that *selector* fits; those that it has not are passed over."""
-        wanted = _tags(tags)
-        return self._change(selector, lambda connection, each: recording.remove_tags(connection, each, wanted))
+        wanted = recording.wanted_tags(tags)
+        return self._change(
+            selector, lambda connection, each: recording.remove_tags(connection, each, wanted), any_version=True
+        )
 
-    def note(self, selector: str, text: str) -> Entry:
-        """Let *text* be the notes of the record that *selector* fits, in place of those before."""
-        return self._change(selector, lambda connection, each: recording.put_notes(connection, each, text))
+    def note(self, selector: str, text: str, *, append: bool = False) -> Entry:
+        """Let *text* be the notes of the record that *selector* fits, in place of those before or under them."""
+        return self._write(
+            selector, lambda connection, each: recording.put_notes(connection, each, text, append=append)
+        )
+
+    def rate(self, selector: str, rating: int | None) -> Entry:
+        """Let *rating*, 0 to 5 or none, be that of the record that *selector* fits."""
+        own = {"rating": None if rating is None else str(rating)}
+        return self._write(selector, lambda connection, each: recording.put_own(connection, each, own))
 
     def set(self, selector: str, facts: Mapping[str, str | None]) -> Entry:
         """Let these *facts* of the record that *selector* fits be so, whatever its files say, now and later.
@@ -256,24 +287,18 @@ class Catalog:
         how many of them are now told differently."""
         return self._store.write(lambda connection: identifying.put_identities(connection, found, version))
 
-    def _change(self, selector: str, change: Callable[[Connection, int], bool]) -> Entry:
+    def _write(self, selector: str, change: Callable[[Connection, int], bool]) -> Entry:
+        """*change* what belongs to the artifact, whichever of its records is meant."""
+        return self._change(selector, change, any_version=True)
+
+    def _change(self, selector: str, change: Callable[[Connection, int], bool], *, any_version: bool = False) -> Entry:
         def work(connection: Connection) -> Entry:
-            entry = details.select_entry(connection, selector)
+            entry = details.select_entry(connection, selector, any_version=any_version)
             if not change(connection, entry.id):
                 return entry
             content_id = connection.execute(select(record.c.content_id).where(record.c.id == entry.id)).scalar_one()
             facts_.settle(connection, content_id)
-            recording.index_record(connection, content_id)
+            grouping.index_artifact(connection, entry.id)
             return search.entries(connection, record.c.id == entry.id)[0]
 
         return self._store.write(work)
-
-
-def _tags(tags: Sequence[str]) -> list[str]:
-    wanted = [search.tag_of(tag) for tag in tags]
-    for tag in wanted:
-        if not tag:
-            raise CatalogError("a tag has at least one character")
-        if len(tag) > NAME_LENGTH:
-            raise CatalogError(f"a tag has at most {NAME_LENGTH} characters: {tag[:40]}...")
-    return wanted

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from modelhub.db import full_text, lineage, search
+from modelhub.db import artifacts, full_text, lineage, search
 from modelhub.db.entries import Detail, Entry, FoundBefore, Identified, KnownDigest, Place, Query, ScanRun
 from modelhub.db.facts import overrides
 from modelhub.db.recording import metadata_of
 from modelhub.db.schema import (
     NAME_LENGTH,
+    collection,
+    collection_member,
     content,
     content_digest,
     finding,
@@ -32,17 +34,20 @@ SHORTEST_DIGEST = 6
 _NAMED = 10  # candidates that an error names
 
 
-def select_entry(connection: Connection, selector: str) -> Entry:
+def select_entry(connection: Connection, selector: str, *, any_version: bool = False) -> Entry:
     """The one record that *selector* fits: its id (``#`` may stand before it), its exact name, a path or file name of
     its bytes, or the beginning of a digest of theirs (six hex digits or more; its algorithm may stand before them).
 
-    A name selects among the records whose bytes lie somewhere, and among all when there is none. Raises
+    A name selects among the records whose bytes lie somewhere, and among all when there is none. With *any_version*
+    several records of one artifact are as good as one: the newest of those whose bytes are there stands for it. Raises
     :class:`Conflict` when none or several fit, naming them.
     """
     found = {entry.id: entry for way in _ways(connection, selector) for entry in search.entries(connection, way)}
     named = {entry.id for entry in found.values() if entry.name == storable(selector)}
     if any(found[each].path is not None for each in named):
         found = {each: entry for each, entry in found.items() if each not in named or entry.path is not None}
+    if any_version and len({entry.artifact for entry in found.values()}) == 1:
+        return max(found.values(), key=lambda entry: (entry.state == "live", entry.path is not None, entry.id))
     if len(found) == 1:
         return next(iter(found.values()))
     if found:
@@ -106,15 +111,16 @@ def _nearest(connection: Connection, selector: str) -> str | None:
 def detail(connection: Connection, entry: Entry) -> Detail:
     """Everything that is known of *entry*."""
     row = connection.execute(
-        select(record.c.content_id, record.c.notes, content.c.problem)
+        select(record.c.content_id, content.c.problem)
         .join(content, record.c.content_id == content.c.id)
         .where(record.c.id == entry.id)
     ).one()
+    notes = connection.execute(select(record.c.notes).where(record.c.id == entry.artifact)).scalar_one()
     metadata = metadata_of(connection, row.content_id)
     digests = _digests(connection, row.content_id)
     return Detail(
         entry=entry,
-        notes=row.notes,
+        notes=notes,
         locations=_places(connection, row.content_id),
         findings=_findings(connection, row.content_id),
         scans=_scans(connection, row.content_id),
@@ -127,7 +133,19 @@ def detail(connection: Connection, entry: Entry) -> Detail:
         triggers=trigger_words(metadata),
         parents=lineage.parents(connection, entry.digest),
         children=lineage.children(connection, entry.digest),
+        versions=_versions(connection, entry),
+        collections=_collections(connection, entry.artifact),
     )
+
+
+def _versions(connection: Connection, entry: Entry) -> tuple[Entry, ...]:
+    others = [each for each in artifacts.members(connection, entry.artifact) if each != entry.id]
+    return tuple(reversed(search.entries(connection, record.c.id.in_(others)))) if others else ()
+
+
+def _collections(connection: Connection, holder: int) -> tuple[str, ...]:
+    names = select(collection.c.name).join(collection_member).where(collection_member.c.record_id == holder)
+    return tuple(connection.scalars(names.order_by(collection.c.name)))
 
 
 def _digests(connection: Connection, content_id: int) -> tuple[KnownDigest, ...]:

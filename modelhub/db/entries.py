@@ -12,11 +12,11 @@ class Query:
     """Which records to list; what is ``None`` (or empty) does not narrow them.
 
     ``kind``, ``architecture``, ``verdict`` and ``container`` take one value or several of which one must hold; ``tag``
-    one or several that must all be there. ``text`` is words, of which each must occur, in any case: within any other
-    word of the name, a path, a tag, the notes or a trigger word, or at the beginning of a word of the metadata.
-    ``digest`` is the beginning of a SHA-256 or of any other digest that is known, computed or claimed. ``gone`` lists
-    the records whose bytes lie at no known path any more as well. ``sort`` is one of :data:`SORTS`, with a leading
-    ``-`` for descending order.
+    one or several that must all be there, ``collection`` one or several that it must all be in. ``text`` is words, of
+    which each must occur, in any case: within any other word of the name, a path, a tag, the notes or a trigger word,
+    or at the beginning of a word of the metadata. ``digest`` is the beginning of a SHA-256 or of any other digest that
+    is known, computed or claimed. ``gone`` lists the records whose bytes lie at no known path any more as well.
+    ``sort`` is one of :data:`SORTS`, with a leading ``-`` for descending order.
     """
 
     kind: str | tuple[str, ...] | None = None
@@ -24,6 +24,7 @@ class Query:
     verdict: str | tuple[str, ...] | None = None
     container: str | tuple[str, ...] | None = None
     tag: str | tuple[str, ...] | None = None
+    collection: str | tuple[str, ...] | None = None
     text: str | None = None
     digest: str | None = None
     gone: bool = False
@@ -39,6 +40,7 @@ SORTS = ("name", "added", "size", "kind", "architecture", "precision", "verdict"
 class Entry:
     """One record, in the words of a list's row.
 
+    ``artifact`` is a number that it has in common with the records that are one artifact with it.
     ``verdict`` is that of the newest scan (``None``: there was none), ``kind`` to ``precision`` what the user set or
     else the newest identification says; ``digest`` is the SHA-256 in hex (``None``: the bytes have not been read whole
     yet), ``size`` in bytes, ``path`` where the bytes lie (of several places the one recorded last, ``None`` when none
@@ -46,6 +48,7 @@ class Entry:
     """
 
     id: int
+    artifact: int
     name: str
     kind: str | None
     architecture: str | None
@@ -69,6 +72,16 @@ class Entry:
 
 ENTRY_FIELDS = tuple(each.name for each in fields(Entry))
 """The names of an entry's fields, in the order in which they are listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A named set of ``size`` artifacts."""
+
+    id: int
+    name: str
+    size: int
+    added: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +198,8 @@ class Detail:
 
     ``triggers`` are the words that the metadata says call the model up, the commonest first. ``overrides`` are the
     facts that the user set, ``disagreements`` the claimed digests that the computed ones contradict, in words.
-    ``problem`` is what is wrong with the file.
+    ``problem`` is what is wrong with the file. ``versions`` are the other records of the artifact, the newest first,
+    ``collections`` those that it is in.
     """
 
     entry: Entry
@@ -202,6 +216,8 @@ class Detail:
     triggers: tuple[str, ...] = ()
     parents: tuple[Relative, ...] = ()
     children: tuple[Relative, ...] = ()
+    versions: tuple[Entry, ...] = ()
+    collections: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, and those of the values in them, as JSON has them."""

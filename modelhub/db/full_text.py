@@ -25,6 +25,7 @@ from sqlalchemy import (
     update,
 )
 
+from modelhub.db.artifacts import HOLDER
 from modelhub.db.schema import content, location, record, record_tag, search_text
 from modelhub.db.text import distinct_words, sought
 from modelhub.db.triggers import trigger_words
@@ -101,9 +102,11 @@ def about_of(texts: Iterable[str], metadata: Mapping[str, str]) -> str:
 def put_about(connection: Connection, content_id: int, metadata: Mapping[str, str]) -> None:
     """Make the name, notes, tags, live paths and trigger words of *content_id*'s record searchable."""
     texts: list[str] = []
+    holder = select(HOLDER).where(record.c.content_id == content_id).scalar_subquery()
     for statement in (
-        select(record.c.name, record.c.notes).where(record.c.content_id == content_id),
-        select(record_tag.c.tag).join(record).where(record.c.content_id == content_id),
+        select(record.c.name).where(record.c.content_id == content_id),
+        select(record.c.notes).where(record.c.id == holder),
+        select(record_tag.c.tag).where(record_tag.c.record_id == holder),
         select(location.c.path).where(location.c.content_id == content_id, location.c.live_key.is_not(None)),
     ):
         texts += [part for row in connection.execute(statement) for part in row]

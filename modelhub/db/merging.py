@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
-from modelhub.db import full_text
+from modelhub.db import artifacts, full_text
 from modelhub.db.facts import overrides, put_overrides, settle
 from modelhub.db.schema import (
     change,
@@ -15,7 +15,6 @@ from modelhub.db.schema import (
     location,
     override,
     record,
-    record_tag,
     scan_report,
     search_text,
 )
@@ -39,8 +38,10 @@ def merge(connection: Connection, gone: int, kept: int) -> None:
     if missing:
         connection.execute(update(content).where(content.c.id == kept).values(missing))
     settle(connection, kept)
-    said = connection.scalar(select(header.c.metadata).where(header.c.content_id == kept))
-    full_text.put_about(connection, kept, dict(said or {}))
+    record_id = connection.scalar(select(record.c.id).where(record.c.content_id == kept))
+    for content_id in [kept] if record_id is None else artifacts.contents_of(connection, record_id):
+        said = connection.scalar(select(header.c.metadata).where(header.c.content_id == content_id))
+        full_text.put_about(connection, content_id, dict(said or {}))
 
 
 def _move_digests(connection: Connection, gone: int, kept: int) -> None:
@@ -74,16 +75,11 @@ def _merge_records(connection: Connection, gone: int, kept: int) -> None:
         connection.execute(update(record).where(record.c.content_id == gone).values(content_id=kept))
         return
     old, new = rows[gone], rows[kept]
-    tags = set(connection.scalars(select(record_tag.c.tag).where(record_tag.c.record_id == old.id)))
-    tags -= set(connection.scalars(select(record_tag.c.tag).where(record_tag.c.record_id == new.id)))
-    if tags:
-        connection.execute(insert(record_tag), [{"record_id": new.id, "tag": tag} for tag in sorted(tags)])
+    artifacts.join(connection, new.id, old.id)
+    if artifacts.holder_of(connection, new.id) == old.id:
+        artifacts.give(connection, old.id, new.id)
     set_there = overrides(connection, new.id)
     taken = {name: value for name, value in overrides(connection, old.id).items() if name not in set_there}
     put_overrides(connection, new.id, taken)
-    notes = [text for text in dict.fromkeys((new.notes, old.notes)) if text]
-    rating = new.rating if new.rating is not None else old.rating
-    for table in (record_tag, override):
-        connection.execute(delete(table).where(table.c.record_id == old.id))
+    connection.execute(delete(override).where(override.c.record_id == old.id))
     connection.execute(delete(record).where(record.c.id == old.id))
-    connection.execute(update(record).where(record.c.id == new.id).values(notes="\n\n".join(notes), rating=rating))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Insert, Table, delete, insert, select, update
 
-from modelhub.db import full_text, merging, search
+from modelhub.db import artifacts, full_text, merging, search
 from modelhub.db.clock import now
 from modelhub.db.schema import (
+    NAME_LENGTH,
     content,
     finding,
     header,
@@ -203,14 +204,32 @@ def put_record(connection: Connection, content_id: int, name: str) -> bool:
     return True
 
 
+def record_at(connection: Connection, path: str) -> int | None:
+    """The record of the bytes that lie at *path*, as far as the catalog knows."""
+    there = select(location.c.content_id).where(location.c.live_key == path_key(path))
+    return connection.scalar(select(record.c.id).where(record.c.content_id.in_(there)))
+
+
 def name_for(path: str, is_folder: bool) -> str:
     """What a record is called when nobody said: the file's name without its extension, or the folder's."""
     base = os.path.basename(os.path.normpath(path))
     return base if is_folder else os.path.splitext(base)[0]
 
 
+def wanted_tags(tags: Sequence[str]) -> list[str]:
+    """*tags* as they are kept. Raises :class:`CatalogError` for what is no tag."""
+    wanted = [search.tag_of(tag) for tag in tags]
+    for tag in wanted:
+        if not tag:
+            raise CatalogError("a tag has at least one character")
+        if len(tag) > NAME_LENGTH:
+            raise CatalogError(f"a tag has at most {NAME_LENGTH} characters: {tag[:40]}...")
+    return wanted
+
+
 def put_tags(connection: Connection, record_id: int, tags: Sequence[str]) -> bool:
-    """Add *tags* to the record; those that it has are left alone."""
+    """Add *tags* to the record's artifact; those that it has are left alone."""
+    record_id = artifacts.holder_of(connection, record_id)
     has = set(connection.scalars(select(record_tag.c.tag).where(record_tag.c.record_id == record_id)))
     new = [tag for tag in dict.fromkeys(tags) if tag not in has]
     _insert_all(connection, record_tag, [{"record_id": record_id, "tag": tag} for tag in new])
@@ -218,7 +237,8 @@ def put_tags(connection: Connection, record_id: int, tags: Sequence[str]) -> boo
 
 
 def remove_tags(connection: Connection, record_id: int, tags: Sequence[str]) -> bool:
-    """Take *tags* from the record; those that it has not are passed over."""
+    """Take *tags* from the record's artifact; those that it has not are passed over."""
+    record_id = artifacts.holder_of(connection, record_id)
     gone = delete(record_tag).where(record_tag.c.record_id == record_id, record_tag.c.tag.in_(tags))
     return connection.execute(gone).rowcount > 0
 
@@ -228,21 +248,26 @@ OWN = ("name", "rating")
 
 
 def put_own(connection: Connection, record_id: int, values: Mapping[str, str | None]) -> bool:
-    """Let the record's name and rating be *values*."""
-    wanted: dict[str, str | int | None] = dict(values)
+    """Let the record's name and its artifact's rating be *values*."""
     if "name" in values and not (values["name"] or "").strip():
         raise CatalogError("a record has a name: at least one character")
-    if values.get("rating") is not None:
-        if values["rating"] not in ("0", "1", "2", "3", "4", "5"):
-            raise CatalogError(f"{values['rating']}: a rating is a number from 0 to 5")
-        wanted["rating"] = int(str(values["rating"]))
-    if not wanted:
-        return False
-    return connection.execute(update(record).where(record.c.id == record_id).values(wanted)).rowcount > 0
+    if values.get("rating") not in (None, "0", "1", "2", "3", "4", "5"):
+        raise CatalogError(f"{values['rating']}: a rating is a number from 0 to 5")
+    if "name" in values:
+        connection.execute(update(record).where(record.c.id == record_id).values(name=values["name"]))
+    if "rating" in values:
+        rating = int(values["rating"]) if values["rating"] is not None else None
+        holder = artifacts.holder_of(connection, record_id)
+        connection.execute(update(record).where(record.c.id == holder).values(rating=rating))
+    return bool(values)
 
 
-def put_notes(connection: Connection, record_id: int, notes: str) -> bool:
-    """Let *notes* be the record's."""
+def put_notes(connection: Connection, record_id: int, notes: str, *, append: bool = False) -> bool:
+    """Let *notes* be those of the record's artifact, in place of those before or, with *append*, under them."""
+    record_id = artifacts.holder_of(connection, record_id)
+    if append:
+        before = connection.execute(select(record.c.notes).where(record.c.id == record_id)).scalar_one()
+        notes = f"{before}\n{notes}" if before else notes
     changed = update(record).where(record.c.id == record_id, record.c.notes != notes).values(notes=notes)
     return connection.execute(changed).rowcount > 0
 

@@ -2,7 +2,8 @@
 
 Bytes, places and names are three things. ``content`` is bytes: known by their SHA-256 or, until somebody reads them
 all, by the file that holds them; ``location`` is a path that holds them now (``ended`` is null) or held them once, in a
-``library_root`` or anywhere; ``record`` is what a user names, tags and writes notes on. What a program said of bytes
+``library_root`` or anywhere; ``record`` is what a user names, tags and writes notes on, several of them together where
+they are one artifact. What a program said of bytes
 (``scan_report``, ``identification``, ``derivation``) is appended together with that program's version and never
 rewritten: the newest row is in force, the others are the history. What the user says (``override``) is kept apart.
 
@@ -33,7 +34,7 @@ from sqlalchemy import (
 
 from modelhub.db.text import path_of, plain, storable, stored_path
 
-REVISION = "0002"
+REVISION = "0003"
 """The migration that makes the tables below; a catalog at this revision is opened without loading alembic."""
 
 VERSION_TABLE = "modelhub_schema"
@@ -188,12 +189,15 @@ class ChangeColumns(TypedColumns):
 class RecordColumns(TypedColumns):
     """What the user sees and owns.
 
+    ``artifact_id`` is the record that keeps the tags, notes, rating and collections of all that are one artifact with
+    it (null: itself); see :mod:`modelhub.db.artifacts`.
     ``kind`` to ``precision`` are what lists show: the user's override or else the newest identification's; ``verdict``
     and ``container`` those of the newest scan. :func:`modelhub.db.facts.settle` keeps them so.
     """
 
     id = Column(Integer, primary_key=True)
     content_id: Named[int] = Column(ForeignKey("content.id"), unique=True)
+    artifact_id: Named[int | None] = Column(ForeignKey("record.id"), index=True)
     name: Named[str] = Column(SafeName, index=True)
     notes: Named[str] = Column(SafeText)
     rating: Named[int | None] = Column(Integer)
@@ -219,6 +223,23 @@ class OverrideColumns(TypedColumns):
 class RecordTagColumns(TypedColumns):
     record_id: Named[int] = Column(ForeignKey("record.id"), primary_key=True)
     tag: Named[str] = Column(SafeName, primary_key=True, index=True)
+
+
+class CollectionColumns(TypedColumns):
+    """A named set of artifacts. ``name_key`` is the digest of the name as names are compared."""
+
+    id = Column(Integer, primary_key=True)
+    name: Named[str] = Column(SafeName)
+    name_key: Named[str] = Column(String(64), unique=True)
+    added: Named[str] = Column(String(32))
+
+
+class CollectionMemberColumns(TypedColumns):
+    """``record_id`` is the record that its artifact's tags are kept under."""
+
+    collection_id: Named[int] = Column(ForeignKey("collection.id"), primary_key=True)
+    record_id: Named[int] = Column(ForeignKey("record.id"), primary_key=True, index=True)
+    added: Named[str] = Column(String(32))
 
 
 class ScanReportColumns(TypedColumns):
@@ -325,6 +346,8 @@ change = Table("change", metadata, ChangeColumns)
 record = Table("record", metadata, RecordColumns)
 override = Table("override", metadata, OverrideColumns)
 record_tag = Table("record_tag", metadata, RecordTagColumns)
+collection = Table("collection", metadata, CollectionColumns)
+collection_member = Table("collection_member", metadata, CollectionMemberColumns)
 scan_report = Table("scan_report", metadata, ScanReportColumns)
 finding = Table("finding", metadata, FindingColumns)
 identification = Table("identification", metadata, IdentificationColumns)

@@ -9,12 +9,23 @@ from sqlalchemy import Connection, Row, Select, bindparam, case, func, or_, sele
 from sqlalchemy.sql.elements import ColumnElement
 
 from modelhub.db import full_text
+from modelhub.db.artifacts import HOLDER
 from modelhub.db.entries import SORTS, Entry, Query
-from modelhub.db.schema import content, content_digest, location, record, record_tag, scan_report
-from modelhub.db.text import path_key, storable
-from modelhub.errors import CatalogError
+from modelhub.db.schema import (
+    collection,
+    collection_member,
+    content,
+    content_digest,
+    location,
+    record,
+    record_tag,
+    scan_report,
+)
+from modelhub.db.text import name_key, path_key, storable
+from modelhub.errors import CatalogError, Conflict
 from modelhub.source import FileStat
 
+_NAMED = 20  # collections that an error names
 _CHUNK = 500  # values in one IN (...), below every database's bound on parameters
 
 VERDICTS = ("safe", "unknown", "suspicious", "unsafe")
@@ -26,8 +37,11 @@ ALGORITHMS = ("sha256", "autov1", "autov2", "autov3", "blake3", "crc32", "tensor
 """What may stand before a digest; see :mod:`modelhub.source.digests`. AutoV2 is the beginning of the SHA-256."""
 
 
+_SPEAKER = record.alias("speaker")  # the record under which what a user wrote on the artifact is kept
+
 _ENTRIES = select(
     record.c.id,
+    HOLDER.label("artifact"),
     record.c.name,
     record.c.kind,
     record.c.architecture,
@@ -45,9 +59,9 @@ _ENTRIES = select(
     .correlate(content)
     .scalar_subquery()
     .label("place"),
-    record.c.rating,
+    _SPEAKER.c.rating,
     record.c.added,
-).join_from(record, content, record.c.content_id == content.c.id)
+).select_from(record.join(content, record.c.content_id == content.c.id).join(_SPEAKER, _SPEAKER.c.id == HOLDER))
 
 
 _FIRST_PATH = (
@@ -107,6 +121,7 @@ def matching(connection: Connection, query: Query) -> list[Entry]:
     wanted = (
         select(record.c.id)
         .join_from(record, content, record.c.content_id == content.c.id)
+        .join(_SPEAKER, _SPEAKER.c.id == HOLDER)
         .where(*_conditions(connection, query))
         .order_by(*_order(query.sort))
     )
@@ -169,14 +184,37 @@ def _conditions(connection: Connection, query: Query) -> list[ColumnElement[bool
         if values := _several(wanted):
             conditions.append(column.in_(values))
     conditions += [
-        record.c.id.in_(select(record_tag.c.record_id).where(record_tag.c.tag == tag_of(tag)))
+        _kept_under(select(record_tag.c.record_id).where(record_tag.c.tag == tag_of(tag)))
         for tag in _several(query.tag)
+    ]
+    conditions += [
+        _kept_under(
+            select(collection_member.c.record_id).where(
+                collection_member.c.collection_id == collection_named(connection, name)
+            )
+        )
+        for name in _several(query.collection)
     ]
     if query.digest:
         conditions.append(digest_begins(query.digest))
     if not query.gone:
         conditions.append(has_live_location())
     return conditions + full_text.conditions(connection, query.text or "")
+
+
+def _kept_under(holders: Select[int]) -> ColumnElement[bool]:
+    """Whether a record's artifact is kept under one of *holders*; each half of it has an index."""
+    return or_(record.c.id.in_(holders), record.c.artifact_id.in_(holders))
+
+
+def collection_named(connection: Connection, name: str) -> int:
+    """The id of the collection *name*. Raises :class:`Conflict`, naming those that are there, when there is none."""
+    found = connection.scalar(select(collection.c.id).where(collection.c.name_key == name_key(name)))
+    if found is None:
+        names = list(connection.scalars(select(collection.c.name).order_by(collection.c.name).limit(_NAMED)))
+        hint = f"there are {', '.join(names)}" if names else "'modelhub collection create NAME' makes one"
+        raise Conflict(f"{name}: there is no such collection", hint=hint)
+    return found
 
 
 def _several(wanted: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -194,7 +232,7 @@ def _order(sort: str) -> Sequence[ColumnElement[Any]]:
         "kind": func.coalesce(record.c.kind, ""),
         "architecture": func.coalesce(record.c.architecture, ""),
         "precision": func.coalesce(record.c.precision, ""),
-        "rating": func.coalesce(record.c.rating, -1),
+        "rating": func.coalesce(_SPEAKER.c.rating, -1),
         "path": func.coalesce(_FIRST_PATH, ""),
         "verdict": case({label: rank for rank, label in enumerate(VERDICTS)}, value=record.c.verdict, else_=-1),
     }
@@ -207,14 +245,14 @@ def _load(
 ) -> list[Entry]:
     rows = [row._asdict() for row in connection.execute(statement, parameters)]
     tags: dict[int, list[str]] = {}
-    for record_id, tag in _in_chunks(connection, _TAGS, [row["id"] for row in rows]):
+    for record_id, tag in _in_chunks(connection, _TAGS, sorted({row["artifact"] for row in rows})):
         tags.setdefault(record_id, []).append(tag)
     placed = [row["place"] for row in rows if row["place"] is not None]
     places = {each: (path, state) for each, path, state in _in_chunks(connection, _PLACES, placed)}
     entries = []
     for row in rows:
         path, state = places.get(row.pop("place"), (None, "gone"))
-        entries.append(Entry(**row, path=path, state=state, tags=tuple(tags.get(row["id"], ()))))
+        entries.append(Entry(**row, path=path, state=state, tags=tuple(tags.get(row["artifact"], ()))))
     return entries
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from modelhub.db.artifacts import holders_before
 from modelhub.db.clock import now
 from modelhub.db.digests import claims_of, put_claims, put_new_claims
 from modelhub.db.facts import FACTS, settle
@@ -173,11 +174,20 @@ def _add(
     ).all()
     found = [(content_id, seen, reading) for content_id, (_, seen, reading) in zip(ids, added, strict=True)]
     names = {content_id: name_for(seen.path, seen.is_folder) for content_id, seen, _ in found}
+    holders = holders_before(
+        connection,
+        (
+            (known.content_id, content_id, reading.identity)
+            for (content_id, _, reading), (known, _, _) in zip(found, added, strict=True)
+            if known is not None
+        ),
+    )
     connection.execute(
         insert(record),
         [
             {
                 "content_id": content_id,
+                "artifact_id": holders.get(content_id),
                 "name": names[content_id],
                 "notes": "",
                 "added": at,
@@ -205,6 +215,8 @@ def _add(
         [(content_id, *claim) for content_id, _, reading in found for claim in claims_of(reading.metadata)],
     )
     _put_places(connection, [(content_id, seen, True) for content_id, seen, _ in found])
+    for content_id in holders:
+        index_record(connection, content_id)
     for (content_id, seen, _), (known, _, _) in zip(found, added, strict=True):
         changed.append((content_id, Change("added" if known is None else "replaced", seen.path)))
 

@@ -50,6 +50,11 @@ def path_key(path: str) -> str:
     return hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def name_key(name: str) -> str:
+    """What a name is found by and unique by where case and spaces make no difference."""
+    return path_key(" ".join(folded(word) for word in name.split()))
+
+
 def int64(number: int | None) -> int | None:
     """*number* where a database's 64-bit column can hold it, else ``None``: a header may claim any number."""
     return number if number is not None and number in _INT64 else None

@@ -78,6 +78,7 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
             *((each["algorithm"], each["value"]) for each in detail["digests"] if each["origin"] == "computed"),
             ("rating", None if entry["rating"] is None else f"{entry['rating']} of 5"),
             ("tags", ", ".join(entry["tags"]) or None),
+            ("collections", ", ".join(detail["collections"]) or None),
             ("trigger words", ", ".join(detail["triggers"]) or None),
             ("notes", detail["notes"] or None),
             ("added", entry["added"]),
@@ -87,6 +88,8 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
         state = place["state"] if place["state"] != "live" else "told by its header" if not place["proven"] else ""
         gone = f"  ({state} since {place['ended']})" if place["ended"] else f"  ({state})" if state else ""
         yield line("  ", Span("at  ", "dim"), place["path"], Span(gone, "dim"))
+    for version in detail["versions"]:
+        yield _version(version)
     for text in detail["disagreements"]:
         yield line("  ", Span("contradiction  ", "suspicious"), text)
     for name, value in detail["overrides"].items():
@@ -102,6 +105,12 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
     if detail["metadata"]:
         yield line(Span("  metadata", "dim"))
         yield from fields(((shortened(k, 60), shortened(v, limit)) for k, v in detail["metadata"].items()), 4)
+
+
+def _version(entry: Plain) -> Line:
+    told = " ".join(part for part in (entry["precision"], entry["container"], byte_size(entry["size"])) if part)
+    where = entry["path"] if entry["state"] == "live" else f"{entry['path'] or entry['name']} ({entry['state']})"
+    return line("  ", Span("also  ", "dim"), f"#{entry['id']} ", _verdict(entry), f"  {told}  ", where)
 
 
 def _findings(findings: Sequence[Plain], verbosity: int) -> Iterator[Line]:

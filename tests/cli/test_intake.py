@@ -137,8 +137,10 @@ def test_show_search_and_tag(taken: str) -> None:
     """A record is found by its words, tagged, shown with its lineage, and untagged."""
     (original, converted) = modelhub("search", "STYLE", "--format", "jsonl").json_lines()
     assert modelhub("tag", str(converted["id"]), "Ink", "old master").code == 0
-    (tagged,) = modelhub("search", "master", "--format", "jsonl").json_lines()
-    assert tagged["tags"] == ["ink", "old master"]
+    both = modelhub("search", "master", "--format", "jsonl").json_lines()
+    assert [(entry["id"], entry["tags"]) for entry in both] == [
+        (each["id"], ["ink", "old master"]) for each in (original, converted)
+    ]
     (record,) = modelhub("show", str(converted["id"]), "--format", "json").json()["records"]
     assert record["entry"]["id"] == converted["id"]
     assert [parent["digest"] for parent in record["parents"]] == [original["digest"]]
@@ -151,7 +153,7 @@ def test_show_search_and_tag(taken: str) -> None:
 def test_what_does_not_fit_is_a_sentence(taken: str) -> None:
     """No record, or more than one, is an error that says so; a search without a hit is an answer."""
     assert modelhub("show", "nothing-like-it").code == 2
-    several = modelhub("show", "style")
+    several = modelhub("set", "style", "architecture=sdxl")
     assert several.code == 2
     assert "2 records" in several.err
     none = modelhub("search", "nothing-like-it")

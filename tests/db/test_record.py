@@ -28,6 +28,7 @@ def test_entry_says_what_was_recorded(shelf: Shelf) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", entry.added)
     assert entry.as_dict() == {
         "id": entry.id,
+        "artifact": entry.id,
         "name": "Some Model.v2",
         "kind": "checkpoint",
         "architecture": "sd-1",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 from modelhub.container.safetensors import encode_header
 from modelhub.db import Catalog
+from modelhub.samples import layouts
 from modelhub.tensors import DTYPE_BY_LABEL
 
 F16 = DTYPE_BY_LABEL["F16"]
@@ -22,6 +24,16 @@ def lora(number: int, *, metadata: bool = True, width: int = 4) -> bytes:
     head = encode_header(tensors, {"ss_output_name": f"model {number:09}"} if metadata else {"format": "pt"})
     size = sum(nbytes for *_, nbytes in tensors)
     return head + b"\0" * (size - 16) + number.to_bytes(16, "little")
+
+
+def vae(number: int = 0) -> bytes:
+    """A small VAE; *number* stands in its header."""
+    tensors = [
+        (name, dtype, shape, math.prod(shape) * 2)
+        for name, (dtype, shape) in layouts.vae(width=1 / 64, dtype=F16).items()
+    ]
+    head = encode_header(tensors, {"title": f"vae {number}"})
+    return head + b"\0" * sum(nbytes for *_, nbytes in tensors)
 
 
 def put(path: Path, data: bytes, mtime: int | None = None) -> None:

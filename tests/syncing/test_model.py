@@ -38,6 +38,7 @@ class Library(RuleBasedStateMachine):
         self.times: dict[int, int] = {}
         self.deleted: dict[int, str] = {}
         self.tagged: set[int] = set()
+        self.history: dict[str, set[int]] = {}
         self.plugged = True
         self.synced = True
 
@@ -54,7 +55,11 @@ class Library(RuleBasedStateMachine):
         path.unlink(missing_ok=True)
         (self.folder / f"keeps the freed inode {next(self.numbers)}").touch()
         put(path, lora(number), self.times.setdefault(number, 10**18 + number * 10**9))
+        self.lay(name, number)
+
+    def lay(self, name: str, number: int) -> None:
         self.files[name] = number
+        self.history.setdefault(name, set()).add(number)
         self.synced = False
 
     @rule(name=st.sampled_from(NAMES))
@@ -73,8 +78,7 @@ class Library(RuleBasedStateMachine):
             number = next(self.numbers)
             self.lose(name)
             put(self.path(name), lora(number), self.times.setdefault(number, 10**18 + number * 10**9))
-            self.files[name] = number
-            self.synced = False
+            self.lay(name, number)
 
     @rule(source=st.sampled_from(NAMES), to=st.sampled_from(NAMES))
     def move(self, source: str, to: str) -> None:
@@ -82,8 +86,7 @@ class Library(RuleBasedStateMachine):
             self.lose(to)
             self.path(to).parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.path(source), self.path(to))
-            self.files[to] = self.files.pop(source)
-            self.synced = False
+            self.lay(to, self.files.pop(source))
 
     @rule(name=st.sampled_from(NAMES))
     def delete(self, name: str) -> None:
@@ -149,20 +152,34 @@ class Library(RuleBasedStateMachine):
         for name, number in self.files.items():
             if number not in self.tagged:
                 self.catalog.tag(str(self.path(name)), [f"bytes {number}"])
-                self.catalog.note(str(self.path(name)), f"note {number}")
+                self.catalog.note(str(self.path(name)), f"note {number}", append=True)
                 self.tagged.add(number)
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        """Every tag and note ever written is on one record, and that record is of those bytes."""
-        entries = self.catalog.entries(Query(gone=True))
-        assert sorted(tag for entry in entries for tag in entry.tags) == sorted(f"bytes {n}" for n in self.tagged)
-        for entry in entries:
+        """Every tag and note ever written is on one artifact, and the record of those bytes is of it; an artifact is
+        of bytes that have followed one another under one name."""
+        artifacts: dict[int, tuple[str, ...]] = {}
+        bytes_of: dict[int, set[int]] = {}
+        for entry in self.catalog.entries(Query(gone=True)):
             detail = self.catalog.show(f"#{entry.id}")
-            numbers = [tag.removeprefix("bytes ") for tag in entry.tags]
-            assert detail.notes == "".join(f"note {number}" for number in numbers)
-            if numbers:
-                assert detail.metadata == {"ss_output_name": f"model {int(numbers[0]):09}"}
+            number = int(detail.metadata["ss_output_name"].removeprefix("model "))
+            bytes_of.setdefault(entry.artifact, set()).add(number)
+            assert artifacts.setdefault(entry.artifact, entry.tags) == entry.tags
+            assert number not in self.tagged or f"bytes {number}" in entry.tags
+            told = {tag.removeprefix("bytes ") for tag in entry.tags}
+            assert {note.removeprefix("note ") for note in detail.notes.splitlines()} == told
+        tags = [tag for tags in artifacts.values() for tag in tags]
+        assert sorted(tags) == sorted(f"bytes {number}" for number in self.tagged)
+        for numbers in bytes_of.values():
+            assert self.have_followed(numbers)
+
+    def have_followed(self, numbers: set[int]) -> bool:
+        """Whether each of *numbers* is led to from each other by names that held the one and the other."""
+        reached = {min(numbers)}
+        while more := {n for held in self.history.values() if held & reached for n in held} - reached:
+            reached |= more
+        return numbers <= reached
 
     @invariant()
     def the_catalog_equals_the_truth(self) -> None:
@@ -170,8 +187,8 @@ class Library(RuleBasedStateMachine):
         if not self.synced:
             return
         entries = self.catalog.entries()
-        found = {entry.path: entry.tags for entry in entries}
-        assert found == {str(self.path(name)): (f"bytes {number}",) for name, number in self.files.items()}
+        found = {entry.path: self.catalog.show(f"#{entry.id}").metadata["ss_output_name"] for entry in entries}
+        assert found == {str(self.path(name)): f"model {number:09}" for name, number in self.files.items()}
         assert {entry.state for entry in entries} <= {"live" if self.plugged else "offline"}
 
 

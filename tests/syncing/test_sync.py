@@ -14,7 +14,7 @@ import modelhub.syncing.readers
 from modelhub.db import Catalog, Query
 from modelhub.errors import Conflict, SourceError
 from modelhub.syncing import SyncReport, add_library, sync
-from tests.syncing.files import lora, put, tags_by_path
+from tests.syncing.files import lora, put, tags_by_path, vae
 
 
 @pytest.fixture
@@ -91,12 +91,25 @@ def test_moved_to_another_disk(catalog: Catalog, models: Path, tmp_path: Path) -
 
 
 def test_replaced(catalog: Catalog, models: Path) -> None:
-    """Other bytes under the same name are another record; the old one keeps what was written on it."""
+    """Other bytes under the same name are another record, a version of the same artifact: both have what was written
+    on it, and each keeps its own bytes."""
     put(models / "sub" / "m1.safetensors", lora(77))
     assert counts(sync(catalog)) == {"unchanged": 2, "replaced": 1}
-    assert tags_by_path(catalog)[str(models / "sub" / "m1.safetensors")] == ()
+    assert tags_by_path(catalog)[str(models / "sub" / "m1.safetensors")] == ("tag 1",)
     (old,) = (entry for entry in catalog.entries(Query(gone=True)) if entry.state == "gone")
     assert (old.tags, catalog.show(str(old.id)).notes) == (("tag 1",), "note 1")
+    new = catalog.show("m1")
+    assert (new.notes, [version.id for version in new.versions]) == ("note 1", [old.id])
+    assert new.metadata == {"ss_output_name": "model 000000077"}
+    assert {entry.id for entry in catalog.entries(Query(text="note"))} >= {new.entry.id}
+
+
+def test_replaced_by_another_model(catalog: Catalog, models: Path) -> None:
+    """What takes the path of a file of another kind has only its name in common with it, and nothing of its notes."""
+    put(models / "sub" / "m1.safetensors", vae())
+    assert counts(sync(catalog)) == {"unchanged": 2, "replaced": 1}
+    new = catalog.show("m1")
+    assert (new.entry.kind, new.entry.tags, new.notes, new.versions) == ("vae", (), "", ())
 
 
 def test_replaced_by_bytes_with_the_same_header(catalog: Catalog, models: Path) -> None:
