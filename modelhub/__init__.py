@@ -7,7 +7,7 @@ True
 
 >>> weights = modelhub.load_state_dict("model.ckpt")  # doctest: +SKIP
 
-``scan``, ``identify``, ``convert`` and ``merge`` are both the verb and the package with everything about it:
+``scan``, ``identify``, ``convert``, ``merge`` and ``smoke`` are both the verb and the package with everything about it:
 ``modelhub.scan("model.ckpt")`` and ``modelhub.scan.Verdict``. Nothing is imported before it is asked for.
 """
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from modelhub.scan.findings import ScanReport as ScanReport
     from modelhub.scan.findings import Severity as Severity
     from modelhub.scan.findings import Verdict as Verdict
+    from modelhub.smoke import smoke as smoke
     from modelhub.verbs import Inspection as Inspection
     from modelhub.verbs import identify as identify
     from modelhub.verbs import inspect as inspect
@@ -56,6 +57,7 @@ __all__ = [
     "merge",
     "plan_merge",
     "scan",
+    "smoke",
 ]
 
 _HOME = {
@@ -76,6 +78,7 @@ _VERBS = {
     "identify": "modelhub.verbs",
     "convert": "modelhub.convert",
     "merge": "modelhub.merge",
+    "smoke": "modelhub.smoke",
 }
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from modelhub.commands import ExitCode, each_source, paths_argument, reason_of, reporting
+from modelhub.commands.filters import catalog_option, open_catalog
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
-    from modelhub.smoke import Limits, Settings, SmokeResult
+    from modelhub.smoke import FindBase, Limits, Settings, SmokeResult
 
 
 @click.command("smoke")
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Element type to run in; auto is fp16 on a GPU, and on a CPU bf16 if it knows it, else fp32.",
 )
+@click.option("--base", metavar="FILE|RECORD", help="Put adapters on this model. [default: one of the catalog]")
 @click.option("--tokenizer", metavar="DIR", help="Read prompts with the CLIP vocabulary in DIR.")
 @click.option(
     "--timeout", type=click.FloatRange(1), default=1800, show_default=True, help="Seconds that one model may take."
@@ -54,10 +56,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="The mildest outcome that ends with exit code 1.",
 )
+@catalog_option
 @reporting
 def command(
     *,
     paths: Sequence[str],
+    base: str | None,
+    catalog: str | None,
     preset: str,
     steps: int | None,
     size: int | None,
@@ -74,9 +79,11 @@ def command(
 ) -> int:
     """Load and run each PATH, safetensors or a diffusers folder of them, and check what comes of it.
 
-    Checkpoints of SD 1, SD 2 and SDXL generate an image from text, a VAE encodes and decodes pictures. Nothing is
-    unpickled and no network is reached. Ends with 0 when every model passed (or is suspect), with 1 when one failed,
-    with 2 when one could not be tested.
+    Checkpoints of SD 1, SD 2 and SDXL generate an image from text, a VAE encodes and decodes pictures; LoRAs and their
+    relatives, embeddings and hypernetworks are put on a model, and must change what it generates. Without --base that
+    is one of the catalog, or where it has none of their architecture, one of random weights. Nothing is unpickled and
+    no network is reached. Ends with 0 when every model passed (or is suspect), with 1 when one failed, with 2 when one
+    could not be tested.
     """
     from modelhub.report import smoked
     from modelhub.smoke import Limits, Settings
@@ -96,8 +103,9 @@ def command(
     results: list[SmokeResult] = []
     if report is not None:  # before anything is run, so that hours of work do not end at a page that cannot be written
         _write_page(report, results)
+    find_base = _bases(base, catalog, sink)
     for path, barred in each_source(paths):
-        result = _barred(path, barred, sink) if barred else _smoke(path, settings, limits, sink)
+        result = _barred(path, barred, sink) if barred else _smoke(path, settings, limits, find_base, sink)
         results.append(result)
         if images is not None:
             smoked.keep_image(result, images, len(results))
@@ -129,13 +137,52 @@ def _complete(results: Sequence[SmokeResult]) -> bool:
     return bool(results) and all(result.outcome != "not testable" for result in results)
 
 
-def _smoke(path: str, settings: Settings, limits: Limits, sink: Sink) -> SmokeResult:
+def _bases(base: str | None, catalog: str | None, sink: Sink) -> FindBase:
+    """What names the model that adapters for an architecture are put on: *base*, a path or a record, or one of the
+    catalog that is safe and lies somewhere."""
+    import functools
+    import os
+
+    if base is not None:
+        path = base if os.path.lexists(base) else _record_path(base, catalog, sink)
+        return lambda _: path
+
+    @functools.cache
+    def of_catalog(architecture: str) -> str | None:
+        from modelhub.db import Query
+
+        wanted = Query(
+            kind="checkpoint",
+            architecture=architecture,
+            verdict="safe",
+            container=("safetensors", "diffusers-folder"),
+            sort="added",
+        )
+        with open_catalog(catalog, sink) as opened:
+            found = [entry.path for entry in opened.entries(wanted) if entry.variant is None and entry.path is not None]
+        return next(filter(os.path.lexists, found), None)
+
+    return of_catalog
+
+
+def _record_path(selector: str, catalog: str | None, sink: Sink) -> str:
+    """Where the record that *selector* fits lies. Raises :class:`CatalogError` where it lies nowhere."""
+    from modelhub.errors import CatalogError
+
+    with open_catalog(catalog, sink) as opened:
+        entry = opened.show(selector).entry
+    if entry.path is None:
+        raise CatalogError(f"{selector}: its file is gone")
+    return entry.path
+
+
+def _smoke(path: str, settings: Settings, limits: Limits, find_base: FindBase, sink: Sink) -> SmokeResult:
     from modelhub.errors import MissingExtra
     from modelhub.smoke import smoke
 
     sink.note(f"testing {path}", level=1)
     try:
-        return smoke(path, settings, limits)
+        return smoke(path, settings, limits, base=find_base)
     except MissingExtra:
         raise
     except Exception as error:

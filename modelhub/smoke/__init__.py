@@ -11,22 +11,32 @@ from __future__ import annotations
 import os
 
 from modelhub.smoke.checks import judge
-from modelhub.smoke.prepare import prepare
+from modelhub.smoke.prepare import FindBase, prepare
 from modelhub.smoke.run import Limits, run_worker
 from modelhub.smoke.spec import Check, Preset, Settings, SmokeResult, SmokeSpec
 
-__all__ = ["Check", "Limits", "Preset", "Settings", "SmokeResult", "SmokeSpec", "smoke"]
+__all__ = ["Check", "FindBase", "Limits", "Preset", "Settings", "SmokeResult", "SmokeSpec", "smoke"]
 
 
-def smoke(path: str | os.PathLike[str], settings: Settings | None = None, limits: Limits | None = None) -> SmokeResult:
+def smoke(
+    path: str | os.PathLike[str],
+    settings: Settings | None = None,
+    limits: Limits | None = None,
+    *,
+    base: str | os.PathLike[str] | FindBase | None = None,
+) -> SmokeResult:
     """Test the safetensors file, or the diffusers folder of them, at *path*.
+
+    An adapter is put on *base*: the path of a checkpoint or folder, or what names one for an architecture; without it,
+    on random weights.
 
     What cannot be tested is a result that says why, and so is a worker that crashes, hangs or needs too much memory.
     Raises :class:`~modelhub.errors.SourceError` when *path* cannot be had and :class:`~modelhub.errors.MissingExtra`
     where torch, diffusers or transformers is not installed.
     """
     settings = settings or Settings()
-    prepared = prepare(os.fspath(path), settings)
+    find_base: FindBase = base if callable(base) else lambda _: None if base is None else os.fspath(base)
+    prepared = prepare(os.fspath(path), settings, find_base)
     if isinstance(prepared, SmokeResult):
         return prepared
     return judge(prepared, run_worker(prepared, limits or Limits()))

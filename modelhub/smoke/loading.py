@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -92,14 +93,13 @@ def _check_unchanged(file: TensorFile) -> None:
         raise CannotLoad(f"{file.path}: it changed since it was scanned")
 
 
-def load(spec: SmokeSpec, place: Place) -> tuple[dict[str, Any], dict[str, Account]]:
+def load(spec: SmokeSpec, files: Files, place: Place) -> tuple[dict[str, Any], dict[str, Account]]:
     """The modules of *spec* by component, in evaluation mode, and the account of each one's tensors."""
-    files = Files(spec.files)
     modules: dict[str, Any] = {}
     accounts: dict[str, Account] = {}
     for name, component in spec.components.items():
         module = _skeleton(name, component)
-        accounts[name] = _fill(module, component, files, place)
+        accounts[name] = _fill(module, component.tensors, files, place)
         modules[name] = module.eval().requires_grad_(False)
     return modules, accounts
 
@@ -116,12 +116,14 @@ def _skeleton(name: str, component: Component) -> Any:
         return kind(CLIPTextConfig(**{key: value for key, value in config.items() if key != "architectures"}))
 
 
-def _fill(module: Any, component: Component, files: Files, place: Place) -> Account:
+def _fill(module: Any, tensors: Mapping[str, TensorView] | None, files: Files, place: Place) -> Account:
+    if tensors is None:
+        return _fill_randomly(module, place)
     expected = module.state_dict().keys()
     bare = not any(name.startswith("text_model.") for name in expected)
     weights: dict[str, torch.Tensor] = {}
     non_finite: list[str] = []
-    for name, view in component.tensors.items():
+    for name, view in tensors.items():
         if name.endswith(".position_ids"):
             continue
         tensor = files.see(view)
@@ -137,6 +139,21 @@ def _fill(module: Any, component: Component, files: Files, place: Place) -> Acco
         unexpected=tuple(found.unexpected_keys),
         non_finite=tuple(non_finite),
     )
+
+
+def _fill_randomly(module: Any, place: Place) -> Account:
+    """Give *module* the weights of a network that was never trained, always the same."""
+    generator = torch.Generator(place.device).manual_seed(0)
+    weights: dict[str, torch.Tensor] = {}
+    for name, empty in module.state_dict().items():
+        made = torch.empty(empty.shape, device=place.device, dtype=place.dtype)
+        if empty.dim() > 1:
+            weights[name] = made.normal_(0, math.prod(empty.shape[1:]) ** -0.5, generator=generator)
+        else:
+            weights[name] = made.fill_(1.0 if name.endswith("weight") else 0.0)
+    module.load_state_dict(weights, assign=True)
+    _number_positions(module, place)
+    return Account(loaded=len(weights))
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

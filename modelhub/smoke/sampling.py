@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,8 +46,8 @@ class Sampler:
 
     def __init__(self, spec: SmokeSpec, modules: Mapping[str, Any], place: Place) -> None:
         self._spec, self._modules, self._place = spec, modules, place
-        self._encoders = [modules[name] for name in ("text_encoder", "text_encoder_2") if name in modules]
-        self._tokenizers = [tokenizer_for(encoder.config, spec.tokenizer) for encoder in self._encoders]
+        self._encoders = {name: modules[name] for name in ("text_encoder", "text_encoder_2") if name in modules}
+        self._tokenizers = [tokenizer_for(encoder.config, spec.tokenizer) for encoder in self._encoders.values()]
         self.scheduler = _scheduler(spec.scheduler)
         shared = {"vae": modules["vae"], "unet": modules["unet"], "scheduler": self.scheduler, "tokenizer": None}
         if spec.pipeline == "StableDiffusionXLPipeline":
@@ -67,14 +68,25 @@ class Sampler:
             )
         self._pipeline.set_progress_bar_config(disable=True)
 
-    def encode(self, text: str) -> Encoded:
-        """*text* as the pipelines of diffusers encode it: SDXL by the last but one layer of both encoders."""
-        ids = [torch.tensor([tokenizer(text)], device=self._place.device) for tokenizer in self._tokenizers]
-        if len(self._encoders) == 1:
-            return Encoded(self._encoders[0](ids[0])[0])
-        outputs = [encoder(each, output_hidden_states=True) for encoder, each in zip(self._encoders, ids, strict=True)]
+    def encode(self, text: str, vectors: Mapping[str, torch.Tensor] | None = None) -> Encoded:
+        """*text* as the pipelines of diffusers encode it: SDXL by the last but one layer of both encoders.
+
+        *vectors*, ``(n, width)`` by encoder, stand before the words as if a token's name were written there.
+        """
+        outputs = []
+        for (name, encoder), tokenizer in zip(self._encoders.items(), self._tokenizers, strict=True):
+            own = (vectors or {}).get(name)
+            ids = tokenizer(text) if own is None else _with_room(tokenizer(text), len(own))
+            with _standing_in(encoder, own):
+                outputs.append(encoder(torch.tensor([ids], device=self._place.device), output_hidden_states=True))
+        if len(outputs) == 1:
+            return Encoded(outputs[0][0])
         tokens = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         return Encoded(tokens, outputs[-1][0])
+
+    def empty(self, prompt: Encoded) -> Encoded:
+        """What *prompt* is held against: SDXL's is zero, the others' the encoding of no words."""
+        return self.encode("") if prompt.pooled is None else prompt.zeros()
 
     def sample(self, prompt: Encoded, empty: Encoded, *, guidance: float, stop_after: int | None = None) -> Sampled:
         """Latents for *prompt* against *empty*, from the noise of the test's seed; at most *stop_after* steps run."""
@@ -132,6 +144,36 @@ class Sampler:
             "epsilon": _relative_error(told, noise.float()),
             "v_prediction": _relative_error(told, velocity.float()),
         }
+
+
+def _with_room(ids: list[int], count: int) -> list[int]:
+    """*ids* with *count* places between the start and the words, the last of which may be lost; the end, the highest
+    id, stays."""
+    end = ids.index(max(ids))
+    words = ids[1:end]
+    count = min(count, len(ids) - 2)
+    kept = [ids[0], *ids[:1] * count, *words[: len(ids) - 2 - count], ids[end]]
+    return kept + ids[-1:] * (len(ids) - len(kept))
+
+
+@contextmanager
+def _standing_in(encoder: Any, vectors: torch.Tensor | None) -> Iterator[None]:
+    """Within it, *vectors* stand for the tokens behind the start."""
+    if vectors is None:
+        yield
+        return
+
+    def put(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        room = output[:, 1:-1]
+        return torch.cat(
+            [output[:, :1], vectors[None, : room.shape[1]].to(output), room[:, len(vectors) :], output[:, -1:]], 1
+        )
+
+    hook = encoder.get_input_embeddings().register_forward_hook(put)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _scheduler(config: Mapping[str, object]) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Outcome = Literal["passed", "suspect", "failed", "not testable"]
 Preset = Literal["quick", "standard"]
@@ -58,18 +59,69 @@ class TensorView:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A module's configuration and its tensors under diffusers' names."""
+    """A module's configuration and its tensors under diffusers' names; ``None``: random weights."""
 
     config: Mapping[str, object]
+    tensors: Mapping[str, TensorView] | None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightChange:
+    """What one *module* of an adapter does to rows of the *tensor* of a *component*.
+
+    The other fields are those of :class:`modelhub.merge.Change` and its module; the strength is 1.
+    """
+
+    module: str
+    component: str
+    tensor: str
+    rows: tuple[int, int]
+    first: int
+    shape: tuple[int, ...]
+    transposed: bool
+    algorithm: str
     tensors: Mapping[str, TensorView]
+    alpha: float | None
+    magnitudes: TensorView | None
+    peft: bool
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A step of a hypernetwork's network: ``linear``, ``norm`` (their tensors by name), or an activation's name."""
+
+    kind: str
+    tensors: Mapping[str, TensorView] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """What a hypernetwork makes of keys and values that are *width* wide."""
+
+    width: int
+    keys: tuple[Layer, ...]
+    values: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSpec:
+    """What is put on a base: a LoRA's *changes*, an embedding's *vectors* by text encoder, or a hypernetwork's
+    *networks*; *unmatched* are pairs of what has no place there and why."""
+
+    changes: tuple[WeightChange, ...] = ()
+    vectors: Mapping[str, TensorView] = field(default_factory=dict)
+    networks: tuple[Networks, ...] = ()
+    unmatched: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SmokeSpec:
-    """One test: the model at *path*, of *kind* ``checkpoint`` or ``vae``, and all that is needed to run it.
+    """One test: the model at *path*, of *kind* ``checkpoint``, ``vae``, ``lora`` ..., and all that is needed to run it.
 
     *pipeline* is the class of diffusers' pipeline (``""`` for a VAE alone); *scheduler* its scheduler's configuration;
-    *steps*, *size* (pixels) and *seed* what is generated; *unused* the names in the file that nothing loads.
+    *steps*, *size* (pixels) and *seed* what is generated; *unused* the names in the file that nothing loads. With
+    *adapter*, all of these are those of the model that it is put on, *base* (``None``: one of random weights).
     """
 
     path: str
@@ -88,6 +140,8 @@ class SmokeSpec:
     device: str
     dtype: str
     tokenizer: str | None
+    adapter: AdapterSpec | None = None
+    base: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -95,25 +149,29 @@ class SmokeSpec:
     @classmethod
     def from_json(cls, text: str) -> SmokeSpec:
         """The spec that :meth:`to_json` wrote."""
-        told = json.loads(text)
-        components = {
-            name: Component(each["config"], {key: _view(view) for key, view in each["tensors"].items()})
-            for name, each in told.pop("components").items()
-        }
-        files = tuple(TensorFile(**each) for each in told.pop("files"))
-        prompts, unused = tuple(told.pop("prompts")), tuple(told.pop("unused"))
-        return cls(components=components, files=files, prompts=prompts, unused=unused, **told)
+        spec: SmokeSpec = _rebuilt(cls, json.loads(text))
+        return spec
 
 
-def _view(told: Mapping[str, Any]) -> TensorView:
-    rows, shape = told["rows"], told["shape"]
-    return TensorView(
-        told["file"],
-        told["name"],
-        None if rows is None else (rows[0], rows[1]),
-        told["transposed"],
-        None if shape is None else tuple(shape),
-    )
+def _rebuilt(kind: Any, value: Any) -> Any:
+    """*value*, as JSON has it, as the type *kind*: of dataclasses, mappings, tuples, and ``None`` or another."""
+    if value is None or kind in (Any, object, str, int, float, bool):
+        return value
+    if is_dataclass(kind):
+        made: type = kind  # type: ignore[assignment]
+        return made(**{name: _rebuilt(_hints(made)[name], each) for name, each in value.items()})
+    inner = get_args(kind)
+    if get_origin(kind) is Mapping:
+        return {name: _rebuilt(inner[1], each) for name, each in value.items()}
+    if get_origin(kind) is tuple:
+        kinds = (inner[0],) * len(value) if inner[1:] == (...,) else inner
+        return tuple(_rebuilt(each, item) for each, item in zip(kinds, value, strict=True))
+    return _rebuilt(next(each for each in inner if each is not type(None)), value)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import pytest
 from modelhub.smoke import SmokeResult
 from modelhub.smoke.spec import Check
 from tests.cli.run import modelhub, process
+from tests.smoke.adapters import adapter
 from tests.smoke.tiny import healthy, healthy_vae, save
 
 Make = Callable[..., None]
@@ -54,6 +55,24 @@ def test_a_folder_is_tried_out_through_our_own_configurations() -> None:
     assert {check["outcome"] for check in report["checks"]} == {"passed"}
     assert report["facts"]["tokenizer"] == "stand-in"
     assert report["facts"]["load"]["missing"]["count"] == 0
+
+
+def test_a_lora_is_tried_on_a_model() -> None:
+    """On the base that is named, or on one that the catalog knows for its architecture."""
+    options = ("--device", "cpu", "--dtype", "fp32", "--size", "64", "--catalog", "catalog.db", "--format", "json")
+    save(healthy("sd-1"), Path("base.safetensors"))
+    save(adapter(), Path("style.safetensors"))
+    done = process("smoke", *options[:-4], "--format", "json", "--base", "base.safetensors", "style.safetensors")
+    (report,) = json.loads(done.stdout)["reports"]
+    assert (done.returncode, report["kind"], report["sentence"]) == (0, "lora", "it works on its base")
+    assert modelhub("intake", "--catalog", "catalog.db", "base.safetensors").code == 0
+    done = process("smoke", *options, "style.safetensors")
+    (report,) = json.loads(done.stdout)["reports"]
+    assert (done.returncode, report["outcome"]) == (0, "passed")
+    assert report["facts"]["base"] == str(Path("base.safetensors").resolve())
+    done = process("smoke", *options, "--base", "base", "style.safetensors")
+    (report,) = json.loads(done.stdout)["reports"]
+    assert report["facts"]["base"] == str(Path("base.safetensors").resolve())
 
 
 def test_what_is_not_tested_is_said(make: Make) -> None:
@@ -102,7 +121,7 @@ def test_the_exit_code_says_what_came_of_it(monkeypatch: pytest.MonkeyPatch, mak
     """0 for what passed, 1 from --fail-on on, 2 for what could not be tested."""
     make("safe.safetensors")
     made = SmokeResult("safe.safetensors", outcome, "so it is")  # type: ignore[arg-type]
-    monkeypatch.setattr("modelhub.smoke.smoke", lambda *_: made)
+    monkeypatch.setattr("modelhub.smoke.smoke", lambda *_, **__: made)
     assert modelhub("smoke", "safe.safetensors").code == OUTCOMES[outcome][0]
     assert modelhub("smoke", "--fail-on", "suspect", "safe.safetensors").code == OUTCOMES[outcome][1]
 
@@ -112,7 +131,7 @@ def test_a_page_holds_what_files_say_as_text(monkeypatch: pytest.MonkeyPatch, ma
     make("safe.safetensors")
     check = Check("keys.missing", "failed", 1, "= 0", "there is no tensor '<script>x</script>'")
     made = SmokeResult("<img src=x>", "failed", check.sentence, checks=(check,))
-    monkeypatch.setattr("modelhub.smoke.smoke", lambda *_: made)
+    monkeypatch.setattr("modelhub.smoke.smoke", lambda *_, **__: made)
     assert modelhub("smoke", "--report", "page.html", "safe.safetensors").code == 1
     page = Path("page.html").read_text()
     assert "<script" not in page

@@ -7,7 +7,7 @@ The course of a test is run within this process, so that torch is imported once;
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,36 +16,13 @@ import pytest
 import torch
 
 from modelhub.smoke import Settings, SmokeResult, SmokeSpec, images
-from modelhub.smoke.checks import judge
 from modelhub.smoke.loading import CannotLoad, NoDevice, place_of
 from modelhub.smoke.prepare import prepare
-from modelhub.smoke.run import IMAGE, MEASURED, Measured
-from modelhub.smoke.telling import Teller
-from modelhub.smoke.testing import run_test
+from tests.smoke.course import carried_out, outcomes, unpassed
 from tests.smoke.tiny import UNET, VAE, Weights, healthy, healthy_vae, random, save, vae_shapes
 
 SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
 Test = Callable[[Weights], SmokeResult]
-
-
-def carried_out(spec: SmokeSpec, folder: Path) -> SmokeResult:
-    """The result of *spec*, run here."""
-    with Teller(str(folder / MEASURED)) as teller:
-        run_test(spec, place_of(spec.device, spec.dtype), str(folder), teller)
-    values: dict = {}
-    for row in (folder / MEASURED).read_text().splitlines():
-        values |= json.loads(row)
-    image = folder / IMAGE
-    return judge(spec, Measured(values, image=image.read_bytes() if image.exists() else None))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks are fastest in one thread, above all beside other tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -55,14 +32,6 @@ def tried(tmp_path: Path) -> Test:
         return spec if isinstance(spec, SmokeResult) else carried_out(spec, tmp_path)
 
     return run
-
-
-def outcomes(result: SmokeResult) -> dict[str, str]:
-    return {check.name: check.outcome for check in result.checks}
-
-
-def unpassed(result: SmokeResult) -> dict[str, str]:
-    return {name: outcome for name, outcome in outcomes(result).items() if outcome != "passed"}
 
 
 @pytest.fixture

@@ -1,0 +1,39 @@
+"""Trying an adapter: the base alone, and from the same noise the base with the adapter on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelhub.smoke.applying import Adapted
+from modelhub.smoke.course import Course, difference
+from modelhub.smoke.spec import AdapterSpec
+
+
+def try_adapter(course: Course, adapter: AdapterSpec) -> None:
+    """Tell what *adapter* is on the course's modules, and what it makes of the image."""
+    spec, teller, sampler = course.spec, course.teller, course.sampler()
+    teller.stage("sampling with the base alone")
+    prompt = sampler.encode(spec.prompts[0])
+    empty = sampler.empty(prompt)
+    alone = sampler.sample(prompt, empty, guidance=spec.guidance)
+    told: dict[str, Any] = {"latents": alone.steps}
+    if not alone.steps[-1]["non_finite"]:
+        told["image"] = course.picture(alone.latents, kept=False)
+    teller.tell(base=told)
+    teller.stage("applying it")
+    adapted = Adapted(course.modules, adapter, course.files)
+    teller.tell(adapter=adapted.told)
+    if any(each["non_finite"]["count"] for each in adapted.told.values()):
+        return
+    if adapter.networks:
+        with adapted.on(0.0):
+            idle = sampler.sample(prompt, empty, guidance=spec.guidance, stop_after=1)
+        teller.tell(idle_difference=difference(idle.after[1], alone.after[1]))
+    teller.stage("sampling with it")
+    with adapted.on():
+        prompt = sampler.encode(spec.prompts[0], adapted.vectors)
+        sampled = sampler.sample(prompt, sampler.empty(prompt), guidance=spec.guidance)
+    teller.tell(latents=sampled.steps, adapter_difference=difference(sampled.latents, alone.latents))
+    if not sampled.steps[-1]["non_finite"]:
+        teller.stage("decoding the image")
+        teller.tell(image=course.picture(sampled.latents))

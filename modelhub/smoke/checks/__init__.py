@@ -1,0 +1,102 @@
+"""What the measurements of a test say of the model: one check for each, with its threshold, and an outcome for all.
+
+``failed`` is what no usable model does: tensors are missing or not numbers, the image is black or one colour, the
+prompt changes nothing. ``suspect`` is what good models have not been seen to do, by thresholds that were set on drawn
+pictures, small trained networks and randomly initialised ones; no published model has calibrated them yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelhub.smoke.checks.adapter import of_adapter
+from modelhub.smoke.checks.base import check
+from modelhub.smoke.checks.model import of_load, of_probe, of_text, of_unused, of_vae
+from modelhub.smoke.checks.picture import of_differences, of_image, of_latents
+from modelhub.smoke.run import Measured
+from modelhub.smoke.spec import Check, SmokeResult, SmokeSpec
+
+
+def judge(spec: SmokeSpec, measured: Measured) -> SmokeResult:
+    """The result of *spec*'s test, of which the worker left *measured*."""
+    checks = tuple(_checks(spec, measured))
+    values = measured.values
+    outcome, sentence = _upshot(spec, checks)
+    fault = measured.end if not measured.testable else _fault_of_base(spec, measured)
+    if fault is not None:
+        outcome, sentence = "not testable", fault
+    facts = {name: values[name] for name in _FACTS if name in values}
+    return SmokeResult(
+        spec.path,
+        outcome,  # type: ignore[arg-type]
+        sentence,
+        spec.kind,
+        spec.architecture,
+        checks,
+        measured.image,
+        values.get("seconds", {}),
+        values.get("host_memory"),
+        values.get("device_memory"),
+        facts | {"tokenizer": spec.tokenizer or "stand-in", "unused": list(spec.unused)} | asked(spec),
+    )
+
+
+_FACTS = ("device", "dtype", "versions", "load", "probe", "latents", "vae", "differences")
+
+
+def asked(spec: SmokeSpec) -> dict[str, object]:
+    """What was asked for: two tests of which this is the same can be compared."""
+    names = ("pipeline", "steps", "size", "seed", "guidance", "prompts")
+    told: dict[str, object] = {"size": spec.size}
+    if spec.pipeline:
+        told = {name: getattr(spec, name) for name in names}
+    return told if spec.adapter is None else told | {"base": spec.base or "random weights"}
+
+
+def _fault_of_base(spec: SmokeSpec, measured: Measured) -> str | None:
+    """Why an adapter cannot be tried on its base; ``None`` where it can, or it is no adapter."""
+    values = measured.values
+    if spec.adapter is None or measured.end is not None:
+        return None
+    wrong = [check for check in of_load(values["load"]) if check.outcome != "passed"] if "load" in values else []
+    if "base" in values:
+        wrong += [check for check in of_latents(values["base"]["latents"]) if check.outcome == "failed"]
+    return f"its base fails: {wrong[0].sentence}" if wrong else None
+
+
+def _upshot(spec: SmokeSpec, checks: tuple[Check, ...]) -> tuple[str, str]:
+    for outcome in ("failed", "suspect"):
+        told = [check.sentence for check in checks if check.outcome == outcome]
+        if told:
+            more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+            return outcome, told[0] + more
+    if spec.adapter is not None:
+        return "passed", f"it works on {'its base' if spec.base is not None else 'a base of random weights'}"
+    return "passed", "it generates" if any(check.name == "image.flat" for check in checks) else "it decodes"
+
+
+def _checks(spec: SmokeSpec, measured: Measured) -> Iterator[Check]:
+    values = measured.values
+    if measured.end is not None and measured.testable:
+        yield Check("worker", "failed", None, "ends", measured.end)
+    if spec.adapter is not None:
+        yield from of_adapter(spec.adapter, values)
+        return
+    yield from of_unused(spec)
+    for name, checks in (
+        ("load", of_load),
+        ("vae", of_vae),
+        ("text", of_text),
+        ("latents", of_latents),
+        ("image", of_image),
+    ):
+        if name in values:
+            yield from checks(values[name])
+    if "probe" in values:
+        yield from of_probe(values["probe"], str(spec.scheduler["prediction_type"]))
+    if values.get("vae_overflows"):
+        sentence = "its VAE overflows in fp16: run the VAE in fp32"
+        outcome = "passed" if spec.components["vae"].config.get("force_upcast") else "suspect"
+        yield check("vae.fp16", outcome, None, "finite in fp16", sentence)
+    if "differences" in values:
+        yield from of_differences(values["differences"], str(values.get("device", "")))

@@ -1,0 +1,82 @@
+"""What is asked of a model's tensors and of each of its parts."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from modelhub.smoke.checks.base import Told, check, counted, finite
+from modelhub.smoke.spec import Check, SmokeSpec
+
+PSNR_FAILED, PSNR_SUSPECT = 15.0, 20.0
+"""dB. Stable Diffusion's autoencoder reaches 23.4 on photographs of COCO (the model card of stabilityai/sd-vae-ft-mse),
+and more on what is drawn; a random one 9."""
+
+PROBE_SUSPECT = 0.3
+"""Error of one denoising at half noise, of which predicting nothing makes 1. Small trained networks have
+0.01 to 0.03, with 10 % noise on their weights 0.04, with 50 % 0.8; random ones 0.6."""
+
+PROBE_MARGIN = 3.0
+"""How many times better the other prediction type must fit to call the model's wrong; right ones fit 14 to 40 times
+as well."""
+
+_NEEDLESS = re.compile(
+    r"[^.]+|model_ema\..+|.*\.position_ids|.*\.logit_scale|loss\..+|.*\.text_projection(\.weight)?"
+    r"|cond_stage_model\.model\.transformer\.resblocks\.23\..+|(denoiser|edm_vpred)\..+"
+)
+"""Tensors that published files have and generating does not need: the noise schedule, averaged weights, what training
+left, the last layer of SD 2's text encoder."""
+
+
+def of_unused(spec: SmokeSpec) -> Iterator[Check]:
+    strange = [name for name in spec.unused if not _NEEDLESS.fullmatch(name)]
+    if strange:
+        others = f" and {len(strange) - 1} others" if len(strange) > 1 else ""
+        sentence = f"nothing loads its tensor {strange[0]!r:.150}{others}"
+    else:
+        sentence = "every tensor that matters is loaded"
+    yield check("keys.unused", "suspect" if strange else "passed", len(strange), "= 0", sentence)
+
+
+def of_load(load: Told) -> Iterator[Check]:
+    for kind, words in (("missing", "there is no tensor"), ("unexpected", "no module has a place for")):
+        yield counted(f"keys.{kind}", load[kind], words, f"no tensors are {kind}")
+    yield counted(
+        "weights.finite", load["non_finite"], "NaN or infinite values are in", f"{load['loaded']:,} tensors are finite"
+    )
+
+
+def of_vae(vae: Told) -> Iterator[Check]:
+    bad = max(vae["latents"]["non_finite"], vae["non_finite"])
+    yield finite("vae.finite", bad, "what the VAE makes of a picture")
+    if "psnr" in vae:
+        psnr = vae["psnr"] if vae["psnr"] is not None else math.inf
+        lost = psnr < PSNR_SUSPECT
+        outcome = "passed" if not lost else "failed" if psnr < PSNR_FAILED else "suspect"
+        text = "the VAE gives pictures back" if not lost else f"the VAE gives pictures back at {psnr:.1f} dB only"
+        yield check("vae.psnr", outcome, vae["psnr"], f">= {PSNR_SUSPECT:g} dB, failed below {PSNR_FAILED:g}", text)
+
+
+def of_text(text: Told) -> Iterator[Check]:
+    yield finite("text.finite", text["non_finite"], "what the text encoder makes of a prompt")
+    if not text["non_finite"]:
+        difference = text["difference"]
+        words = "prompts are told apart" if difference else "the text encoder makes the same of every prompt"
+        yield check("text.difference", "passed" if difference else "failed", difference, "> 0", words)
+
+
+def of_probe(probe: Told, configured: str) -> Iterator[Check]:
+    """Whether the UNet denoises, and whether it predicts what it is taken to predict."""
+    other = "epsilon" if configured == "v_prediction" else "v_prediction"
+    taken, fitting = probe[configured], probe[other]
+    if taken is None or fitting is None:
+        yield check("unet.probe", "failed", None, "finite", "the UNet's prediction has NaN or infinite values")
+        return
+    if fitting * PROBE_MARGIN < taken and fitting < PROBE_SUSPECT:
+        sentence = f"it predicts {other} and is run as {configured}"
+        yield check("unet.prediction", "failed", taken / fitting, f"< {PROBE_MARGIN:g}", sentence)
+        return
+    blurred = taken >= PROBE_SUSPECT
+    words = f"the UNet takes {taken:.2f} of the noise for picture" if blurred else f"the UNet denoises, by {configured}"
+    yield check("unet.probe", "suspect" if blurred else "passed", taken, f"< {PROBE_SUSPECT:g}", words)

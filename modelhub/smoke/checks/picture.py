@@ -1,0 +1,80 @@
+"""What is asked of latents and images, whatever made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelhub.smoke.checks.base import Told, allowed_difference, check, finite
+from modelhub.smoke.spec import Check
+
+FLAT = 0.02
+"""Standard deviation of the luminance (0 to 1) below which an image shows nothing."""
+
+DARK_SHARE = 0.98
+"""Share of black, or white, pixels from which on an image shows nothing."""
+
+SATURATED_SHARE = 0.5
+"""Share of values at the end of their range from which on an image is burnt: wrong guidance, noise or VAE."""
+
+NOISE = {"autocorrelation": 0.3, "patchiness": 0.3, "bits": 19.0}
+"""An image of noise is below the first two and above the third: none of 19 natural pictures, gravel and grass among
+them, was; random networks are."""
+
+LATENT_DEVIATION = (0.3, 2.5)
+"""Standard deviation of finished latents: 1 by the definition of the scaling factor; random networks have 7 to 26."""
+
+
+def of_latents(steps: list[Told]) -> Iterator[Check]:
+    for number, step in enumerate(steps, 1):
+        if step["non_finite"]:
+            yield finite("latents.finite", step["non_finite"], f"what step {number} of {len(steps)} makes")
+            return
+    yield finite("latents.finite", 0, "what every step makes")
+    low, high = LATENT_DEVIATION
+    deviation = steps[-1]["deviation"]
+    fits = deviation is not None and low <= deviation <= high
+    words = "the latents have the deviation that a VAE is made for"
+    if not fits:
+        words = f"the latents have a deviation of {deviation or float('inf'):.3g}, far from 1"
+    yield check("latents.deviation", "passed" if fits else "suspect", deviation, f"{low:g} to {high:g}", words)
+
+
+def of_image(image: Told) -> Iterator[Check]:
+    yield finite("image.finite", image["non_finite"], "the image")
+    if image["non_finite"]:
+        return
+    flat = image["deviation"] < FLAT
+    words = "the image is of one colour" if flat else "the image shows something"
+    yield check("image.flat", "failed" if flat else "passed", image["deviation"], f">= {FLAT:g}", words)
+    for kind in ("black", "white"):
+        share = image[kind]
+        words = f"the image is {kind}" if share >= DARK_SHARE else f"the image is not {kind}"
+        outcome = "failed" if share >= DARK_SHARE else "passed"
+        yield check(f"image.{kind}", outcome, share, f"< {DARK_SHARE:g}", words)
+    burnt = image["saturated"] >= SATURATED_SHARE
+    words = "most of the image is at the end of its range" if burnt else "the image is not burnt"
+    outcome = "suspect" if burnt else "passed"
+    yield check("image.saturated", outcome, image["saturated"], f"< {SATURATED_SHARE:g}", words)
+    noise = (
+        image["autocorrelation"] < NOISE["autocorrelation"]
+        and image["patchiness"] < NOISE["patchiness"]
+        and image["bits"] > NOISE["bits"]
+    )
+    words = "the image looks like noise" if noise else "the image does not look like noise"
+    threshold = " or ".join(f"{name} {'<=' if name == 'bits' else '>='} {value:g}" for name, value in NOISE.items())
+    yield check("image.noise", "suspect" if noise else "passed", image["autocorrelation"], threshold, words)
+
+
+def of_differences(differences: Told, device: str) -> Iterator[Check]:
+    allowed = allowed_difference(device)
+    repeated = differences["repetition"]
+    same = repeated is not None and repeated <= allowed
+    words = "the same seed gives the same image" if same else "the same seed gives another image"
+    threshold = f"<= {allowed:g}" if allowed else "= 0"
+    yield check("sampling.repetition", "passed" if same else "failed", repeated, threshold, words)
+    for name, what in (("other_prompt", "prompt"), ("no_guidance", "guidance")):
+        difference = differences[name]
+        matters = difference is not None and difference > allowed
+        words = f"the {what} makes a difference" if matters else f"the {what} makes no difference"
+        outcome = "passed" if matters else "failed"
+        yield check(f"sampling.{what}", outcome, difference, f"> {allowed:g}", words)

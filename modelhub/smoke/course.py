@@ -1,0 +1,79 @@
+"""What every course of a test needs: the spec, the modules and where measurements and pictures go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from modelhub.smoke import images
+from modelhub.smoke.loading import Files, Place
+from modelhub.smoke.run import IMAGE
+from modelhub.smoke.sampling import Sampler, decode_latents, statistics
+from modelhub.smoke.spec import SmokeSpec
+from modelhub.smoke.telling import Teller
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A test that goes on: *files* and *modules* are open, measurements go to *teller*, the image into *folder*."""
+
+    spec: SmokeSpec
+    place: Place
+    files: Files
+    modules: Mapping[str, Any]
+    folder: str
+    teller: Teller
+
+    def sampler(self) -> Sampler:
+        return Sampler(self.spec, self.modules, self.place)
+
+    def picture(self, latents: torch.Tensor, *, kept: bool = True) -> dict[str, Any]:
+        """What the picture of *latents* looks like in numbers; it is the test's image if *kept*.
+
+        A VAE that overflows in fp16 decodes again in fp32, which is told.
+        """
+        vae = self.modules["vae"]
+        decoded = decode_latents(vae, latents) / 2 + 0.5
+        non_finite = statistics(decoded)["non_finite"]
+        if non_finite and vae.dtype == torch.float16:
+            vae.to(torch.float32)
+            decoded = decode_latents(vae, latents) / 2 + 0.5
+            self.teller.tell(vae_overflows=True)
+            non_finite = statistics(decoded)["non_finite"]
+        told: dict[str, Any] = {"non_finite": non_finite}
+        if not non_finite:
+            picture = decoded[0].permute(1, 2, 0).cpu().numpy()
+            data = images.png(picture, {"parameters": _parameters(self.spec)})
+            if kept:
+                self.keep(data)
+            told |= images.measure(np.clip(picture, 0, 1), len(data))
+        return told
+
+    def keep(self, data: bytes) -> None:
+        """Let the PNG file *data* be the test's image."""
+        with open(os.path.join(self.folder, IMAGE), "wb") as file:
+            file.write(data)
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference of two tensors' elements."""
+    return float((one.float() - other.float()).abs().max())
+
+
+def _parameters(spec: SmokeSpec) -> str:
+    """How the image was made, as image viewers of the field show it."""
+    model = os.path.basename(spec.path.rstrip(os.sep))
+    told = {
+        "Steps": spec.steps,
+        "CFG scale": spec.guidance,
+        "Seed": spec.seed,
+        "Size": f"{spec.size}x{spec.size}",
+        "Model": model,
+        "Tokenizer": "CLIP" if spec.tokenizer else "stand-in",
+    }
+    return f"{spec.prompts[0]}\n{', '.join(f'{key}: {value}' for key, value in told.items())}"

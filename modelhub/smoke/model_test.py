@@ -1,0 +1,86 @@
+"""Trying a model by itself: its VAE on drawn pictures, its text encoders, its UNet, and all of them together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from modelhub.smoke import images
+from modelhub.smoke.course import Course, difference
+from modelhub.smoke.sampling import Encoded, Sampler, decode_latents, encode_picture, statistics
+
+_COMPARED_STEPS = 2
+"""Steps after which a repetition, another prompt and no guidance are compared with the image's own latents."""
+
+
+def try_model(course: Course) -> None:
+    """Tell of the course's modules, each by itself, and of the image that they make."""
+    spec, teller = course.spec, course.teller
+    teller.stage("encoding and decoding drawn pictures")
+    latents = _round_trip(course)
+    if not spec.pipeline or latents is None:
+        return
+    teller.stage("encoding prompts")
+    sampler = course.sampler()
+    prompt, other = (sampler.encode(text) for text in spec.prompts)
+    empty = sampler.empty(prompt)
+    teller.tell(text=_text_statistics(prompt, other))
+    if not torch.isfinite(prompt.tokens).all():
+        return
+    teller.stage("probing the UNet")
+    teller.tell(probe=sampler.probe(latents, empty))
+    teller.stage("sampling")
+    sampled = sampler.sample(prompt, empty, guidance=spec.guidance)
+    plane = sampled.latents.float().cpu().numpy()[0, 0]
+    teller.tell(latents=sampled.steps, latent_autocorrelation=images.autocorrelation(plane, 1))
+    if sampled.steps[-1]["non_finite"]:
+        return
+    teller.stage("decoding the image")
+    teller.tell(image=course.picture(sampled.latents))
+    teller.stage("sampling again")
+    _compare(course, sampler, (prompt, other, empty), sampled.after)
+
+
+def _round_trip(course: Course) -> torch.Tensor | None:
+    """The latents of the drawn pictures (``None``: not finite), after telling how well they come back."""
+    vae = course.modules["vae"]
+    pictures = images.drawn(min(course.spec.size, 256))
+    batch = torch.stack([torch.from_numpy(each).permute(2, 0, 1) * 2 - 1 for each in pictures])
+    latents = encode_picture(vae, batch.to(course.place.device, course.place.dtype))
+    decoded = decode_latents(vae, latents) / 2 + 0.5
+    told: dict[str, Any] = {"latents": statistics(latents), "non_finite": statistics(decoded)["non_finite"]}
+    if not told["non_finite"]:
+        arrays = [np.clip(each, 0, 1) for each in decoded.permute(0, 2, 3, 1).cpu().numpy()]
+        told["psnr"] = float(np.mean([images.psnr(*pair) for pair in zip(arrays, pictures, strict=True)]))
+        if not course.spec.pipeline:
+            sheet = np.concatenate([np.concatenate(pair, axis=1) for pair in zip(pictures, arrays, strict=True)])
+            course.keep(images.png(sheet))
+    course.teller.tell(vae=told)
+    return None if told["latents"]["non_finite"] else latents
+
+
+def _compare(
+    course: Course, sampler: Sampler, encoded: tuple[Encoded, Encoded, Encoded], after: dict[int, torch.Tensor]
+) -> None:
+    """Tell by how much latents differ from the image's when nothing, the prompt and the guidance are changed."""
+    steps = min(_COMPARED_STEPS, max(after))
+    prompt, other, empty = encoded
+    runs = {
+        "repetition": (prompt, course.spec.guidance),
+        "other_prompt": (other, course.spec.guidance),
+        "no_guidance": (prompt, 1.0),
+    }
+    differences = {}
+    for name, (conditioning, guidance) in runs.items():
+        again = sampler.sample(conditioning, empty, guidance=guidance, stop_after=steps)
+        differences[name] = difference(again.after[steps], after[steps])
+    course.teller.tell(differences=differences)
+
+
+def _text_statistics(prompt: Encoded, other: Encoded) -> dict[str, float]:
+    return {
+        **statistics(prompt.tokens),
+        "difference": difference(prompt.tokens, other.tokens),
+    }
