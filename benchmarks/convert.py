@@ -307,8 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines += [
         f"Median [least-most] of {options.runs} warm and {options.cold_runs} cold runs of whole processes, in turn.",
         "`modelhub convert` also forces its output to disk, checks the checksums of the source and compares every byte",
-        "with it; the torch scripts do not. With digests the SHA-256 of both files is computed as well, which no way of",
-        "writing them makes shorter than hashing as many bytes of memory in two threads: the row SHA-256.",
+        "with it; the torch scripts do not. With digests the SHA-256 of both files is computed as well, which takes no",
+        "less than hashing as many bytes of memory in two threads: the row SHA-256.",
         "",
         *machine.description(options.dir, ("torch", "safetensors")),
     ]
