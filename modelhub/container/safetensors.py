@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from modelhub.anomalies import Anomaly
+from modelhub.container import canonical_header
 from modelhub.container.base import Container, Skipped
 from modelhub.errors import Malformed
 from modelhub.source import Source
@@ -72,11 +73,19 @@ def _read(source: Source, anomalies: list[Anomaly]) -> StateDict:
         raise _Refused(
             "safetensors.truncated", f"the file ends inside its header: at least {missing} bytes are missing"
         )
-    header = _parse_header(source.read_at(8, length), anomalies)
-    metadata = _metadata(header.pop(_METADATA, None), anomalies)
-    tensors = sorted(_tensors(header, 8 + length), key=lambda t: (t.start, t.nbytes))
+    metadata, tensors = _parsed(source.read_at(8, length), 8 + length, anomalies)
     _check_tiling(tensors, 8 + length, source.size, anomalies)
     return StateDict({t.name: t for t in tensors}, metadata=metadata)
+
+
+def _parsed(data: bytes, data_start: int, anomalies: list[Anomaly]) -> tuple[dict[str, str], list[TensorInfo]]:
+    """The metadata and the tensors, in the order of their bytes, that the header *data* states."""
+    parted = canonical_header.part(data)
+    if parted is not None and (quick := canonical_header.tensors_of(parted.listing, data_start)) is not None:
+        return parted.metadata, quick
+    header = _parse_header(data, anomalies)
+    metadata = _metadata(header.pop(_METADATA, None), anomalies)
+    return metadata, sorted(_tensors(header, data_start), key=lambda t: (t.start, t.nbytes))
 
 
 def _parse_header(data: bytes, anomalies: list[Anomaly]) -> dict[str, Any]:
@@ -164,16 +173,15 @@ def _check_tiling(tensors: list[TensorInfo], data_start: int, file_size: int, an
     reached = data_start
     holes = 0
     for tensor in tensors:
-        if tensor.start < reached:
-            raise _Refused(
-                "safetensors.overlap", f"{tensor.name!r:.100} lies over the bytes of another tensor", tensor.start
-            )
-        if tensor.start > reached:
+        start = tensor.storage.start
+        if start < reached:
+            raise _Refused("safetensors.overlap", f"{tensor.name!r:.100} lies over the bytes of another tensor", start)
+        if start > reached:
             holes += 1
             if holes <= _MAX_TOLD:
-                message = f"{tensor.start - reached} bytes before {tensor.name!r:.100} belong to no tensor"
+                message = f"{start - reached} bytes before {tensor.name!r:.100} belong to no tensor"
                 anomalies.append(Anomaly("safetensors.hole", message, offset=reached))
-        reached = tensor.start + tensor.nbytes
+        reached = start + tensor.storage.nbytes
     if reached > file_size:
         message = f"the file is cut off: {reached - file_size} bytes of {reached} are missing"
         anomalies.append(Anomaly("safetensors.truncated", message, offset=file_size))

@@ -13,12 +13,14 @@ from sqlalchemy import Connection, select
 
 from modelhub.db import artifacts, backup, details, duplicates, grouping, identifying, lineage, recording, search
 from modelhub.db import facts as facts_
+from modelhub.db.claims import claims_of
 from modelhub.db.collections import Collections
-from modelhub.db.digests import Digests, claims_of, put_claims
+from modelhub.db.digests import Digests, put_claims
 from modelhub.db.engine import Store, parse_url
 from modelhub.db.entries import Derivation, Detail, Duplicates, Entry, Query
 from modelhub.db.libraries import Libraries
 from modelhub.db.schema import record
+from modelhub.db.text import name_for
 from modelhub.db.upgrade import bring_up_to_date
 from modelhub.errors import CatalogError
 from modelhub.source import Digest, FileStat
@@ -158,7 +160,7 @@ class Catalog:
                 parameter_count=parameter_count,
                 version=version,
             )
-            title = name or recording.name_for(stat.path, is_folder) or digest.sha256[:12]
+            title = name or name_for(stat.path, is_folder) or digest.sha256[:12]
             is_new = recording.put_record(connection, content_id, title)
             changes = [
                 is_new,

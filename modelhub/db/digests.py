@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, and_, delete, insert, or_, select, update
@@ -12,26 +11,11 @@ from modelhub.db.clock import now
 from modelhub.db.engine import Store
 from modelhub.db.facts import settle
 from modelhub.db.places import ToHash
-from modelhub.db.recording import index_record, name_for
+from modelhub.db.recording import index_record
 from modelhub.db.schema import content, content_digest, header, identification, location, record, search_text
+from modelhub.db.text import name_for
 from modelhub.errors import CatalogError
 from modelhub.source import FileStat
-
-_CLAIMS = {"sshs_model_hash": "autov3", "modelspec.hash_sha256": "autov3"}
-"""Metadata keys that state a digest, and which one it is: kohya's and ModelSpec's are both of the data area, the former
-of the file as the trainer first wrote it."""
-
-_HEX = re.compile(r"[0-9a-f]{8,64}")
-
-
-def claims_of(metadata: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Algorithm, value and key of each digest that *metadata* states."""
-    found = []
-    for key, algorithm in _CLAIMS.items():
-        value = metadata.get(key, "").strip().lower().removeprefix("0x")
-        if _HEX.fullmatch(value):
-            found.append((algorithm, value, key))
-    return found
 
 
 def put_claims(connection: Connection, claims: Sequence[tuple[int, str, str, str]]) -> None:

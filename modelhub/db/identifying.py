@@ -37,12 +37,16 @@ def out_of_date(connection: Connection, version: str) -> list[int]:
 def observations(connection: Connection, content_ids: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
     """What identification goes by, of each of the contents."""
     rows = connection.execute(
-        select(header.c.content_id, layout.c.packed, header.c.observation)
+        select(header.c.content_id, layout.c.packed, header.c.observation, header.c.metadata)
         .join(layout, header.c.layout_id == layout.c.id)
         .where(header.c.content_id.in_(content_ids))
         .order_by(header.c.content_id)
     )
-    return [(row.content_id, joined(row.packed, row.observation)) for row in rows if row.observation is not None]
+    return [
+        (row.content_id, joined(row.packed, row.observation, row._mapping[header.c.metadata]))
+        for row in rows
+        if row.observation is not None
+    ]
 
 
 def put_observation(connection: Connection, content_id: int, observation: Mapping[str, Any] | None) -> bool:

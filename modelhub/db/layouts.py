@@ -29,21 +29,25 @@ class Parted(NamedTuple):
 def part(observation: Mapping[str, Any], *, but_for: frozenset[str] | set[str] = frozenset()) -> Parted:
     """*observation* in two parts; layouts whose digests are in *but_for* are not packed again."""
     files = observation["files"]
-    text = json.dumps({path: file["tensors"] for path, file in files.items()}, separators=(",", ":")).encode()
-    digest = hashlib.sha256(text).hexdigest()
+    digest, packed = layout_of({path: file["tensors"] for path, file in files.items()}, but_for=but_for)
     rest = {path: compact(file) for path, file in files.items()}
-    return Parted(
-        digest,
-        b"" if digest in but_for else zlib.compress(text, 1),
-        json.dumps({**observation, "files": rest}, separators=(",", ":")),
-    )
+    return Parted(digest, packed, json.dumps({**observation, "files": rest}, separators=(",", ":")))
 
 
-def joined(packed: bytes, rest: str) -> dict[str, Any]:
-    """The observation that :func:`part` took apart."""
+def layout_of(tensors: Mapping[str, Any], *, but_for: frozenset[str] | set[str]) -> tuple[str, bytes]:
+    """The digest and the packed text of the *tensors* of each file by path, as an observation has them."""
+    text = json.dumps(tensors, separators=(",", ":")).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    return digest, b"" if digest in but_for else zlib.compress(text, 1)
+
+
+def joined(packed: bytes, rest: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The observation that :func:`part` took apart; a file in it whose metadata were left out has *metadata*."""
     observation: dict[str, Any] = json.loads(rest)
     for path, tensors in json.loads(zlib.decompress(packed)).items():
         file = observation["files"][path]
+        if file["metadata"] is None:
+            file["metadata"] = metadata
         common = file.pop("common")
         ends = [(name, common.get(name.rpartition(".")[2])) for name, *_ in tensors] if common else []
         file["tensors"] = tensors

@@ -101,7 +101,7 @@ class Libraries:
 
     def lost(self) -> list[Known]:
         """The places whose bytes were not found where they had been, and that have turned up nowhere else."""
-        return self._store.read(lambda connection: _places(connection, location.c.state.in_(_ENDED)))
+        return self._store.read(lambda connection: _places(connection, location.c.state.in_((*_ENDED, "replaced"))))
 
     def write(self, batch: Batch) -> list[Change]:
         """Write down what a sync found, all of *batch* or nothing; returns the changes to tell of."""

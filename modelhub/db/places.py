@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -75,7 +75,9 @@ class ToHash(NamedTuple):
 class Reading(NamedTuple):
     """What a file's header says, as :func:`modelhub.syncing.reading.read_file` gives it. All plain values.
 
-    ``identity`` has the columns of an identification; ``layout`` is ``None`` where whoever reads has said it before.
+    ``identity`` has the columns of an identification, ``metadata`` is JSON text, ``metadata_sha256`` its fingerprint,
+    ``claims`` what :func:`modelhub.db.claims.claims_of` finds in it; ``about`` and ``words`` are what is searched.
+    ``layout`` is ``None`` where whoever reads has said it before.
     """
 
     container: str
@@ -83,7 +85,10 @@ class Reading(NamedTuple):
     sample: str
     problem: str | None
     identity: Mapping[str, Any]
-    metadata: Mapping[str, str]
+    metadata: str
+    metadata_sha256: str
+    claims: Sequence[tuple[str, str, str]]
+    about: str
     words: str
     layout_digest: str
     layout: bytes | None

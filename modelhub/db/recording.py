@@ -210,12 +210,6 @@ def record_at(connection: Connection, path: str) -> int | None:
     return connection.scalar(select(record.c.id).where(record.c.content_id.in_(there)))
 
 
-def name_for(path: str, is_folder: bool) -> str:
-    """What a record is called when nobody said: the file's name without its extension, or the folder's."""
-    base = os.path.basename(os.path.normpath(path))
-    return base if is_folder else os.path.splitext(base)[0]
-
-
 def wanted_tags(tags: Sequence[str]) -> list[str]:
     """*tags* as they are kept. Raises :class:`CatalogError` for what is no tag."""
     wanted = [search.tag_of(tag) for tag in tags]

@@ -7,18 +7,18 @@ next sync finds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Text, bindparam, delete, insert, select, update
 
 from modelhub.db.artifacts import holders_before
 from modelhub.db.clock import now
-from modelhub.db.digests import claims_of, put_claims, put_new_claims
+from modelhub.db.columns import AS_JSON
+from modelhub.db.digests import put_claims, put_new_claims
 from modelhub.db.facts import FACTS, settle
-from modelhub.db.full_text import about_of
 from modelhub.db.layouts import put_layout
 from modelhub.db.places import Batch, Change, Known, Reading, Seen
-from modelhub.db.recording import index_record, name_for
+from modelhub.db.recording import index_record
 from modelhub.db.schema import (
     change,
     content,
@@ -29,12 +29,19 @@ from modelhub.db.schema import (
     record,
     search_text,
 )
-from modelhub.db.text import fingerprint, int64, path_key
+from modelhub.db.text import name_for, path_key
 
 _STAMP = (
     update(location)
     .where(location.c.id == bindparam("place"))
     .values({name: bindparam(name) for name in ("root_id", "size", "mtime_ns", "device", "inode", "link", "is_folder")})
+)
+_HEADER = insert(header).values(
+    {"metadata": bindparam("metadata_text", type_=Text), "observation": bindparam("observation_text", type_=Text)}
+)
+_IDENTIFICATION = insert(identification).values({name: bindparam(f"{name}_text", type_=Text) for name in AS_JSON})
+_SEARCH_TEXT = insert(search_text).values(
+    {name: bindparam(f"{name}_text", type_=Text) for name in ("about", "words")}  # storable as they are
 )
 _ALIVE = _STAMP.values(state="live")
 _UNPROVEN = _STAMP.values(state="live", proven=False)
@@ -138,7 +145,7 @@ def _grow(connection: Connection, known: Known, seen: Seen, reading: Reading) ->
     _put_identifications(connection, [(content_id, reading)])
     words = update(search_text).where(search_text.c.content_id == content_id)
     connection.execute(words.values(words=reading.words))
-    put_claims(connection, [(content_id, *claim) for claim in claims_of(reading.metadata)])
+    put_claims(connection, [(content_id, *claim) for claim in reading.claims])
     settle(connection, content_id)
     index_record(connection, content_id)
 
@@ -150,7 +157,7 @@ def _described(seen: Seen, reading: Reading) -> dict[str, object]:
         "sample_sha256": reading.sample,
         "container": reading.container,
         "problem": reading.problem,
-        "metadata_sha256": fingerprint(reading.metadata),
+        "metadata_sha256": reading.metadata_sha256,
     }
 
 
@@ -173,7 +180,6 @@ def _add(
         [{**_described(seen, reading), "added": at} for _, seen, reading in added],
     ).all()
     found = [(content_id, seen, reading) for content_id, (_, seen, reading) in zip(ids, added, strict=True)]
-    names = {content_id: name_for(seen.path, seen.is_folder) for content_id, seen, _ in found}
     holders = holders_before(
         connection,
         (
@@ -188,32 +194,25 @@ def _add(
             {
                 "content_id": content_id,
                 "artifact_id": holders.get(content_id),
-                "name": names[content_id],
+                "name": name_for(seen.path, seen.is_folder),
                 "notes": "",
                 "added": at,
                 "container": reading.container,
                 **{name: reading.identity[name] for name in FACTS},
             }
-            for content_id, _, reading in found
+            for content_id, seen, reading in found
         ],
     )
     _put_headers(connection, [(content_id, reading) for content_id, _, reading in found])
     _put_identifications(connection, [(content_id, reading) for content_id, _, reading in found])
     connection.execute(
-        insert(search_text),
+        _SEARCH_TEXT,
         [
-            {
-                "content_id": content_id,
-                "about": about_of([names[content_id], seen.path], reading.metadata),
-                "words": reading.words,
-            }
-            for content_id, seen, reading in found
+            {"content_id": content_id, "about_text": reading.about, "words_text": reading.words}
+            for content_id, _, reading in found
         ],
     )
-    put_new_claims(
-        connection,
-        [(content_id, *claim) for content_id, _, reading in found for claim in claims_of(reading.metadata)],
-    )
+    put_new_claims(connection, [(content_id, *claim) for content_id, _, reading in found for claim in reading.claims])
     _put_places(connection, [(content_id, seen, True) for content_id, seen, _ in found])
     for content_id in holders:
         index_record(connection, content_id)
@@ -229,13 +228,13 @@ def _put_headers(connection: Connection, found: Sequence[tuple[int, Reading]]) -
         if reading.layout_digest not in ids and reading.layout is not None:
             ids[reading.layout_digest] = put_layout(connection, reading.layout_digest, reading.layout)
     connection.execute(
-        insert(header),
+        _HEADER,
         [
             {
                 "content_id": content_id,
                 "layout_id": ids.get(reading.layout_digest),
-                "metadata": reading.metadata,
-                "observation": reading.observation,
+                "metadata_text": reading.metadata,
+                "observation_text": reading.observation,
             }
             for content_id, reading in found
         ],
@@ -243,23 +242,17 @@ def _put_headers(connection: Connection, found: Sequence[tuple[int, Reading]]) -
 
 
 def _put_identifications(connection: Connection, found: Sequence[tuple[int, Reading]]) -> None:
-    rows = []
-    for content_id, reading in found:
-        facts: Mapping[str, object] = {
-            **reading.identity,
-            "tensor_count": int64(reading.identity["tensor_count"]),
-            "parameter_count": int64(reading.identity["parameter_count"]),
+    at = now()
+    rows = [
+        {
+            "content_id": content_id,
+            **{f"{name}_text" if name in AS_JSON else name: value for name, value in reading.identity.items()},
+            "version": reading.version,
+            "added": at,
         }
-        rows.append(
-            {
-                "content_id": content_id,
-                **facts,
-                "version": reading.version,
-                "fingerprint": fingerprint(facts),
-                "added": now(),
-            }
-        )
-    connection.execute(insert(identification), rows)
+        for content_id, reading in found
+    ]
+    connection.execute(_IDENTIFICATION, rows)
 
 
 def _put_changes(connection: Connection, changed: Sequence[tuple[int, Change]]) -> None:

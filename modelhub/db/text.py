@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -53,6 +54,12 @@ def path_key(path: str) -> str:
 def name_key(name: str) -> str:
     """What a name is found by and unique by where case and spaces make no difference."""
     return path_key(" ".join(folded(word) for word in name.split()))
+
+
+def name_for(path: str, is_folder: bool) -> str:
+    """What a record is called when nobody said: the file's name without its extension, or the folder's."""
+    base = os.path.basename(os.path.normpath(path))
+    return base if is_folder else os.path.splitext(base)[0]
 
 
 def int64(number: int | None) -> int | None:
@@ -112,6 +119,10 @@ def distinct_words(texts: Iterable[str], limit: int) -> str:
     A word sought has no white space in it, so that it lies within one word of the text or nowhere: searching these
     lines finds what searching the texts would, in a fraction of their length.
     """
+    texts = list(texts)
+    joined = "\n".join(texts)
+    if joined.isascii() and "\0" not in joined and len(joined) <= limit:  # as most are: all of them at once
+        return "\n".join(dict.fromkeys(joined.lower().split()))
     words: dict[str, None] = {}
     for text in texts:
         if limit <= 0:

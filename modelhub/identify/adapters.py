@@ -44,12 +44,13 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What names and shapes alone tell: how many of the names are an adapter's, and what its alphas would be called."""
+    """What names and shapes alone tell: how many of the names are an adapter's, and what its alphas would be called,
+    those of modules that are alike together."""
 
     counted: int
     adapter: Adapter
     left: Narrowed
-    alphas: tuple[str, ...]
+    alphas: tuple[tuple[str, ...], ...]
 
 
 _MOST_OUTLINES = 16
@@ -99,13 +100,20 @@ def _outlined(names: Names) -> Outline | None:
     modules, counted = _modules(names, _tables())
     outline = None
     if modules and counted >= _SHARE * len(names.tensors):
-        outline = Outline(
-            counted, _described(modules), narrowed(modules), tuple(f"{each.name}.alpha" for each in modules)
-        )
+        outline = Outline(counted, _described(modules), narrowed(modules), _alphas(modules))
     while len(_outlines) >= _MOST_OUTLINES:
         del _outlines[next(iter(_outlines))]
     _outlines[key] = outline
     return outline
+
+
+def _alphas(modules: tuple[Module, ...]) -> tuple[tuple[str, ...], ...]:
+    """What the alphas of *modules* are called; trainers give those of one component, algorithm and rank the same."""
+    alike: dict[tuple[str | None, str, int | None], list[str]] = {}
+    for module in modules:
+        component = module.prefix.component if module.prefix else None
+        alike.setdefault((component, module.algorithm, module.rank), []).append(f"{module.name}.alpha")
+    return tuple(map(tuple, alike.values()))
 
 
 def modules_of(names: Names) -> tuple[Module, ...]:
@@ -181,11 +189,11 @@ def _read(stem: str) -> tuple[ModulePrefix | None, str]:
 def _with_alphas(outline: Outline, names: Names, scalars: Mapping[str, Scalar], probe: Probe) -> Adapter:
     """The adapter with its alphas, read from its tensors or found among the values beside them."""
     alphas: Counter[float] = Counter()
-    for name in outline.alphas:
-        tensor = names.tensors.get(name)
-        value = probe.number(tensor) if tensor else scalars.get(name)
-        if isinstance(value, int | float) and abs(value) <= _LARGEST_ALPHA:
-            alphas[float(f"{value:.6g}")] += 1
+    for alike in outline.alphas:
+        tensors = [tensor for name in alike if (tensor := names.tensors.get(name))]
+        values = [*probe.each(tensors), *(scalars.get(name) for name in alike if name not in names.tensors)]
+        found = [value for value in values if isinstance(value, int | float) and abs(value) <= _LARGEST_ALPHA]
+        alphas.update(float(f"{value:.6g}") for value in found)
     most = max(alphas, key=alphas.__getitem__, default=None)
     return replace(outline.adapter, alpha=most, alphas=dict(alphas.most_common()))
 

@@ -45,10 +45,11 @@ class Observation:
         return "" not in self.files
 
 
-def observe(container: Container) -> Observation:
-    """What identification needs of *container*; numbers are read when they are asked for."""
+def observe(container: Container, *, sparing: bool = False) -> Observation:
+    """What identification needs of *container*; numbers are read when they are asked for, by a *sparing* probe or one
+    that reads them all."""
     files = {
-        path or "": (part.state_dict, Probe(part.source.read_at if part.source else None))
+        path or "": (part.state_dict, Probe(part.source.read_at if part.source else None, sparing=sparing))
         for path, part in container.files()
         if part.state_dict is not None
     }
@@ -64,7 +65,7 @@ def observe(container: Container) -> Observation:
 
 
 def stored(observation: Observation) -> dict[str, Any]:
-    """*observation* as a plain JSON object, with the numbers that identification has read of it.
+    """*observation* as a plain JSON object, with the numbers that identification has read of it or taken for read.
 
     ``files`` by path: ``tensors`` as ``[name, element type, shape]``, ``blocks`` (of GGUF files) as ``[name, ggml type,
     shape, bytes]``, ``metadata``, ``scalars``, ``numbers``.

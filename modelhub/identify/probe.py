@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from modelhub.errors import SourceError
 from modelhub.tensors import DType, TensorInfo
@@ -14,6 +14,10 @@ Read = Callable[[int, int], bytes]
 
 LARGEST_READ = 1 << 15
 """Bytes: more than any probe needs (320 numbers), whatever a file claims of its tensors."""
+
+_FEW = 8
+"""Numbers that a sparing probe reads of a group before it takes the rest to be the same. They lie megabytes apart, so
+that each costs a disk a seek: all 264 of a LoRA take a spinning disk a second, the whole rest of the file 0.05."""
 
 _FORMATS = {
     "F16": "e",
@@ -34,18 +38,35 @@ class Probe:
     """One number a tensor: the value of a single element, or how far many spread.
 
     ``numbers`` holds by tensor name what was read, so that a later question can be answered without the file. *read*
-    gives its bytes (without it only what *numbers* has is known).
+    gives its bytes (without it only what *numbers* has is known). A *sparing* one reads few of the numbers that are
+    likely to be the same: it is for whoever looks at thousands of files.
     """
 
-    __slots__ = ("_read", "numbers")
+    __slots__ = ("_read", "_sparing", "numbers")
 
-    def __init__(self, read: Read | None = None, numbers: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, read: Read | None = None, numbers: Mapping[str, float] | None = None, *, sparing: bool = False
+    ) -> None:
         self._read = read
+        self._sparing = sparing
         self.numbers: dict[str, float] = dict(numbers or {})
 
     def number(self, tensor: TensorInfo) -> float | None:
         """The value of a tensor of one element, when that is a finite number."""
         return self._asked(tensor, _single) if tensor.numel == 1 else None
+
+    def each(self, tensors: Sequence[TensorInfo]) -> list[float | None]:
+        """The :meth:`number` of each of *tensors*, which are likely to be the same.
+
+        A sparing probe reads some, evenly spread, and takes the others to be like them where these are all alike.
+        """
+        if self._sparing and len(tensors) > _FEW:
+            last = len(tensors) - 1
+            some = {self.number(tensors[last * index // (_FEW - 1)]) for index in range(_FEW)}
+            if len(some) == 1 and (value := some.pop()) is not None:
+                for tensor in tensors:
+                    self.numbers.setdefault(tensor.name, value)
+        return [self.number(tensor) for tensor in tensors]
 
     def deviation(self, tensor: TensorInfo) -> float | None:
         """The standard deviation of a small tensor's values, when that is a finite number."""

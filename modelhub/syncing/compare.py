@@ -195,7 +195,7 @@ def decide(comparison: Comparison, prints: Mapping[str, Print]) -> Decision:
 
 def kind_of_move(place: Known, file: Seen) -> str:
     """``returned`` for what had been missing or is where it was, else ``moved``."""
-    return "returned" if place.path == file.path or place.state in ("missing", "removed") else "moved"
+    return "returned" if place.path == file.path or place.state in ("missing", "removed", "replaced") else "moved"
 
 
 def _is_further(place: Known, file: Seen, found: Print) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from modelhub.container import Container, open_path
 from modelhub.db import Reading
-from modelhub.db.full_text import words_of
-from modelhub.db.layouts import part
+from modelhub.db.columns import AS_JSON, identification_columns, reading_of
+from modelhub.db.facts import FACTS
+from modelhub.db.layouts import layout_of, part
 from modelhub.identify import Identity, identify_observation, observe, stored
 from modelhub.reidentifying import identification_version
 from modelhub.source import Source, open_local
@@ -42,19 +42,27 @@ def prints_of(path: str, is_folder: bool = False) -> tuple[str, str]:
         with open_path(path) as container:
             return _prints_of_container(container)
     with open_local(path) as source:
-        return _prints(source)
+        return _prints(source, _header(source))
 
 
-def _prints(source: Source) -> tuple[str, str]:
+def _header(source: Source) -> bytes | None:
+    """The header of what may be a safetensors file, without its length."""
     length = int.from_bytes(source.read_at(0, 8), "little")
-    header = hashlib.sha256()
-    if 2 <= length <= _MAX_HEADER and 8 + length <= source.size and source.read_at(8, 1) == b"{":
-        header.update(source.read_at(0, 8 + length))
-        start = 8 + length
+    if not 2 <= length <= min(_MAX_HEADER, source.size - 8) or source.read_at(8, 1) != b"{":
+        return None
+    return source.read_at(8, length)
+
+
+def _prints(source: Source, head: bytes | None) -> tuple[str, str]:
+    """The two digests of *source*, whose header is *head*."""
+    if head is not None:
+        start = 8 + len(head)
+        header = hashlib.sha256(len(head).to_bytes(8, "little"))
+        header.update(head)
     else:
-        header.update(source.read_at(0, EDGE))
-        header.update(source.read_at(max(EDGE, source.size - EDGE), EDGE))
         start = 0
+        header = hashlib.sha256(source.read_at(0, EDGE))
+        header.update(source.read_at(max(EDGE, source.size - EDGE), EDGE))
     middle = start + (source.size - start) // 2
     samples = hashlib.sha256(source.read_at(middle, SAMPLE))
     samples.update(source.read_at(max(start, source.size - SAMPLE), SAMPLE))
@@ -63,11 +71,11 @@ def _prints(source: Source) -> tuple[str, str]:
 
 def _prints_of_container(container: Container) -> tuple[str, str]:
     if container.source is not None:
-        return _prints(container.source)
+        return _prints(container.source, _header(container.source))
     headers, samples = hashlib.sha256(repr(sorted(container.configs.items())).encode()), hashlib.sha256()
     for path, each in sorted(container.parts.items()):
         if each.source is not None:
-            header, sample = _prints(each.source)
+            header, sample = _prints(each.source, _header(each.source))
             headers.update(f"{header} {each.source.size} {path}\n".encode("utf-8", "surrogatepass"))
             samples.update(sample.encode())
     return headers.hexdigest(), samples.hexdigest()
@@ -79,63 +87,74 @@ class Reader:
     def __init__(self) -> None:
         self._said: set[str] = set()
         self._packed: dict[str, bytes] = {}
-        self._structures = Structures()
+        self._structures = Structures(_columns, self._layout)
 
     def read(self, seen: Seen) -> Reading:
         """What the file or folder *seen* says of itself. A layout that was given before is ``None``.
 
         Raises :class:`~modelhub.errors.SourceError` when it cannot be read, or is no longer what was seen.
         """
-        if not seen.is_folder:
-            with open_local(seen.path) as source:
-                told = self._structures.tell(source, _identity_dict, self._layout)
-                if told is not None:
-                    prints = _prints(source)
-                    source.check_unchanged()
-                    return self._reading(
-                        "safetensors",
-                        prints,
-                        identity=told.identity,
-                        metadata=told.metadata,
-                        layout=told.layout,
-                        observation=told.observation,
-                    )
+        return (None if seen.is_folder else self._told(seen)) or self._examined(seen)
+
+    def _told(self, seen: Seen) -> Reading | None:
+        """What a safetensors file with nothing odd about it says."""
+        with open_local(seen.path) as source:
+            header = _header(source)
+            told = self._structures.tell(source, header) if header is not None else None
+            if told is None:
+                return None
+            prints = _prints(source, header)
+            source.check_unchanged()
+        return self._reading(
+            seen,
+            container="safetensors",
+            prints=prints,
+            identity=told.identity,
+            metadata=told.metadata,
+            layout=told.layout,
+            observation=told.observation,
+        )
+
+    def _examined(self, seen: Seen) -> Reading:
         with open_path(seen.path) as container:
             prints = _prints_of_container(container)
-            observation = observe(container)
+            observation = observe(container, sparing=True)
             identity = identify_observation(observation)
             inspection = Inspection(container, identity)
             tensors = {f"{member} {each.name}": each for member, each in inspection.tensors()}
-            digest, rest = self._parted(stored(observation))
+            parted = part(stored(observation), but_for=self._said)
+            if parted.packed:
+                self._packed[parted.digest] = parted.packed
             for _, each in container.files():
                 check = getattr(each.source, "check_unchanged", None)
                 if check is not None:
                     check()
             return self._reading(
-                container.kind,
-                prints,
-                problem=inspection.problem,
-                identity=_identity_dict(identity, tensors),
+                seen,
+                container=container.kind,
+                prints=prints,
+                identity=_columns(identity, tensors),
                 metadata=metadata_of(container),
-                layout=digest,
-                observation=rest,
+                layout=parted.digest,
+                observation=parted.rest,
+                problem=inspection.problem,
             )
 
-    def _layout(self, observation: Mapping[str, Any]) -> str:
-        return self._parted(observation)[0]
-
-    def _parted(self, observation: Mapping[str, Any]) -> tuple[str, str]:
-        """The digest of the observation's layout, which is kept to be given once, and the text of the rest."""
-        parted = part(observation, but_for=self._said)
-        if parted.packed:
-            self._packed[parted.digest] = parted.packed
-        return parted.digest, parted.rest
+    def _layout(self, tensors: Mapping[str, TensorInfo]) -> str:
+        """The digest of the layout of *tensors*, which is kept to be given once."""
+        digest, packed = layout_of(
+            {"": [[name, tensor.dtype.label, tensor.shape] for name, tensor in tensors.items()]}, but_for=self._said
+        )
+        if packed:
+            self._packed[digest] = packed
+        return digest
 
     def _reading(
         self,
+        seen: Seen,
+        *,
         container: str,
         prints: tuple[str, str],
-        *,
         identity: Mapping[str, Any],
         metadata: Mapping[str, str],
         layout: str,
@@ -143,36 +162,31 @@ class Reader:
         problem: str | None = None,
     ) -> Reading:
         self._said.add(layout)
-        header, sample = prints
-        return Reading(
+        return reading_of(
+            seen,
             container=container,
-            header=header,
-            sample=sample,
+            prints=prints,
             problem=problem,
             identity=identity,
             metadata=metadata,
-            words=words_of(metadata),
-            layout_digest=layout,
-            layout=self._packed.pop(layout, None),
+            layout=(layout, self._packed.pop(layout, None)),
             observation=observation,
             version=identification_version(),
         )
 
 
-def _identity_dict(identity: Identity, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+def _columns(identity: Identity, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
     """The columns of an identification."""
-    return {
-        **{name: getattr(identity, name) for name in _WORDS},
-        "components": list(identity.components),
-        "adapter": asdict(identity.adapter) if identity.adapter is not None else None,
-        "evidence": [asdict(each) for each in identity.evidence],
-        "candidates": list(identity.candidates),
-        "tensor_count": len(tensors) or None,
-        "parameter_count": sum(tensor.numel for tensor in tensors.values()) if tensors else None,
-    }
+    return identification_columns(
+        {
+            **{name: getattr(identity, name) for name in _FACTS},
+            "tensor_count": len(tensors) or None,
+            "parameter_count": sum(tensor.numel for tensor in tensors.values()) if tensors else None,
+        }
+    )
 
 
-_WORDS = ("kind", "architecture", "variant", "prediction_type", "precision")
+_FACTS = (*FACTS, *AS_JSON)
 
 
 def metadata_of(container: Container) -> dict[str, str]:

@@ -8,51 +8,47 @@ Where all of that is equal its answer would be, too; where anything differs it i
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from modelhub.container.safetensors import read_safetensors
+from modelhub.container.canonical_header import part, tensors_of
 from modelhub.db.layouts import compact
-from modelhub.identify import Observation, identify_observation, stored
+from modelhub.identify import Identity, Observation, identify_observation, stored
 from modelhub.identify.probe import Probe
 from modelhub.identify.side_file import Told as Beside
-from modelhub.identify.side_file import told_beside
-from modelhub.source import LocalSource, Source
+from modelhub.identify.side_file import claimed_beside, told_beside
+from modelhub.source import LocalSource
 from modelhub.tensors import StateDict, TensorInfo
 
-_KEPT = 64
-"""Lists of tensors that are remembered: the largest take a megabyte each."""
+_KEPT = 1 << 25
+"""Bytes of lists that are remembered, the largest of which have a third of a megabyte."""
 _ANSWERS = 16
 """Identifications that are remembered of one list."""
-_LONGEST_METADATA = 1 << 20
-_OPENING = b'{"__metadata__":'
-_PAIRS = json.JSONDecoder(object_pairs_hook=list)
+_END = 1 << 10
+"""Bytes at the end of a list by which it is looked up; they depend on the sizes of all tensors."""
 
 
 class Told(NamedTuple):
-    """What a file says: its metadata, its identity in plain values, the digest of its layout, and the text of what else
-    identification went by."""
+    """What a file says: its metadata, its identity as columns of the catalog, the digest of its layout, and the text of
+    what else identification went by, but for the metadata."""
 
     metadata: dict[str, str]
-    identity: dict[str, Any]
+    identity: Mapping[str, Any]
     layout: str
     observation: str
 
 
-@dataclass(slots=True)
-class _Answer:
-    """An identification; the metadata, bytes and side file that it had gone by; and the numbers that these bytes are,
-    as :func:`modelhub.db.layouts.compact` says them."""
+class _Answer(NamedTuple):
+    """An identification; the metadata, bytes and side file that it had gone by; the numbers that these bytes are."""
 
     asked: dict[str, str | None]
     read: list[tuple[int, int, bytes]]
     beside: Beside | None
-    numbers: dict[str, Any]
-    identity: dict[str, Any]
+    identity: Mapping[str, Any]
+    observation: str
 
 
 class _File(NamedTuple):
@@ -66,10 +62,9 @@ class _File(NamedTuple):
 
 @dataclass(slots=True)
 class _Structure:
-    tensors: Mapping[str, TensorInfo]
-    start: int
+    listing: bytes
     nbytes: int
-    layout: str = ""
+    layout: str
     answers: list[_Answer] = field(default_factory=list)
 
 
@@ -95,78 +90,92 @@ class _Watched(Mapping[str, str]):
 
 
 class Structures:
-    """The lists of tensors that one process has seen lately."""
+    """The lists of tensors that one process has seen lately.
 
-    def __init__(self) -> None:
-        self._known: OrderedDict[bytes, _Structure] = OrderedDict()
+    *columns_of* makes columns of an identity and its tensors, *layout_of* the digest of the tensors' layout: they are
+    called for what has not been seen before.
+    """
 
-    def tell(self, source: LocalSource, identity_of: Any, layout_of: Any) -> Told | None:
-        """What the safetensors file *source* says; ``None`` where anything is odd about it, or it is no such file.
+    def __init__(
+        self,
+        columns_of: Callable[[Identity, Mapping[str, TensorInfo]], Mapping[str, Any]],
+        layout_of: Callable[[Mapping[str, TensorInfo]], str],
+    ) -> None:
+        self._columns_of = columns_of
+        self._layout_of = layout_of
+        self._known: OrderedDict[tuple[int, bytes], _Structure] = OrderedDict()
+        self._nbytes = 0
 
-        *identity_of* makes plain values of an identity and its tensors, *layout_of* the digest of an observation's
-        layout: they are called for what has not been seen before.
-        """
-        length = int.from_bytes(source.read_at(0, 8), "little")
-        if not 2 <= length <= source.size - 8 or length > _LONGEST_METADATA * 16:
+    def tell(self, source: LocalSource, header: bytes) -> Told | None:
+        """What the safetensors file *source* says, whose first eight bytes are followed by *header*; ``None`` where
+        anything is odd about it, or it is no such file."""
+        parted = part(header)
+        if parted is None or claimed_beside(source.stat.path):
             return None
-        start = 8 + length
-        parted = _parted(source.read_at(8, length))
-        if parted is None:
-            return None
-        metadata, rest = parted
-        key = hashlib.sha256(rest).digest()
+        metadata, listing = parted
+        start = 8 + len(header)
+        key = len(listing), listing[-_END:]
         structure = self._known.get(key)
-        if structure is None:
-            structure = _learnt(source, metadata, start)
-            if structure is None:
+        tensors = None
+        if structure is None or structure.listing != listing:
+            tensors = _whole(tensors_of(listing, 0))
+            if tensors is None:
                 return None
-            self._known[key] = structure
-            while len(self._known) > _KEPT:
-                self._known.popitem(last=False)
+            nbytes = sum(tensor.storage.nbytes for tensor in tensors.values())
+            structure = _Structure(listing, nbytes, self._layout_of(tensors))
+            self._keep(key, structure)
         self._known.move_to_end(key)
         if source.size != start + structure.nbytes:
             return None
         file = _File(source, start, metadata, told_beside(source.stat.path))
-        answer = _fitting(structure, file) or _asked(structure, file, identity_of)
-        own = stored(Observation({"": (StateDict({}, metadata=metadata), Probe())}, beside=file.beside))
-        own["files"][""] |= answer.numbers
-        if not structure.layout:
-            full = Observation({"": (StateDict(structure.tensors), Probe())})
-            structure.layout = layout_of(stored(full))
+        answer = _fitting(structure, file)
+        if answer is None:
+            if tensors is None:
+                tensors = _whole(tensors_of(listing, 0))
+                assert tensors is not None
+            answer = self._asked(structure, tensors, file)
+        return Told(metadata, answer.identity, structure.layout, answer.observation)
+
+    def _keep(self, key: tuple[int, bytes], structure: _Structure) -> None:
+        before = self._known.pop(key, None)
+        self._known[key] = structure
+        self._nbytes += len(structure.listing) - (len(before.listing) if before is not None else 0)
+        while self._nbytes > _KEPT and len(self._known) > 1:
+            _, oldest = self._known.popitem(last=False)
+            self._nbytes -= len(oldest.listing)
+
+    def _asked(self, structure: _Structure, tensors: Mapping[str, TensorInfo], file: _File) -> _Answer:
+        read: list[tuple[int, int, bytes]] = []
+
+        def read_at(offset: int, length: int) -> bytes:
+            data = file.source.read_at(file.start + offset, length)
+            read.append((offset, length, data))
+            return data
+
+        watched = _Watched(file.metadata)
+        probe = Probe(read_at, sparing=True)
+        identity = identify_observation(
+            Observation({"": (StateDict(tensors, metadata=watched), probe)}, beside=file.beside)
+        )
+        own = stored(Observation({"": (StateDict({}), probe)}, beside=file.beside))
+        numbers = compact({"tensors": [[name] for name in tensors], "numbers": probe.numbers})
+        own["files"][""] = {**own["files"][""], **numbers, "metadata": None}
         del own["files"][""]["tensors"]
-        return Told(metadata, answer.identity, structure.layout, json.dumps(own, separators=(",", ":")))
+        columns = self._columns_of(identity, tensors)
+        answer = _Answer(watched.asked, read, file.beside, columns, json.dumps(own, separators=(",", ":")))
+        if not watched.whole:
+            structure.answers = [answer, *structure.answers[: _ANSWERS - 1]]
+        return answer
 
 
-def _parted(header: bytes) -> tuple[dict[str, str], bytes] | None:
-    """The metadata of *header* and the rest of its bytes; ``None`` where there is any doubt which is which."""
-    header = header.rstrip(b" ")  # writers fill up to a multiple of eight bytes
-    if not header.startswith(_OPENING):
-        return ({}, header) if b"__metadata__" not in header and b"\\u005" not in header else None
-    end = header.find(b"}", len(_OPENING), _LONGEST_METADATA)
-    if end < 0:
-        return None
-    try:
-        text = header[:_LONGEST_METADATA].decode("utf-8", "strict" if len(header) <= _LONGEST_METADATA else "ignore")
-        pairs, stop = _PAIRS.raw_decode(text, len(_OPENING))
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) and isinstance(pair[1], str) for pair in pairs):
-        return None
-    metadata: dict[str, str] = dict(pairs)
-    opening = text[:stop].encode()
-    rest = header[len(opening) :]
-    surrogates = b"\\ud" in opening or b"\\uD" in opening
-    if len(metadata) != len(pairs) or surrogates or b"__metadata__" in rest or b"\\u005" in rest:
-        return None
-    return metadata, b"," + rest  # unlike a header that has no metadata
-
-
-def _learnt(source: Source, metadata: Mapping[str, str], start: int) -> _Structure | None:
-    container = read_safetensors(source)
-    state_dict = container.state_dict
-    if state_dict is None or container.anomalies or container.skipped or state_dict.metadata != metadata:
-        return None
-    return _Structure(state_dict.tensors, start, source.size - start)
+def _whole(tensors: Sequence[TensorInfo] | None) -> dict[str, TensorInfo] | None:
+    """*tensors* by name, where each begins where the one before it ends."""
+    reached = 0
+    for tensor in tensors or ():
+        if tensor.storage.start != reached:
+            return None
+        reached += tensor.storage.nbytes
+    return {tensor.name: tensor for tensor in tensors} if tensors is not None else None
 
 
 def _fitting(structure: _Structure, file: _File) -> _Answer | None:
@@ -179,22 +188,3 @@ def _fitting(structure: _Structure, file: _File) -> _Answer | None:
         ):
             return answer
     return None
-
-
-def _asked(structure: _Structure, file: _File, identity_of: Any) -> _Answer:
-    read: list[tuple[int, int, bytes]] = []
-
-    def read_at(offset: int, length: int) -> bytes:
-        data = file.source.read_at(offset - structure.start + file.start, length)
-        read.append((offset - structure.start, length, data))
-        return data
-
-    watched = _Watched(file.metadata)
-    probe = Probe(read_at)
-    observation = Observation({"": (StateDict(structure.tensors, metadata=watched), probe)}, beside=file.beside)
-    identity = identify_observation(observation)
-    said = compact({"tensors": [[name] for name in structure.tensors], "numbers": probe.numbers})
-    answer = _Answer(watched.asked, read, file.beside, said, identity_of(identity, structure.tensors))
-    if not watched.whole:
-        structure.answers = [answer, *structure.answers[: _ANSWERS - 1]]
-    return answer
