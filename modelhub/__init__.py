@@ -7,7 +7,7 @@ True
 
 >>> weights = modelhub.load_state_dict("model.ckpt")  # doctest: +SKIP
 
-``scan``, ``identify``, ``convert``, ``merge`` and ``smoke`` are both the verb and the package with everything about it:
+``scan``, ``identify``, ``convert``, ``merge``, ``blend`` and ``smoke`` are both the verb and the package of it:
 ``modelhub.scan("model.ckpt")`` and ``modelhub.scan.Verdict``. Nothing is imported before it is asked for.
 """
 
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelhub import errors as errors
+    from modelhub.blend import blend as blend
+    from modelhub.blend import plan_blend as plan_blend
     from modelhub.convert import convert as convert
     from modelhub.convert.content import content_digest as content_digest
     from modelhub.db import Catalog as Catalog
@@ -48,6 +50,7 @@ __all__ = [
     "UnsafeModelError",
     "Verdict",
     "__version__",
+    "blend",
     "content_digest",
     "convert",
     "errors",
@@ -55,6 +58,7 @@ __all__ = [
     "inspect",
     "load_state_dict",
     "merge",
+    "plan_blend",
     "plan_merge",
     "scan",
     "smoke",
@@ -71,9 +75,11 @@ _HOME = {
     "content_digest": "modelhub.convert.content",
     "inspect": "modelhub.verbs",
     "load_state_dict": "modelhub.weights",
+    "plan_blend": "modelhub.blend",
     "plan_merge": "modelhub.merge",
 }
 _VERBS = {
+    "blend": "modelhub.blend",
     "scan": "modelhub.verbs",
     "identify": "modelhub.verbs",
     "convert": "modelhub.convert",

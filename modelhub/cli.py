@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "inspect": "Say which model a file is: container, identity, tensors, metadata.",
     "convert": "Turn a checkpoint into safetensors, never executing anything.",
     "merge": "Merge LoRAs and their relatives into a model's weights.",
+    "blend": "Blend checkpoints: weighted sums, added differences, arcs.",
     "restore": "Make a hypernetwork's safetensors file the .pt that programs load.",
     "verify": "Check a converted file against its receipt or its source.",
     "explain": "Explain a rule of the scanner: its meaning, an example, what to do.",

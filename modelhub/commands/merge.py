@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     default=0,
     help="Compute N of the changed tensors again, in float64, and compare them with what was written.",
 )
+@click.option("--device", default="cpu", show_default=True, help="What computes: cpu, cuda, cuda:1.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is a file that exists.")
 @click.option(
     "--catalog", metavar="URL", help="Write down in this catalog what OUT was made of; 'modelhub show' tells it."
@@ -71,6 +72,7 @@ def command(
     again: bool,
     salvage: bool,
     verify_tensors: int,
+    device: str,
     force: bool,
     catalog: str | None,
     dry_run: bool,
@@ -114,6 +116,7 @@ def command(
             salvage=salvage,
             force=force,
             verify_tensors=verify_tensors,
+            device=device,
             progress=bar.advance if bar else None,
         )
     if catalog is not None:
@@ -129,24 +132,16 @@ def command(
     return ExitCode.OK
 
 
-def _remember(done: Merge, url: str, sink: Sink) -> None:
-    """Write the step down in the catalog *url*: which bytes the output was made of, in which roles and how."""
-    from modelhub import __version__
-    from modelhub.commands.filters import open_settled_catalog
-    from modelhub.config import load_settings
+def _remember(done: Merge, catalog: str, sink: Sink) -> None:
+    """Write the step down in *catalog*: which bytes the output was made of, in which roles and how."""
+    from modelhub.commands.deriving import digest_at, remember
     from modelhub.merge import written_recipe
-    from modelhub.source import Digest, digest_of, open_local
+    from modelhub.source import Digest
 
-    if done.conversion.plan.is_folder:
-        sink.warn(f"{done.conversion.target}: what a folder was made of is not written down; its recipe says it")
-        return
-    with open_local(done.conversion.target) as written:
-        output = digest_of(written)
-    inputs = [(Digest(sha256), "base") for sha256 in done.digests.values()]
+    inputs = [(digest_at(done.plan.base, done.digests), "base")]
     inputs += [(Digest(each.sha256), f"adapter {number}") for number, each in enumerate(done.plan.adapters, 1)]
-    with open_settled_catalog(load_settings(catalog=url), sink) as opened:
-        recipe = written_recipe(replace(done.plan.recipe, digests=done.digests))
-        opened.derive("merge", output=output, inputs=inputs, params={"recipe": recipe}, version=__version__)
+    params = {"recipe": written_recipe(replace(done.plan.recipe, digests=done.digests))}
+    remember("merge", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)
 
 
 def _answer(sink: Sink, value: dict[str, object]) -> None:

@@ -49,6 +49,7 @@ __all__ = [
     "Unmatched",
     "Weights",
     "adapter_use",
+    "check_torch",
     "merge",
     "plan_merge",
     "read_recipe",
@@ -107,6 +108,7 @@ def merge(
     policy: Policy | None = None,
     force: bool = False,
     verify_tensors: int = 0,
+    device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Merge:
     """Merge *adapters* into *base* and write *target*, a safetensors file, or a folder where *base* is one.
@@ -125,6 +127,7 @@ def merge(
             force=force,
             verify_tensors=verify_tensors,
             expected=recipe.digests,
+            device=device,
             progress=progress,
         )
 

@@ -16,7 +16,7 @@ from modelhub.errors import ConversionError
 from modelhub.merge.base import Address, Kind, Part, Shape, Target
 from modelhub.merge.transformers import Fused, places, tensors_of
 
-_CHECKPOINT_ROOTS: Mapping[str, tuple[str, ...]] = {
+CHECKPOINT_ROOTS: Mapping[str, tuple[str, ...]] = {
     "model.diffusion_model.": ("denoiser",),
     "cond_stage_model.transformer.": ("text_encoder",),
     "cond_stage_model.model.": ("text_encoder",),
@@ -64,12 +64,21 @@ _BLOCKS = (
     (re.compile(r"(?:.*\.)?(?:single_blocks|single_transformer_blocks)\.(\d+)\."), "S"),
     (re.compile(r"(?:.*\.)?joint_blocks\.(\d+)\."), "J"),
 )
+_FLUX_ENDS = (
+    (re.compile(r"(?:model\.diffusion_model\.)?(img|txt|time|vector|guidance)_in\."), "IN"),
+    (re.compile(r"(?:model\.diffusion_model\.)?final_layer\."), "OUT"),
+    (re.compile(r"(context_embedder|x_embedder|time_text_embed)\."), "IN"),
+    (re.compile(r"(norm_out|proj_out)\."), "OUT"),
+)
+"""What of FLUX lies before and behind its blocks, under its own and under diffusers' names."""
 
 
 class KeyMap:
     """The modules of a base by component and flattened name."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, flux: bool = False) -> None:
+        """*flux*: the blocks are called as users of FLUX call them."""
+        self._flux = flux
         self._targets: dict[tuple[str, str, Kind], Target] = {}
         self._blocks: dict[Address, str] = {}
 
@@ -85,6 +94,12 @@ class KeyMap:
         known = [p for c, p, k in self._targets if k == kind and component in (None, c)]
         return tuple(get_close_matches(path, known, n=2, cutoff=0.75))
 
+    def block(self, component: str, address: Address) -> str:
+        """What users call the block that the tensor at *address*, of *component*, is in; empty where it is in none."""
+        if component.startswith("text_encoder"):
+            return ("CLIP" if component == "text_encoder" else "T5") if self._flux else "BASE"
+        return self._blocks.get(address, "")
+
     @property
     def components(self) -> frozenset[str]:
         """The components that the base has."""
@@ -97,7 +112,7 @@ class KeyMap:
         kind = _KINDS.get(leaf)
         if kind is None or not stem:
             return
-        block = "BASE" if components[0].startswith("text") else self._blocks.get(parts[0].address, "")
+        block = self.block(components[0], parts[0].address)
         target = Target(shape, parts, transposed, block)
         path = stem.replace(".", "_")
         names = [path]
@@ -116,15 +131,16 @@ class KeyMap:
 
 def keymap_of_checkpoint(shapes: Shapes) -> KeyMap:
     """The modules of a single file with these names and *shapes*."""
-    made = KeyMap()
-    roots = dict(_CHECKPOINT_ROOTS)
+    flux = any(name.endswith("double_blocks.0.img_attn.qkv.weight") for name in shapes)
+    made = KeyMap(flux=flux)
+    roots = dict(CHECKPOINT_ROOTS)
     bare = any(name in shapes for name in _DENOISERS)
     if bare:
         roots[""] = ("denoiser",)
     if any(name.startswith("text_encoders.clip_g.") for name in shapes):
         roots["text_encoders.t5xxl.transformer."] = ("text_encoder_3",)
     for name in shapes:
-        made._blocks[Address("", name)] = block_of(name)
+        made._blocks[Address("", name)] = block_of(name, flux=flux)
     own = [(root, name) for name in shapes for root in roots if root and name.startswith(root)]
     own = own or [("", name) for name in shapes if bare]
     for root, name in own:
@@ -153,7 +169,9 @@ def keymap_of_checkpoint(shapes: Shapes) -> KeyMap:
 
 def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str, str], str]) -> KeyMap:
     """The modules of a diffusers folder of these *components*; *files* says which file each tensor will be in."""
-    made = KeyMap()
+    joint = "single_transformer_blocks.0.attn.to_q.weight" not in components.get("transformer", {})
+    flux = "transformer" in components and not joint
+    made = KeyMap(flux=flux)
 
     def address(component: str, name: str) -> Address:
         return Address(files[component, name], name)
@@ -174,14 +192,13 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
         for name, shape in shapes.items():
             where = address(component, name)
             if component == "transformer":
-                joint = "single_transformer_blocks.0.attn.to_q.weight" not in shapes
                 made._blocks[where] = _block_of_transformer(name, joint=joint)
             if component in _FOLDER_COMPONENTS:
                 names = _FOLDER_COMPONENTS[component]
                 names = names[:1] if "text_encoder_3" in components else names
                 made._add(names, name, shape, (_whole(where, shape),))
     for name, views in ldm.items():
-        root = next((root for root in _CHECKPOINT_ROOTS if name.startswith(root)), None)
+        root = next((root for root in CHECKPOINT_ROOTS if name.startswith(root)), None)
         if root is None or any(view.component == UNPLACED for view in views):
             continue
         parts, first = [], 0
@@ -193,25 +210,25 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
         seen = _seen(views[0], components[views[0].component][views[0].name])
         seen = (first, *seen[1:]) if len(views) > 1 else seen
         inner = name.removeprefix(root)
-        made._add(_CHECKPOINT_ROOTS[root], inner, seen, tuple(parts), transposed=views[0].transposed)
+        made._add(CHECKPOINT_ROOTS[root], inner, seen, tuple(parts), transposed=views[0].transposed)
     transformer = components.get("transformer", {})
     for fused in places(transformer):
         _add_native(made, fused, transformer, lambda name: address("transformer", name))
     return made
 
 
-def block_of(name: str) -> str:
+def block_of(name: str, *, flux: bool = False) -> str:
     """The block that the tensor *name* of a checkpoint is in, as users call it: ``IN04``, ``M00``, ``D07`` ..."""
     for pattern, short in _BLOCKS:
         if (match := pattern.match(name)) is not None:
             return f"{short}{0 if match[1] == 'middle' else int(match[1]):02}"
-    return ""
+    return next((end for pattern, end in _FLUX_ENDS if flux and pattern.match(name)), "")
 
 
 def _block_of_transformer(name: str, *, joint: bool) -> str:
     if name.startswith("transformer_blocks."):
         return f"{'J' if joint else 'D'}{int(name.split('.')[1]):02}"
-    return block_of(name)
+    return block_of(name, flux=not joint)
 
 
 def _whole(address: Address, shape: Shape) -> Part:

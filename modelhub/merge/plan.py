@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -26,18 +25,16 @@ from modelhub.merge.base import (
 )
 from modelhub.merge.bases import Base, open_base
 from modelhub.merge.fitting import misfit
+from modelhub.merge.lineage import placeholder, with_older
 from modelhub.merge.modules import adapter_modules
 from modelhub.merge.recipe import RECIPE_KEY, merged_digests, written_recipe
 from modelhub.merge.weights import strength_of
 from modelhub.source import digest_of
-from modelhub.tensors import DType
 
 Judge = Callable[[Container], bool]
 
-_TOUCHED = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64, DType.F8_E4M3, DType.F8_E5M2})
 _SHOWN = 5
 _ORDERED = frozenset({"oft", "glora", "ia3", "set"})
-_SCALES = (".scale_weight", ".weight_scale", ".weight_scale_inv")
 
 
 def open_merge(
@@ -84,17 +81,16 @@ def open_merge(
             raise UnmatchedKeys(f"{use.path}: none of its modules has a place in {base_path}")
         adapters.append(planned)
         unmatched += missing
-    _check_touched(base, changes)
+    base.check_computable(changes)
     files = [(name, source) for name, source in base.files.items()]
-    pending = tuple((source, _placeholder(number)) for number, (_, source) in enumerate(files))
+    pending = tuple((source, placeholder(number)) for number, (_, source) in enumerate(files))
     recipe = Recipe(
         base_path,
         tuple(RecipeAdapter(each.use, each.sha256) for each in adapters),
         how,
         {name: mark for (name, _), (_, mark) in zip(files, pending, strict=True)},
     )
-    added = {_free_key(base): base.metadata[RECIPE_KEY]} if RECIPE_KEY in base.metadata else {}
-    added[RECIPE_KEY] = written_recipe(recipe)
+    added = with_older(base.metadata, RECIPE_KEY, written_recipe(recipe))
     if not safe:
         added[SALVAGED_KEY] = "true"
     conversion = base.plan(how, changes, added)
@@ -192,20 +188,6 @@ def _refusal(path: str, planned: PlannedAdapter, missing: Sequence[Unmatched], b
     )
 
 
-def _check_touched(base: Base, changes: Iterable[Address]) -> None:
-    """Refuse to change tensors whose numbers cannot be computed with."""
-    for address in changes:
-        tensor = base.tensors[address]
-        name = f"{base.container.name}: tensor {address.tensor!r:.100}"
-        if tensor.dtype not in _TOUCHED:
-            raise MergeError(f"{name} is of type {tensor.dtype.label}, which nothing is merged into")
-        if tensor.dtype.bits == 8:
-            stem = address.tensor.rpartition(".")[0]
-            if any(Address(address.file, stem + each) in base.tensors for each in _SCALES):
-                hint = "dequantise the base first"
-                raise MergeError(f"{name} is quantised with a scale of its own, which is not merged into", hint=hint)
-
-
 def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Change]], base: Base) -> Iterable[str]:
     ordered = {c.module.algorithm for each in changes.values() for c in each if len(each) > 1 and _depends(c.module)}
     if ordered:
@@ -216,22 +198,10 @@ def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Chang
     for each in adapters:
         if each.skipped:
             yield f"{each.use.path}: modules at strength 0, which change nothing: {each.skipped:,}"
-    narrow = sorted({base.tensors[address].dtype.label for address in changes if base.tensors[address].dtype.bits == 8})
+    narrow = sorted({t.dtype.label for a in changes if (t := base.pieces[a].tensor).dtype.bits == 8})
     if narrow:
         yield f"weights are rounded to {', '.join(narrow)} without a scale, which loses small changes"
 
 
 def _depends(module: AdapterModule) -> bool:
     return module.algorithm in _ORDERED or module.magnitudes is not None
-
-
-def _placeholder(number: int) -> str:
-    """What stands in the place of the digest of the base's file *number* until it is known: as long, and its own."""
-    return hashlib.sha256(b"modelhub: the digest of a base, pending: %d" % number).hexdigest()
-
-
-def _free_key(base: Base) -> str:
-    number = 1
-    while f"{RECIPE_KEY}.{number}" in base.metadata:
-        number += 1
-    return f"{RECIPE_KEY}.{number}"

@@ -25,11 +25,11 @@ def rounded_stochastically(values: Tensor, into: Tensor, generator: torch.Genera
     away = values.abs() > wide.abs()
     other = torch.where(away, bits + 1, bits - 1)
     # Beyond zero lies the smallest number of the sign that the value has.
-    smallest = torch.where(values < 0, torch.tensor(torch.iinfo(bits.dtype).min + 1, dtype=bits.dtype), 1)
+    smallest = torch.where(values < 0, bits.new_tensor(torch.iinfo(bits.dtype).min + 1), 1)
     other = torch.where(wide == 0, smallest.to(bits.dtype), other)
     gap = (other.view(into.dtype).to(values.dtype) - wide).abs()
     chance = (values - wide).abs() / gap
-    drawn = torch.rand(values.shape, generator=generator, dtype=values.dtype)
+    drawn = torch.rand(values.shape, generator=generator, dtype=values.dtype).to(values.device)
     bits.copy_(torch.where((drawn < chance) & (values != wide), other, bits))
     return into
 

@@ -2,8 +2,9 @@
 
 ``FILE``, ``FILE:0.8`` or ``FILE:`` and, with commas, numbers for parts: a component (``unet``, ``transformer``, ``te``:
 all text encoders, ``te1`` ...), a block (``IN04``, ``M00``, ``OUT11``, ``BASE``: the text encoders, ``D07``, ``S12``,
-``J03``), or a pattern with wildcards over the base's tensor names. ``lbw=1/0/0.5/...`` is the row of 12, 17, 20 or 26
-block weights of hako-mikan's sd-webui-lora-block-weight. What fits of component, block and pattern is multiplied.
+``J03``; FLUX's ``CLIP``, ``T5``, ``IN`` and ``OUT``), or a pattern with wildcards over the base's tensor names.
+``lbw=1/0/0.5/...`` is the row of 12, 17, 20, 26 or 61 block weights of hako-mikan's sd-webui-lora-block-weight and
+sd-webui-supermerger. What fits of component, block and pattern is multiplied.
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ ROWS: Mapping[int, tuple[str, ...]] = {
     17: ("BASE", *_numbered("IN", (1, 2, 4, 5, 7, 8)), "M00", *_numbered("OUT", range(3, 12))),
     20: ("BASE", *_numbered("IN", range(9)), "M00", *_numbered("OUT", range(9))),
     26: ("BASE", *_numbered("IN", range(12)), "M00", *_numbered("OUT", range(12))),
+    61: ("CLIP", "T5", "IN", *_numbered("D", range(19)), *_numbered("S", range(38)), "OUT"),
 }
 """The blocks of a row of so many weights: LoRAs of SDXL and SD 1, LyCORIS of SDXL and SD 1 (sd-webui-lora-block-weight,
-``BLOCKIDXLL``, ``BLOCKID17``, ``BLOCKIDXL``, ``BLOCKID26``)."""
+``BLOCKIDXLL``, ``BLOCKID17``, ``BLOCKIDXL``, ``BLOCKID26``), and FLUX (sd-webui-supermerger, ``BLOCKIDFLUX``)."""
 
-_BLOCK = re.compile(r"BASE|(IN|OUT|D|S|J)\d\d|M00")
+ENCODER_BLOCKS = frozenset({"CLIP", "T5"})
+"""Blocks that are text encoders, for which ``BASE`` says the weight where they have none of their own."""
+
+_BLOCK = re.compile(r"BASE|CLIP|T5|(IN|OUT)(\d\d)?|[DSJ]\d\d|M00")
 _HINT = "write FILE:0.8 or FILE:unet=1,te=0.4,IN04=0.5,lbw=1/1/0/..."
 
 
@@ -54,24 +59,35 @@ def adapter_use(text: str) -> AdapterUse:
     return AdapterUse(path, parsed(tail))
 
 
-def parsed(text: str) -> Weights:
-    """The weights in *text*, what follows the colon. Raises :class:`SettingsError`."""
+def parsed(text: str, components: Mapping[str, str] = COMPONENTS) -> Weights:
+    """The weights in *text*, what follows the colon; *components* are the words for them.
+
+    Raises :class:`SettingsError`.
+    """
     overall = 1.0
     named: dict[str, float] = {}
     row: tuple[float, ...] = ()
     for item in text.split(","):
         key, equals, value = item.rpartition("=")
         if not equals:
-            overall = _number(item)
+            overall = number(item)
         elif key == "lbw":
-            row = tuple(map(_number, value.split("/")))
+            row = tuple(map(number, value.split("/")))
         else:
-            named[key] = _number(value)
-    return weights(overall, named, row)
+            named[key] = number(value)
+    return weights(overall, named, row, components)
 
 
-def weights(overall: float, named: Mapping[str, float], row: Sequence[float] = ()) -> Weights:
-    """Weights of *named* components, blocks and patterns, and of a *row* of blocks. Raises :class:`SettingsError`."""
+def weights(
+    overall: float,
+    named: Mapping[str, float],
+    row: Sequence[float] = (),
+    words: Mapping[str, str] = COMPONENTS,
+) -> Weights:
+    """Weights of *named* components, blocks and patterns, and of a *row* of blocks; *words* are those for components.
+
+    Raises :class:`SettingsError`.
+    """
     blocks: dict[str, float] = {}
     if row:
         if len(row) not in ROWS:
@@ -81,8 +97,8 @@ def weights(overall: float, named: Mapping[str, float], row: Sequence[float] = (
     components: dict[str, float] = {}
     tensors: dict[str, float] = {}
     for key, value in named.items():
-        if key in COMPONENTS:
-            components[COMPONENTS[key]] = value
+        if key in words:
+            components[words[key]] = value
         elif _BLOCK.fullmatch(key):
             blocks[key] = value
         elif any(mark in key for mark in "*?[."):
@@ -92,11 +108,18 @@ def weights(overall: float, named: Mapping[str, float], row: Sequence[float] = (
     return Weights(overall, components, blocks, tensors)
 
 
-def named_weights(given: Weights) -> dict[str, float]:
+def named_weights(given: Weights, components: Mapping[str, str] = COMPONENTS) -> dict[str, float]:
     """The components, blocks and patterns of *given* under the words of :func:`weights`."""
-    words = {component: word for word, component in COMPONENTS.items() if word != "transformer"}
-    components = {words[component]: value for component, value in given.components.items()}
-    return {**components, **given.blocks, **given.tensors}
+    words = {component: word for word, component in components.items() if word != "transformer"}
+    parts = {words[component]: value for component, value in given.components.items()}
+    return {**parts, **given.blocks, **given.tensors}
+
+
+def block_weight(given: Weights, block: str) -> float | None:
+    """The weight that *given* has of *block*; ``None`` where it says none."""
+    if block in ENCODER_BLOCKS and block not in given.blocks:
+        block = "BASE"
+    return given.blocks.get(block)
 
 
 def strength_of(given: Weights, component: str, block: str, tensor: str) -> float:
@@ -106,14 +129,15 @@ def strength_of(given: Weights, component: str, block: str, tensor: str) -> floa
         strength *= given.components[component]
     elif component.startswith("text_encoder") and "text_encoders" in given.components:
         strength *= given.components["text_encoders"]
-    strength *= given.blocks.get(block, 1.0)
+    in_block = block_weight(given, block)
+    strength *= 1.0 if in_block is None else in_block
     for pattern, value in reversed(list(given.tensors.items())):
         if fnmatchcase(tensor, pattern):
             return strength * value
     return strength
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from modelhub.merge import Merge, MergePlan, Told, Unmatched
+from modelhub.merge import Address, Merge, MergePlan, Told, Unmatched
 from modelhub.report.plain import Line, Span, byte_size, counted, line, shortened
 
 SHOWN = 8
@@ -28,7 +28,7 @@ def plan_lines(plan: MergePlan, target: str, verbosity: int = 0) -> Iterator[Lin
                 rows = f" rows {change.rows[0]} to {change.rows[1]}" if change.rows[1] - change.rows[0] else ""
                 kind = f"{change.module.algorithm} at {change.strength:g}"
                 yield line(Span(f"    {address.tensor}{rows}  ", "dim"), f"{kind}  {change.module.name}")
-    yield from _unmatched(plan, verbosity)
+    yield from unmatched_lines(plan.unmatched, verbosity)
     yield from _notes(plan)
 
 
@@ -44,7 +44,16 @@ def merge_lines(done: Merge, verbosity: int = 0) -> Iterator[Line]:
         f"    {tensors}, {changed}, the others copied and compared, {byte_size(conversion.size)}, "
         f"{conversion.seconds:.1f} s"
     )
-    total = in_total(done.told)
+    yield from told_lines(done.told, done.checked)
+    yield line(Span(f"    recipe  {done.recipe_path}", "dim"))
+    yield from per_tensor_lines(done.told, verbosity)
+    yield from unmatched_lines(plan.unmatched, verbosity)
+    yield from _notes(plan)
+
+
+def told_lines(told: Mapping[Address, Told], checked: Mapping[Address, float]) -> Iterator[Line]:
+    """What was done to the weights, in total, and what computing some of them again said."""
+    total = in_total(told)
     if total.numel:
         share = total.unchanged / total.numel
         yield line(
@@ -56,17 +65,18 @@ def merge_lines(done: Merge, verbosity: int = 0) -> Iterator[Line]:
                 Span("    the output's type swallows a part of the change: it is too small for it; ", "suspicious"),
                 "--dtype fp16 or fp32, or --stochastic-rounding, keeps more",
             )
-    for address, error in list(done.checked.items()):
+    for address, error in checked.items():
         yield line(
             Span(f"    computed again in float64, at most {error:.3f} of a last place away: {address.tensor}", "dim")
         )
-    yield line(Span(f"    recipe  {done.recipe_path}", "dim"))
+
+
+def per_tensor_lines(told: Mapping[Address, Told], verbosity: int) -> Iterator[Line]:
+    """What was done to each tensor, with ``-v``."""
     if verbosity > 0:
-        for address, told in sorted(done.told.items()):
-            told_share = told.unchanged / told.numel if told.numel else 0.0
-            yield line(Span(f"    {_relative(told):8.3%}  {told_share:6.1%} as before  ", "dim"), address.tensor)
-    yield from _unmatched(plan, verbosity)
-    yield from _notes(plan)
+        for address, each in sorted(told.items()):
+            share = each.unchanged / each.numel if each.numel else 0.0
+            yield line(Span(f"    {_relative(each):8.3%}  {share:6.1%} as before  ", "dim"), address.tensor)
 
 
 def in_total(told: Mapping[Any, Told]) -> Told:
@@ -100,13 +110,14 @@ def _work(plan: MergePlan) -> Iterator[Line]:
     )
 
 
-def _unmatched(plan: MergePlan, verbosity: int) -> Iterator[Line]:
-    shown = plan.unmatched if verbosity > 0 else plan.unmatched[:SHOWN]
+def unmatched_lines(unmatched: Sequence[Unmatched], verbosity: int, verb: str = "merged") -> Iterator[Line]:
+    """What was left out, and why; all of it with ``-v``."""
+    shown = unmatched if verbosity > 0 else unmatched[:SHOWN]
     for each in shown:
         near = f"; nearest: {', '.join(each.nearest)}" if each.nearest else ""
-        yield line("    ", Span("not merged  ", "suspicious"), f"{shortened(each.name, 120)}: {each.reason}{near}")
-    if len(plan.unmatched) > len(shown):
-        yield line(Span(f"    … and {len(plan.unmatched) - len(shown):,} more not merged (-v shows all)", "dim"))
+        yield line("    ", Span(f"not {verb}  ", "suspicious"), f"{shortened(each.name, 120)}: {each.reason}{near}")
+    if len(unmatched) > len(shown):
+        yield line(Span(f"    … and {len(unmatched) - len(shown):,} more not {verb} (-v shows all)", "dim"))
 
 
 def _notes(plan: MergePlan) -> Iterator[Line]:
@@ -149,39 +160,49 @@ def plan_dict(plan: MergePlan, target: str) -> dict[str, Any]:
             for address, changes in plan.changes.items()
             for change in changes
         ],
-        "unmatched": [_unmatched_dict(each) for each in plan.unmatched],
+        "unmatched": unmatched_list(plan.unmatched),
         "reasons": dict(Counter(each.reason for each in plan.unmatched)),
         "notes": [*plan.notes, *plan.conversion.notes],
     }
 
 
-def _unmatched_dict(each: Unmatched) -> dict[str, Any]:
-    return {"adapter": each.adapter, "name": each.name, "reason": each.reason, "nearest": list(each.nearest)}
+def unmatched_list(unmatched: Sequence[Unmatched]) -> list[dict[str, Any]]:
+    """What was left out, as JSON values."""
+    return [
+        {"adapter": each.adapter, "name": each.name, "reason": each.reason, "nearest": list(each.nearest)}
+        for each in unmatched
+    ]
 
 
 def merge_dict(done: Merge) -> dict[str, Any]:
     """A merge as JSON values."""
-    total = in_total(done.told)
     return plan_dict(done.plan, done.conversion.target) | {
         "done": True,
         "seconds": done.conversion.seconds,
         "base_sha256": dict(done.digests),
         "recipe": done.recipe_path,
+        **told_dict(done.told, done.checked),
+    }
+
+
+def told_dict(told: Mapping[Address, Told], checked: Mapping[Address, float]) -> dict[str, Any]:
+    """What was done to the weights, as JSON values."""
+    total = in_total(told)
+    return {
         "relative_change": _relative(total),
         "unchanged_share": total.unchanged / total.numel if total.numel else None,
         "tensors": [
             {
                 "file": address.file,
                 "tensor": address.tensor,
-                "weight_norm": told.weight,
-                "change_norm": told.change,
-                "weights": told.numel,
-                "unchanged": told.unchanged,
+                "weight_norm": each.weight,
+                "change_norm": each.change,
+                "weights": each.numel,
+                "unchanged": each.unchanged,
             }
-            for address, told in sorted(done.told.items())
+            for address, each in sorted(told.items())
         ],
         "verified": [
-            {"file": address.file, "tensor": address.tensor, "last_places": error}
-            for address, error in done.checked.items()
+            {"file": address.file, "tensor": address.tensor, "last_places": error} for address, error in checked.items()
         ],
     }

@@ -277,7 +277,7 @@ def test_a_recipe_holds_its_files_to_their_digests(sdxl, tmp_path: Path) -> None
         merge(recipe, target=tmp_path / "again.safetensors")
     lora_file(adapter, weights)
     save_file(base_weights("sdxl"), base, {"format": "pt", "changed": "yes"})
-    with pytest.raises(MergeError, match="not the base of the recipe"):
+    with pytest.raises(MergeError, match="not the file of the recipe"):
         merge(recipe, target=tmp_path / "again.safetensors")
     assert not [name for name in os.listdir(tmp_path) if "again" in name]
 

@@ -46,7 +46,7 @@ def test_rows_of_blocks() -> None:
     use = adapter_use("a.pt:lbw=" + "/".join(["1"] * 16 + ["0.5"]))
     assert use.weights.blocks["OUT11"] == 0.5
     assert use.weights.blocks["BASE"] == 1.0
-    assert {count: len(names) for count, names in ROWS.items()} == {12: 12, 17: 17, 20: 20, 26: 26}
+    assert {count: len(names) for count, names in ROWS.items()} == {12: 12, 17: 17, 20: 20, 26: 26, 61: 61}
     for names in ROWS.values():
         assert len(set(names)) == len(names)
 
@@ -58,6 +58,17 @@ def test_what_is_no_weight(text: str) -> None:
     """Words and numbers that mean nothing are an error."""
     with pytest.raises(SettingsError):
         adapter_use(text)
+
+
+def test_the_blocks_of_flux() -> None:
+    """A row of 61 is FLUX's: both encoders apart, what lies before the blocks and behind; BASE is both encoders."""
+    row = adapter_use("a.pt:lbw=" + "/".join(map(str, range(61)))).weights
+    assert strength_of(row, "text_encoder", "CLIP", "x") == 0
+    assert strength_of(row, "text_encoder_2", "T5", "x") == 1
+    assert [row.blocks[name] for name in ("IN", "D00", "D18", "S00", "S37", "OUT")] == [2, 3, 21, 22, 59, 60]
+    both = Weights(1.0, {}, {"BASE": 0.5, "T5": 0.25})
+    assert strength_of(both, "text_encoder", "CLIP", "x") == 0.5
+    assert strength_of(both, "text_encoder_2", "T5", "x") == 0.25
 
 
 def test_strengths_multiply() -> None:

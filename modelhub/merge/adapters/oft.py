@@ -38,7 +38,7 @@ class Oft:
         self._rescale = tensors.get("rescale")
 
     def apply(self, weight: Tensor, first: int, strength: float) -> Tensor:
-        one = torch.eye(self._turns.shape[-1], dtype=weight.dtype)
+        one = torch.eye(self._turns.shape[-1], dtype=weight.dtype, device=weight.device)
         turns = one + (self._turns - one) * strength
         if self._butterfly:
             for number, turn in enumerate(turns):
@@ -58,7 +58,7 @@ def _rotations(blocks: Tensor, limit: float) -> Tensor:
     length = skew.norm()
     if 0 < limit < length:
         skew = skew * (limit / length)
-    one = torch.eye(blocks.shape[-1], dtype=blocks.dtype)
+    one = torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
     turned: Tensor = torch.linalg.solve(one - skew, one + skew, left=False)
     return turned
 

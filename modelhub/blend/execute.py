@@ -1,0 +1,85 @@
+"""Carrying a planned blend out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from modelhub.blend.base import Blend, BlendPlan
+from modelhub.blend.blending import Blending
+from modelhub.blend.recipe import written_blend
+from modelhub.convert import PlannedTensor
+from modelhub.errors import MergeError
+from modelhub.merge import Address
+from modelhub.merge.compute import CPU, Buffers, Computation, type_to_compute_in
+from modelhub.merge.devices import device_named
+from modelhub.merge.recheck import recheck
+from modelhub.merge.writing import Computing, write_recipe
+
+
+def execute(
+    plan: BlendPlan,
+    target: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    verify_tensors: int = 0,
+    expected: Sequence[Mapping[str, str]] = (),
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Blend:
+    """Write what *plan* says to *target*, and the recipe beside it; as :func:`modelhub.merge.execute.execute`.
+
+    *expected* are the SHA-256 that the files of each model must have, by name.
+    """
+    path = os.fspath(target)
+    where = device_named(device)
+    method, precision = plan.recipe.method, plan.recipe.precision
+
+    def blending(
+        address: Address, planned: PlannedTensor, dtype: torch.dtype, buffers: Buffers, on: torch.device
+    ) -> Blending:
+        (piece,) = planned.pieces
+        return Blending(piece, plan.changes[address], method, dtype=dtype, buffers=buffers, device=on)
+
+    def compute(address: Address, planned: PlannedTensor, buffers: Buffers) -> Computation | None:
+        if address not in plan.changes:
+            return None
+        maker = blending(address, planned, type_to_compute_in(planned, precision), buffers, where)
+        return Computation(planned, maker, precision, buffers, where)
+
+    def again(written: str) -> Mapping[Address, float]:
+        def maker_of(address: Address, planned: PlannedTensor) -> Blending:
+            return blending(address, planned, torch.float64, Buffers(), CPU)
+
+        return recheck(
+            plan.conversion, written, plan.changes, count=verify_tensors, maker_of=maker_of, precision=precision
+        )
+
+    writer = Computing(
+        compute,
+        pending=plan.pending,
+        expected=_expected(plan, expected),
+        others=[piece for change in plan.changes.values() for piece in change.others],
+        recheck=again if verify_tensors else None,
+        workers=threads,
+    )
+    done = writer.execute(plan.conversion, path, force=force, progress=progress)
+    digests = tuple({name: writer.digests[mark] for name, mark in marks.items()} for marks in plan.recipe.digests)
+    recipe = replace(plan.recipe, digests=digests)
+    beside = write_recipe(written_blend(recipe, os.path.dirname(os.path.abspath(path))), path, force=force)
+    return Blend(plan, done, writer.told, recipe, beside, writer.checked)
+
+
+def _expected(plan: BlendPlan, given: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+    """*given* by what stands for each digest in the plan."""
+    found: dict[str, str] = {}
+    for path, marks, digests in zip(plan.recipe.models, plan.recipe.digests, given, strict=False):
+        for name, sha256 in digests.items():
+            if name not in marks:
+                raise MergeError(f"{path}: it is not the model of the recipe, which has a file {name}")
+            found[marks[name]] = sha256
+    return found

@@ -1,0 +1,210 @@
+"""Deciding, before a byte is written, what of each model goes into which tensor of a blend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from modelhub.blend.base import TAKES, Blended, BlendPlan, BlendRecipe
+from modelhub.blend.pairing import Place, Placed, placed
+from modelhub.blend.ratios import ratio_of
+from modelhub.blend.recipe import BLEND_KEY, written_blend
+from modelhub.container import Container, open_path
+from modelhub.convert import SALVAGED_KEY, Piece
+from modelhub.errors import IncompatibleArchitecture, MergeError, UnmatchedKeys
+from modelhub.identify import identify
+from modelhub.merge import Address, Unmatched
+from modelhub.merge.bases import Base, open_base
+from modelhub.merge.lineage import placeholder, with_older
+from modelhub.source import Source
+from modelhub.tensors import DType, TensorInfo
+
+Judge = Callable[[Container], bool]
+
+_FLOATS = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64, DType.F8_E4M3, DType.F8_E5M2})
+_CONV_IN = frozenset({"input_blocks.0.0.weight", "conv_in.weight"})
+_LATENTS = 4
+"""Input channels of the first convolution of a model that does nothing but denoise. What inpainting (9), pix2pix (8)
+and depth (5) models have behind them is theirs alone; A1111's and supermerger's rule."""
+
+
+def open_blend(recipe: BlendRecipe, stack: ExitStack, *, judge: Judge, allow_unmatched: bool = False) -> BlendPlan:
+    """The plan of *recipe*; good until *stack* is closed. *judge* says whether a file is safe, or raises.
+
+    With *allow_unmatched*, tensors that not all models have stay as A has them, and are listed.
+
+    Raises :class:`IncompatibleArchitecture`, :class:`UnmatchedKeys`, :class:`MergeError` for what cannot be blended,
+    and what opening, judging and converting the files raises.
+    """
+    if len(recipe.models) not in TAKES[recipe.method]:
+        wanted = " or ".join(map(str, TAKES[recipe.method]))
+        raise MergeError(f"{recipe.method} blends {wanted} models, not {len(recipe.models)}")
+    containers = [stack.enter_context(open_path(path)) for path in recipe.models]
+    safe = all(list(map(judge, containers)))  # each is judged, and an unsafe one raises
+    models = [placed(open_base(each, identify(each), stack)) for each in containers]
+    first = models[0].base
+    _check_alike(models)
+    changes: dict[Address, Blended] = {}
+    unmatched: list[Unmatched] = []
+    for place, piece in models[0].pieces.items():
+        if not _is_blended(place, piece.tensor):
+            continue
+        others = _others(place, piece.tensor, models[1:], unmatched)
+        if others is not None:
+            made = _blended(recipe, first, place, models[0].addresses[place], others)
+            if made is not None:
+                changes[models[0].addresses[place]] = made
+    unmatched += _left_out(models)
+    if unmatched and not allow_unmatched:
+        raise _refusal(unmatched)
+    if not changes:
+        raise MergeError(f"{recipe.models[0]}: nothing would change: no ratio is other than 0, or nothing is shared")
+    _check_computable(models, changes)
+    digests, pending = _pending([each.base for each in models])
+    told = replace(recipe, digests=digests)
+    added = with_older(first.metadata, BLEND_KEY, written_blend(told))
+    if not safe:
+        added[SALVAGED_KEY] = "true"
+    return BlendPlan(
+        first.plan(recipe.precision, changes, added),
+        changes,
+        told,
+        pending,
+        tuple(unmatched),
+        tuple(_notes(models, changes)),
+    )
+
+
+def _check_alike(models: Sequence[Placed]) -> None:
+    first = models[0].base
+    for other in (each.base for each in models[1:]):
+        ours, theirs = first.identity.architecture, other.identity.architecture
+        if ours and theirs and ours != theirs:
+            raise IncompatibleArchitecture(
+                f"{other.container.name}: it is {theirs}, and {first.container.name} is {ours}"
+            )
+        if (first.container.source is None) is not (other.container.source is None):
+            hint = "convert one of them first: convert --layout diffusers or ldm"
+            raise MergeError(f"{other.container.name}: one model is a folder and the other is a file", hint=hint)
+
+
+def _is_blended(place: Place, tensor: TensorInfo) -> bool:
+    return bool(place.component) and tensor.dtype in _FLOATS and bool(tensor.shape)
+
+
+def _others(
+    place: Place, tensor: TensorInfo, others: Sequence[Placed], unmatched: list[Unmatched]
+) -> tuple[Piece, ...] | None:
+    """The tensor of each of the *others*; ``None`` where one has it not, which is told unless all of it lacks there."""
+    found: list[Piece] = []
+    for other in others:
+        name = other.base.container.name
+        piece = other.pieces.get(place)
+        if piece is None:
+            if place.component in other.components:
+                unmatched.append(Unmatched(name, place.name, "it has no such tensor, and A has"))
+            return None
+        shape = piece.tensor.shape
+        if not _is_blended(place, piece.tensor):
+            unmatched.append(Unmatched(name, place.name, f"it is of type {piece.tensor.dtype.label} there"))
+            return None
+        if shape != tensor.shape and not _has_latents_in_common(place, tensor.shape, shape, name):
+            unmatched.append(Unmatched(name, place.name, f"it is {list(shape)} there, and {list(tensor.shape)} in A"))
+            return None
+        found.append(piece)
+    return tuple(found)
+
+
+def _has_latents_in_common(place: Place, ours: tuple[int, ...], theirs: tuple[int, ...], name: str) -> bool:
+    """Whether both are first convolutions that differ in what lies behind the latents' channels."""
+    if place.name not in _CONV_IN or len(ours) != 4 or ours[:1] + ours[2:] != theirs[:1] + theirs[2:]:
+        return False
+    if theirs[1] > ours[1]:
+        hint = "make it A: blend IN OTHER ..."
+        raise IncompatibleArchitecture(
+            f"{name}: its first convolution has {theirs[1]} input channels and A's has {ours[1]}: "
+            "an inpainting model or its like must be A",
+            hint=hint,
+        )
+    return theirs[1] == _LATENTS
+
+
+def _blended(
+    recipe: BlendRecipe, base: Base, place: Place, address: Address, others: tuple[Piece, ...]
+) -> Blended | None:
+    """How the tensor at *address* changes; ``None`` where it does not."""
+    block = base.keymap.block(place.component, address)
+    alpha, beta = (ratio_of(each, place.component, block, address.tensor) for each in (recipe.alpha, recipe.beta))
+    if recipe.method == "sum-twice" or (recipe.method == "weighted" and len(others) == 2):
+        if not alpha and not beta:
+            return None
+    elif not alpha:
+        return None
+    columns = None
+    if place.name in _CONV_IN:
+        least = min(piece.tensor.shape[1] for piece in others)
+        columns = least if least < base.pieces[address].tensor.shape[1] else None
+    return Blended(others, alpha, beta, columns)
+
+
+def _left_out(models: Sequence[Placed]) -> Iterator[Unmatched]:
+    """What the others have and A has not, of components that A has."""
+    for other in models[1:]:
+        for place, piece in other.pieces.items():
+            lacks = place not in models[0].pieces and place.component in models[0].components
+            if lacks and _is_blended(place, piece.tensor):
+                yield Unmatched(other.base.container.name, place.name, "A has no such tensor")
+
+
+def _refusal(unmatched: Sequence[Unmatched]) -> MergeError:
+    first = unmatched[0]
+    more = f" (and {len(unmatched) - 1:,} more)" if len(unmatched) > 1 else ""
+    return UnmatchedKeys(
+        f"{first.adapter}: tensor {first.name!r:.100}: {first.reason}{more}",
+        hint="--allow-unmatched keeps what A has in their places; with --dry-run it lists them",
+    )
+
+
+def _check_computable(models: Sequence[Placed], changes: dict[Address, Blended]) -> None:
+    blended = [place for place, address in models[0].addresses.items() if address in changes]
+    for each in models:
+        each.base.check_computable(each.addresses[place] for place in blended)
+
+
+def _pending(bases: Sequence[Base]) -> tuple[tuple[dict[str, str], ...], tuple[tuple[Source, str], ...]]:
+    """What stands for the digest of each model's files, by name and by file."""
+    digests: list[dict[str, str]] = []
+    pending: list[tuple[Source, str]] = []
+    for base in bases:
+        marks = {}
+        for name, source in base.files.items():
+            marks[name] = placeholder(len(pending))
+            pending.append((source, marks[name]))
+        digests.append(marks)
+    return tuple(digests), tuple(pending)
+
+
+def _notes(models: Sequence[Placed], changes: dict[Address, Blended]) -> Iterator[str]:
+    first = models[0].base
+    for other in models[1:]:
+        name = other.base.container.name
+        for component in sorted(models[0].components - other.components - {""}):
+            yield f"{name} has no {_word(component)}: A's stays as it is"
+        for component in sorted(other.components - models[0].components - {""}):
+            yield f"{name} has {_word(component)}, which A has not: it is left out"
+        ours, theirs = first.identity.prediction_type, other.base.identity.prediction_type
+        if ours and theirs and ours != theirs:
+            yield f"{name} predicts {theirs}, and A {ours}: what is blended of such models seldom works"
+    if any(address.tensor.startswith("model_ema.") for address in first.pieces):
+        yield "A's averaged weights (EMA) are not blended; convert --ema drop takes them out"
+    for address, change in changes.items():
+        if change.columns is not None:
+            yield f"of {address.tensor} only the first {change.columns} input channels are blended, as B has no others"
+    narrow = sorted({t.dtype.label for a in changes if (t := first.pieces[a].tensor).dtype.bits == 8})
+    if narrow:
+        yield f"weights are rounded to {', '.join(narrow)} without a scale, which loses small changes"
+
+
+def _word(component: str) -> str:
+    return "VAE" if component == "vae" else component.replace("_", " ")

@@ -1,0 +1,166 @@
+"""``modelhub blend``: one checkpoint of two or three."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, cast
+
+import click
+
+from modelhub.commands import ExitCode, merging
+from modelhub.report.sink import Sink
+
+if TYPE_CHECKING:
+    from modelhub.blend import Blend
+
+
+@click.command("blend")
+@click.argument("models", metavar="A B [C]", nargs=-1)
+@click.option(
+    "--method",
+    type=click.Choice(("weighted", "sum-twice", "add-difference", "train-difference", "slerp")),
+    default="weighted",
+    show_default=True,
+    help="weighted: (1 - alpha) A + alpha B, with C (1 - alpha - beta) A + alpha B + beta C; sum-twice: "
+    "(1 - beta) ((1 - alpha) A + alpha B) + beta C; add-difference: A + alpha (B - C); train-difference: the same, "
+    "weaker where A is like B; slerp: alpha of the arc from A to B.",
+)
+@click.option(
+    "--alpha", metavar="RATIOS", help="0.3, or with parts' own: 0.3,te=0,IN04=1,vae=0,'*attn2*=0.5'. [default: 0.5]"
+)
+@click.option("--beta", metavar="RATIOS", help="The same for C. [default: 0]")
+@click.option(
+    "--block-weights",
+    "blocks",
+    metavar="ROW",
+    help="Alpha of each block: a row of 12, 17, 20, 26 or 61, or IN04=0.5,M00=1,...",
+)
+@click.option("-o", "--output", "target", metavar="OUT", required=True, help="The file or folder to write.")
+@click.option("--recipe", metavar="FILE", help="Blend what FILE says, a recipe as it is written beside each output.")
+@click.option(
+    "--dtype",
+    type=click.Choice(("keep", "fp16", "bf16", "fp32")),
+    default="keep",
+    show_default=True,
+    help="The type of the output's weights; A's own is kept.",
+)
+@click.option("--exact", is_flag=True, help="Compute in float64 instead of float32.")
+@click.option(
+    "--stochastic-rounding",
+    "seed",
+    metavar="SEED",
+    type=int,
+    help="Round to one of both neighbours at random, the nearer the likelier, so that small changes are not lost.",
+)
+@click.option("--allow-unmatched", is_flag=True, help="Keep A's tensors where B or C has none or another shape.")
+@click.option("--salvage", is_flag=True, help="Take the tensors of files that are not SAFE as well.")
+@click.option(
+    "--verify",
+    "verify_tensors",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Compute N of the changed tensors again, in float64, and compare them with what was written.",
+)
+@click.option("--device", default="cpu", show_default=True, help="What computes: cpu, cuda, cuda:1.")
+@click.option("--force", is_flag=True, help="Replace OUT if it is a file that exists.")
+@click.option(
+    "--catalog", metavar="URL", help="Write down in this catalog what OUT was made of; 'modelhub show' tells it."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be blended, and write nothing.")
+@merging
+def command(
+    *,
+    models: tuple[str, ...],
+    method: str,
+    alpha: str | None,
+    beta: str | None,
+    blocks: str | None,
+    target: str,
+    recipe: str | None,
+    dtype: str,
+    exact: bool,
+    seed: int | None,
+    allow_unmatched: bool,
+    salvage: bool,
+    verify_tensors: int,
+    device: str,
+    force: bool,
+    catalog: str | None,
+    dry_run: bool,
+    sink: Sink,
+) -> int:
+    """Blend the checkpoints or diffusers folders A, B and perhaps C, of one architecture, and write OUT.
+
+    OUT has A's tensors, types, layout and metadata. What of them is a weight of the UNet or transformer, the text
+    encoders or the VAE is blended; all else is copied byte for byte. OUT.recipe.toml says what was blended.
+    """
+    from modelhub.blend import BlendRecipe, MethodName, blend, parsed_ratios, plan_blend, read_blend, with_blocks
+    from modelhub.merge import Precision, Weights
+
+    if recipe is not None:
+        if models or alpha or beta or blocks:
+            raise click.UsageError("--recipe says what is blended; leave out the models and ratios.")
+        wanted = read_blend(recipe)
+    else:
+        if len(models) not in (2, 3):
+            raise click.UsageError("Two or three models are blended: A B [C] (or --recipe).")
+        precision = Precision(cast('Literal["keep", "fp16", "bf16", "fp32"]', dtype), exact, seed)
+        first = parsed_ratios(alpha) if alpha is not None else Weights(0.5)
+        first = with_blocks(first, blocks) if blocks is not None else first
+        second = parsed_ratios(beta) if beta is not None else Weights(0.0)
+        wanted = BlendRecipe(cast("MethodName", method), models, first, second, precision)
+    if dry_run:
+        with plan_blend(wanted, allow_unmatched=allow_unmatched, salvage=salvage) as plan:
+            if sink.machine:
+                from modelhub.report.blended import plan_dict
+
+                _answer(sink, plan_dict(plan, target))
+            else:
+                from modelhub.report.blended import plan_lines
+
+                sink.lines(plan_lines(plan, target, sink.verbosity))
+        return ExitCode.OK
+    with sink.progress() as bar:
+        if bar is not None:
+            bar.begin_file(wanted.models[0])
+        done = blend(
+            wanted,
+            target=target,
+            allow_unmatched=allow_unmatched,
+            salvage=salvage,
+            force=force,
+            verify_tensors=verify_tensors,
+            device=device,
+            progress=bar.advance if bar else None,
+        )
+    if catalog is not None:
+        _remember(done, catalog, sink)
+    if sink.machine:
+        from modelhub.report.blended import blend_dict
+
+        _answer(sink, blend_dict(done))
+    else:
+        from modelhub.report.blended import blend_lines
+
+        sink.lines(blend_lines(done, sink.verbosity))
+    return ExitCode.OK
+
+
+def _remember(done: Blend, catalog: str, sink: Sink) -> None:
+    from modelhub.blend import written_blend
+    from modelhub.commands.deriving import digest_at, remember
+
+    roles = ("model A", "model B", "model C")
+    inputs = [
+        (digest_at(path, digests), role)
+        for path, digests, role in zip(done.recipe.models, done.recipe.digests, roles, strict=False)
+    ]
+    params = {"recipe": written_blend(done.recipe)}
+    remember("blend", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)
+
+
+def _answer(sink: Sink, value: dict[str, object]) -> None:
+    from modelhub.report.json import BLEND_SCHEMA
+
+    sink.add(value)
+    sink.document(BLEND_SCHEMA, "reports", complete=True)

@@ -1,0 +1,41 @@
+"""What the commands that make a model of others share: writing the step down in a catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from modelhub.report.sink import Sink
+
+if TYPE_CHECKING:
+    from modelhub.source import Digest
+
+
+def remember(
+    kind: str,
+    *,
+    target: str,
+    inputs: Sequence[tuple[Digest, str]],
+    params: Mapping[str, object],
+    catalog: str,
+    sink: Sink,
+) -> None:
+    """Write down in *catalog* that *target*, a file or a folder, was made of *inputs*, each with its role."""
+    from modelhub import __version__
+    from modelhub.commands.filters import open_settled_catalog
+    from modelhub.config import load_settings
+
+    with open_settled_catalog(load_settings(catalog=catalog), sink) as opened:
+        opened.derive(kind, output=digest_at(target), inputs=inputs, params=params, version=__version__)
+
+
+def digest_at(path: str, known: Mapping[str, str] | None = None) -> Digest:
+    """The digest by which the catalog has the file or folder *path*; *known* are those of its files, by name."""
+    from modelhub.container import open_path
+    from modelhub.intake import digest_of_container
+    from modelhub.source import Digest
+
+    with open_path(path) as container:
+        if container.source is not None and known is not None and len(known) == 1:
+            return Digest(*known.values())
+        return digest_of_container(container)

@@ -1,0 +1,94 @@
+"""What recipes of merges and of blends have in common, written and read as TOML."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from modelhub import __version__
+from modelhub.errors import NotFound, SettingsError, SourceError
+from modelhub.merge.base import Precision, Weights
+from modelhub.merge.weights import COMPONENTS, named_weights, weights
+
+HEAD = frozenset({"schema", "version", "dtype", "exact", "seed"})
+"""The keys that every recipe may have."""
+
+_LARGEST = 4 << 20
+
+
+def head_lines(schema: str, precision: Precision) -> Iterator[str]:
+    """The first lines of a recipe of *schema*."""
+    yield f"schema = {quoted(schema)}"
+    yield f"version = {quoted(__version__)}"
+    yield f"dtype = {quoted(precision.dtype)}"
+    yield f"exact = {str(precision.exact).lower()}"
+    if precision.seed is not None:
+        yield f"seed = {precision.seed}"
+
+
+def weight_lines(given: Weights, table: str, words: Mapping[str, str] = COMPONENTS) -> Iterator[str]:
+    """The lines of *given* in a table of which *table* is the name: its number, and a table of what is named."""
+    yield f"weight = {given.overall!r}"
+    named = named_weights(given, words)
+    if named:
+        yield f"[{table}.weights]"
+        yield from (f"{quoted(key)} = {value!r}" for key, value in named.items())
+
+
+def path_in(path: str, folder: str | None) -> str:
+    """*path* as a recipe in *folder* says it: relative to it, without a folder the file's name alone."""
+    if folder is None:
+        return os.path.basename(path.rstrip(os.sep))
+    return os.path.relpath(path, folder).replace(os.sep, "/")
+
+
+def quoted(text: str) -> str:
+    """*text* as a basic string of TOML."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", escaped) + '"'
+
+
+def read_text(path: str) -> bytes:
+    """The bytes of the recipe *path*. Raises :class:`NotFound` or :class:`SourceError`."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_LARGEST)
+    except FileNotFoundError as error:
+        raise NotFound(f"{path}: no such file") from error
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def recipe_table(data: bytes, name: str, schema: str, keys: frozenset[str]) -> dict[str, Any]:
+    """The recipe of *schema* in *data*, with no other keys than *keys* and :data:`HEAD`.
+
+    Raises :class:`SettingsError`, which calls it *name*.
+    """
+    try:
+        table = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{name}: not a recipe: {str(error).splitlines()[0]:.200}") from error
+    if table.get("schema") != schema:
+        raise SettingsError(f"{name}: not a recipe: its schema is not {schema}")
+    unknown = table.keys() - HEAD - keys
+    if unknown:
+        raise SettingsError(f"{name}: a recipe has no {min(unknown)!r:.60}")
+    return table
+
+
+def precision_of(table: Mapping[str, Any], name: str) -> Precision:
+    """The precision that the recipe *name* says. Raises :class:`SettingsError`."""
+    precision = Precision(table.get("dtype", "keep"), bool(table.get("exact", False)), table.get("seed"))
+    if precision.dtype not in ("keep", "fp16", "bf16", "fp32"):
+        raise SettingsError(f"{name}: {precision.dtype!r:.60} is no dtype of a merge")
+    return precision
+
+
+def weights_of(table: Mapping[str, Any], words: Mapping[str, str] = COMPONENTS) -> Weights:
+    """The weights in *table*; raises what their values raise that are none."""
+    named = {str(key): float(value) for key, value in table.get("weights", {}).items()}
+    row = [float(value) for value in table.get("blocks", [])]
+    return weights(float(table.get("weight", 1.0)), named, row, words)

@@ -1,0 +1,218 @@
+"""The writer of files whose tensors are partly computed: the converter writes, and asks here for those that change."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from modelhub.convert import Conversion, ConversionPlan, OutputFile, Piece, PlannedTensor
+from modelhub.convert.background import Background
+from modelhub.convert.execute import check_target, in_source_order, write_copied
+from modelhub.convert.execute import execute as write_conversion
+from modelhub.convert.integrity import check_sources
+from modelhub.convert.stream import BLOCK
+from modelhub.convert.target import PartFile, write_error
+from modelhub.convert.verify import Mark, verify
+from modelhub.errors import MergeError, WouldOverwrite
+from modelhub.merge.base import Address, Told
+from modelhub.merge.compute import Buffers, Computation
+from modelhub.merge.reading import bytes_of
+from modelhub.merge.recipe import recipe_path
+from modelhub.source import LocalSource, Source
+
+Progress = Callable[[int], None]
+Compute = Callable[[Address, PlannedTensor, Buffers], Computation | None]
+"""What computes a tensor; ``None``: it is copied."""
+
+_MOST_THREADS = 8
+
+
+class Computing:
+    """Writes what *compute* computes and copies the rest; ``told`` and ``digests`` are there when all is written.
+
+    *pending* are files of which the SHA-256 is not known yet, and what stands for it in the outputs' headers; they are
+    read while the outputs are written, each header comes last, and ``digests`` has them by what stood for them.
+    *expected* are those that are known beforehand. *others* are what is read beside the plan's own: the checksums that
+    their files have are compared too. *recheck* computes something of the written file or folder once more.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        *,
+        pending: Sequence[tuple[Source, str]] = (),
+        expected: Mapping[str, str] | None = None,
+        others: Iterable[Piece] = (),
+        recheck: Callable[[str], Mapping[Address, float]] | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.told: dict[Address, Told] = {}
+        self.checked: Mapping[Address, float] = {}
+        self.digests: Mapping[str, str] = {}
+        self._compute = compute
+        self._pending = pending
+        self._expected = expected or {}
+        read = (PlannedTensor(p.tensor.name, p.tensor.dtype, p.tensor.shape, (p,), 0, 0) for p in others)
+        self._others = ConversionPlan("", (OutputFile("", b"", tuple(read), {}),))
+        self._recheck = recheck
+        self._workers = workers or min(os.cpu_count() or 1, _MOST_THREADS)
+        self._marks: dict[tuple[str, str], tuple[Mark, ...]] = {}
+        self._final: dict[str, OutputFile] = {}
+        self._here = threading.local()
+        self._lock = threading.Lock()
+
+    def execute(self, plan: ConversionPlan, path: str, *, force: bool, progress: Progress | None) -> Conversion:
+        """Write *plan* to *path*; as :func:`modelhub.convert.execute`, and the recipe's place must be free too."""
+        if os.path.lexists(recipe_path(path)) and not force:
+            raise WouldOverwrite(f"{recipe_path(path)}: exists already")
+        check_target(plan, path, force=force)
+        for source in self._others.sources():
+            if os.path.exists(path) and isinstance(source, LocalSource) and os.path.samefile(path, source.stat.path):
+                raise WouldOverwrite(f"{path}: it is one of the sources itself", hint="name another target")
+        with _torch_threads(max(1, (os.cpu_count() or 1) // self._workers)):
+            return write_conversion(plan, path, force=force, progress=progress, writer=self)
+
+    def write(self, output: OutputFile, part: PartFile, told: Progress) -> None:
+        """Compute and copy the tensors of *output*; its header comes last, since digests are in it."""
+        stopped = threading.Event()
+        with Background(self._read) if not self.digests else _Nothing() as reading:
+            pool = ThreadPoolExecutor(self._workers, thread_name_prefix="merge")
+            try:
+                tasks = [
+                    pool.submit(self._write_tensor, output, planned, part, told, stopped)
+                    for planned in in_source_order(output)
+                ]
+                _finish(tasks)
+            except OSError as error:
+                raise write_error(error, part.target, output.size) from error
+            finally:
+                stopped.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+            if reading is not None:
+                self.digests = reading.result()
+                self._check_expected()
+        final = self._final[output.path] = self._with_digests(output)
+        try:
+            part.write_at(0, final.header)
+        except OSError as error:
+            raise write_error(error, part.target, output.size) from error
+        told(len(final.header))
+
+    def verify(self, plan: ConversionPlan, path: str, progress: Progress | None) -> None:
+        """Compare copies byte for byte, computed tensors at their marks, and some of them with another computation."""
+        outputs = tuple(self._final[output.path] for output in plan.outputs)
+        verify(replace(plan, outputs=outputs), path, progress=progress, marks=self._marks)
+        if self._recheck is not None:
+            self.checked = self._recheck(path)
+        for source in self._others.sources():
+            if isinstance(source, LocalSource):
+                source.check_unchanged()
+
+    def _write_tensor(
+        self, output: OutputFile, planned: PlannedTensor, part: PartFile, told: Progress, stopped: threading.Event
+    ) -> None:
+        def tell(count: int) -> None:
+            if stopped.is_set():
+                raise _Stopped
+            with self._lock:
+                told(count)
+
+        if not hasattr(self._here, "buffers"):
+            self._here.buffers = Buffers()
+            self._here.block = memoryview(bytearray(BLOCK))
+        address = Address(output.path, planned.name)
+        computation = self._compute(address, planned, self._here.buffers)
+        if computation is None:
+            write_copied(output, planned, part, tell, self._here.block)
+            return
+        start = len(output.header) + planned.begin
+        marks: list[Mark] = []
+        for offset, block in computation.blocks():
+            data = bytes_of(block)
+            if offset == 0 or offset + len(data) == planned.nbytes:
+                marks.append(Mark(offset, len(data), zlib.crc32(data)))
+            part.write_at(start + offset, data)
+            tell(len(data))
+        with self._lock:
+            self.told[address] = computation.told
+            self._marks[address] = tuple(marks)
+
+    def _read(self, stopped: threading.Event) -> dict[str, str]:
+        check_sources(self._others, stopped)
+        return {mark: _sha256(source, stopped) for source, mark in self._pending}
+
+    def _check_expected(self) -> None:
+        for source, mark in self._pending:
+            sha256 = self._expected.get(mark)
+            if sha256 is not None and self.digests[mark] != sha256:
+                raise MergeError(f"{source.name}: it is not the file of the recipe, whose SHA-256 is {sha256}")
+
+    def _with_digests(self, output: OutputFile) -> OutputFile:
+        header, metadata = output.header, dict(output.metadata)
+        for mark, sha256 in self.digests.items():
+            header = header.replace(mark.encode(), sha256.encode())
+            metadata = {key: value.replace(mark, sha256) for key, value in metadata.items()}
+        return replace(output, header=header, metadata=metadata)
+
+
+class _Stopped(Exception):
+    """Raised in a thread whose work is not wanted any more."""
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def write_recipe(text: str, target: str, *, force: bool) -> str:
+    """Write the recipe *text* beside *target*, and return its path."""
+    path = recipe_path(target)
+    data = text.encode(errors="surrogateescape")
+    with PartFile(path, len(data)) as part:
+        try:
+            part.write_at(0, data)
+            part.sync()
+        except OSError as error:
+            raise write_error(error, path, len(data)) from error
+        part.commit(force=force)
+    return path
+
+
+def _finish(tasks: list[Future[None]]) -> None:
+    """Wait for all *tasks*, or raise what the first one that failed did."""
+    done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
+    for task in tasks:
+        if task in done and not isinstance(task.exception(), _Stopped):
+            task.result()
+
+
+def _sha256(source: Source, stopped: threading.Event) -> str:
+    import hashlib
+
+    sha256 = hashlib.sha256()
+    buffer = memoryview(bytearray(1 << 20))
+    offset = 0
+    while not stopped.is_set() and (got := source.readinto_at(offset, buffer)):
+        sha256.update(buffer[:got])
+        offset += got
+    return sha256.hexdigest()
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
