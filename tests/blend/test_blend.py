@@ -181,7 +181,7 @@ def test_what_only_some_models_have(tmp_path: Path) -> None:
     del b[ATTENTION]
     b["model.diffusion_model.extra.weight"] = torch.zeros(3, 3)
     models = write(tmp_path, a=a, b=b)
-    with pytest.raises(UnmatchedKeys, match="to_q.*and 1 more"):
+    with pytest.raises(UnmatchedKeys, match=r"to_q.*and 1 more"):
         modelhub.blend(models, target=tmp_path / "no.safetensors")
     done = modelhub.blend(models, target=tmp_path / "allowed.safetensors", allow_unmatched=True)
     assert len(done.plan.unmatched) == 2
@@ -202,7 +202,7 @@ def test_encoders_are_the_same_under_their_older_names(tmp_path: Path) -> None:
 def test_other_architectures_are_refused(tmp_path: Path) -> None:
     """Models of two architectures, and a file with a folder, are no blend; nor is one without any ratio."""
     models = write(tmp_path, a=base_weights("sd-1"), b=base_weights("sdxl"), c=other(base_weights("sd-1"), 1))
-    with pytest.raises(IncompatibleArchitecture, match="it is sdxl, and .* is sd-1"):
+    with pytest.raises(IncompatibleArchitecture, match=r"it is sdxl, and .* is sd-1"):
         modelhub.blend(models[:2], target=tmp_path / "out.safetensors")
     with pytest.raises(MergeError, match="nothing would change"):
         modelhub.blend([models[0], models[2]], alpha=0.0, target=tmp_path / "out.safetensors")
@@ -246,7 +246,7 @@ def test_pickles_are_blended_and_their_checksums_compared(tmp_path: Path) -> Non
     place = data.find(other(a, 1)[ATTENTION].numpy().tobytes())
     data[place] ^= 1
     second.write_bytes(data)
-    with pytest.raises(Malformed, match="attn2.to_q"):
+    with pytest.raises(Malformed, match=r"attn2\.to_q"):
         modelhub.blend([first, second], target=tmp_path / "no.safetensors")
     assert not (tmp_path / "no.safetensors").exists()
 

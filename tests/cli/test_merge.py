@@ -93,3 +93,25 @@ def test_errors_are_a_sentence(arguments: tuple[str, ...], told: str) -> None:
     assert told in ran.err
     assert "Traceback" not in ran.err
     assert not [path for path in Path().iterdir() if "out" in path.name]
+
+
+@pytest.mark.usefixtures("files")
+def test_the_catalog_knows_folders_too() -> None:
+    """A merge into a diffusers folder is a step in the catalog as well, of the folder as it is catalogued."""
+    catalog = ("--catalog", "c.db")
+    assert modelhub("convert", "base.safetensors", "folder", "--layout", "diffusers").code == 0
+    ran = modelhub("merge", "folder", "--lora", "a.safetensors", "-o", "merged", *catalog)
+    assert ran.code == 0, ran.err
+    assert modelhub("intake", "folder", "a.safetensors", "merged", *catalog).code == 0
+    shown = modelhub("show", "merged", *catalog).out
+    assert shown.count("made from  ") == 2 and "made from  folder" in shown
+
+
+@pytest.mark.usefixtures("files")
+def test_a_device_that_is_not_there() -> None:
+    """A GPU that torch does not have is one sentence, and nothing is written."""
+    arguments = ("merge", "base.safetensors", "--lora", "a.safetensors", "-o", "out.safetensors")
+    ran = modelhub(*arguments, "--device", "cuda:99")
+    assert ran.code == 2 and "the device 'cuda:99' cannot be used" in ran.err
+    assert not Path("out.safetensors").exists()
+    assert modelhub(*arguments, "--device", "cpu").code == 0
