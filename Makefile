@@ -23,7 +23,7 @@ test-big: $(VENV)/dev
 test-gpu: $(VENV)/dev
 	$(BIN)/python -m pytest -m gpu
 
-# Conversions killed at random moments: never a part of a target, never a changed source.
+# Conversions and organising killed at random moments: never a part of a target, never a changed or lost source.
 kill: $(VENV)/dev
 	$(BIN)/python -m pytest -m kill
 

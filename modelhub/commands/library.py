@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import click
 
@@ -123,6 +124,67 @@ def sync(*, libraries: tuple[str, ...], jobs: int | None, catalog: str | None, s
         sink.warn(f"{unread.path}: {unread.reason}")
     sink.note(tally(report.counts))
     return ExitCode.INCOMPLETE if report.unread or (libraries and report.offline) else ExitCode.OK
+
+
+@command.command("organise")
+@click.argument("folder", metavar="DIR")
+@click.option(
+    "--by", "template", metavar="TEMPLATE", help="Where a model belongs. [default: {kind}/{architecture}/{name}]"
+)
+@click.option("--dialect", type=click.Choice(("a1111", "comfyui")), help="Use the folders of this program.")
+@click.option("--unidentified", is_flag=True, help="Move broken files and those of no known kind, too.")
+@click.option("--dry-run", is_flag=True, help="Say what would be moved, and move nothing.")
+@catalog_option
+@reporting
+def organise(
+    *,
+    folder: str,
+    template: str | None,
+    dialect: str | None,
+    unidentified: bool,
+    dry_run: bool,
+    catalog: str | None,
+    sink: Sink,
+) -> int:
+    """Move the files of the followed folder DIR to where what they are says they belong; the catalog follows.
+
+    TEMPLATE has {kind}, {architecture}, {variant}, {prediction_type}, {precision}, {container}, {digest}, {name} (of
+    the file), {title} (of the record), {parent} (the folder it is in). Files that stand beside a model go with it.
+    Nothing is overwritten or deleted, and what an interrupted run had begun the next one completes.
+    """
+    from modelhub.organising import Done, Template, plan_organising, recover
+    from modelhub.organising import organise as carry_out
+    from modelhub.report.json import ORGANISE_SCHEMA
+    from modelhub.report.organised import move_dicts, organised_line, stay_dict
+
+    wanted = Template(template) if template is not None else None
+    failed = moved = 0
+    with open_catalog(catalog, sink) as opened:
+        (root,) = opened.libraries.chosen([os.path.abspath(folder)])
+        if not dry_run and (completed := recover(opened, root)):
+            sink.note(f"an interrupted run was completed: {counted(len(completed), 'file')} moved")
+        plan = plan_organising(
+            root, opened.libraries.holdings(root), template=wanted, dialect=dialect, unidentified=unidentified
+        )
+        answers = [stay_dict(stays) for stays in plan.stays]
+        done = carry_out(opened, plan) if not dry_run else (Done(moves) for moves in plan.moves)
+        for each in done:
+            if isinstance(each, Done):
+                answers += move_dicts(each.moves, "would move" if dry_run else "moved")
+                moved += 1
+            else:
+                answers += move_dicts(each.moves, "failed", str(each.error))
+                failed += 1
+                sink.warn(str(each.error))
+    for answer in answers:
+        if sink.machine:
+            sink.add(answer)
+        elif answer["action"] != "in place" or sink.verbosity > 0:
+            sink.lines([organised_line(answer)])
+    sink.document(ORGANISE_SCHEMA, "files", complete=not failed)
+    tally = Counter(answer["action"] for answer in answers)
+    sink.note(", ".join(f"{number:,} {action}" for action, number in tally.items()) or "nothing to organise")
+    return ExitCode.INCOMPLETE if failed else ExitCode.OK
 
 
 @command.command("status")

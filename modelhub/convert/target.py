@@ -86,7 +86,7 @@ class PartFile:
             if force:
                 os.replace(self.path, self.target)
             else:
-                _rename_to_free_name(self.path, self.target)
+                rename_to_free_name(self.path, self.target)
             self._committed = True
             sync_folder(self.folder)
         except OSError as error:
@@ -186,7 +186,8 @@ def _reserve(fd: int, folder: str, size: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _rename_to_free_name(path: str, target: str) -> None:
+def rename_to_free_name(path: str, target: str) -> None:
+    """Give the file *path* the name *target*, whichever process would take that name meanwhile; raises ``OSError``."""
     try:
         os.link(path, target)
     except OSError as error:

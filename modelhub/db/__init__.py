@@ -21,7 +21,7 @@ from modelhub.db.entries import (
     ScanRun,
 )
 from modelhub.db.libraries import Libraries
-from modelhub.db.places import Batch, Change, Known, LibraryRoot, Moved, Reading, Seen, ToHash
+from modelhub.db.places import Batch, Change, Holding, Known, LibraryRoot, Moved, Reading, Seen, ToHash
 
 __all__ = [
     "ENTRY_FIELDS",
@@ -35,6 +35,7 @@ __all__ = [
     "Duplicates",
     "Entry",
     "FoundBefore",
+    "Holding",
     "Identified",
     "Known",
     "KnownDigest",

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, func, insert, or_, select, update
 
 from modelhub.db.clock import now
 from modelhub.db.engine import Store
-from modelhub.db.places import Batch, Change, Known, LibraryRoot
+from modelhub.db.places import Batch, Change, Holding, Known, LibraryRoot
 from modelhub.db.recording import index_record
-from modelhub.db.schema import change, content, library_root, location
+from modelhub.db.schema import change, content, library_root, location, record
 from modelhub.db.syncing import write_batch
 from modelhub.db.text import path_key
 from modelhub.errors import Conflict
@@ -86,6 +86,34 @@ class Libraries:
             own = _places(connection, location.c.live_key.is_not(None), location.c.root_id.in_(ids))
             others = _places(connection, location.c.live_key.is_not(None), location.c.root_id.is_(None))
             return own + [each for each in others if any(_inside(each.path, root.path) for root in roots)]
+
+        return self._store.read(work)
+
+    def holdings(self, root: LibraryRoot) -> list[Holding]:
+        """The places of *root* where bytes lie as far as the catalog knows, and what is known of these, by path."""
+
+        def work(connection: Connection) -> list[Holding]:
+            here = location.c.root_id == root.id, location.c.live_key.is_not(None), location.c.state == "live"
+            places = {place.id: place for place in _places(connection, *here)}
+            rows = connection.execute(
+                select(
+                    location.c.id,
+                    location.c.link,
+                    record.c.name,
+                    record.c.kind,
+                    record.c.architecture,
+                    record.c.variant,
+                    record.c.prediction_type,
+                    record.c.precision,
+                    record.c.container,
+                    content.c.sha256,
+                )
+                .join(content, content.c.id == location.c.content_id)
+                .join(record, record.c.content_id == content.c.id)
+                .where(*here)
+            )
+            held = [Holding(places[place_id], *known) for place_id, *known in rows]
+            return sorted(held, key=lambda each: each.place.path)
 
         return self._store.read(work)
 

@@ -63,6 +63,22 @@ class Known(NamedTuple):
     hashed: bool
 
 
+class Holding(NamedTuple):
+    """A place of a library where bytes lie, and what lists show of their record; ``link`` is ``symlink`` or empty,
+    ``digest`` their SHA-256 where it is known."""
+
+    place: Known
+    link: str
+    title: str
+    kind: str | None
+    architecture: str | None
+    variant: str | None
+    prediction_type: str | None
+    precision: str | None
+    container: str | None
+    digest: str | None
+
+
 class ToHash(NamedTuple):
     """A place whose bytes are to be read whole; ``stat`` is what it was when it was last seen."""
 

@@ -34,6 +34,7 @@ HASH_SCHEMA = "modelhub.hash/1"
 CHECK_SCHEMA = "modelhub.check/1"
 DUPLICATES_SCHEMA = "modelhub.duplicates/1"
 REIDENTIFY_SCHEMA = "modelhub.reidentify/1"
+ORGANISE_SCHEMA = "modelhub.organise/1"
 COLLECTION_SCHEMA = "modelhub.collection/1"
 SMOKE_SCHEMA = "modelhub.smoke/1"
 
