@@ -9,7 +9,7 @@ WORK   ?= build/bench
 PROGRAMS ?= 120000
 FILES  ?= 40000
 
-.PHONY: demo test test-big test-gpu kill lint format bench fuzz clean
+.PHONY: demo test test-big test-gpu test-postgres kill lint format bench fuzz clean
 
 demo: $(VENV)/core
 	$(BIN)/modelhub demo build/demo
@@ -22,6 +22,13 @@ test-big: $(VENV)/dev
 
 test-gpu: $(VENV)/dev
 	$(BIN)/python -m pytest -m gpu
+
+# The catalog's tests on a PostgreSQL server of their own; the default suite runs them, too, where one is installed.
+test-postgres: $(VENV)/dev
+	@$(BIN)/python -c 'import sys; from tests.postgresql import programs; sys.exit(programs() is None)' \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq postgresql; } \
+	  || { echo "install the PostgreSQL server, 15 or newer (Debian and Ubuntu: sudo apt-get install postgresql)" >&2; exit 1; }
+	$(BIN)/python -m pytest -m postgres
 
 # Conversions and organising killed at random moments: never a part of a target, never a changed or lost source.
 kill: $(VENV)/dev

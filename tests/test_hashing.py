@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,6 @@ from modelhub.samples.weights import random_weights
 from modelhub.syncing import add_library, sync
 from tests.cli.run import modelhub
 from tests.syncing.files import lora, put
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog.open(str(tmp_path / "c.db")) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -174,9 +167,9 @@ def test_claims_are_not_believed(catalog: Catalog, tmp_path: Path) -> None:
     assert right in said
 
 
-def test_command(models: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_command(models: Path, catalog: Catalog, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``modelhub hash`` takes records or --all, and answers with each file's digests."""
-    monkeypatch.setenv("MODELHUB_CATALOG", str(tmp_path / "c.db"))
+    monkeypatch.setenv("MODELHUB_CATALOG", url)
     assert modelhub("hash").code == 2
     ran = modelhub("hash", "m0", "--format", "json")
     (file,) = ran.json()["files"]
@@ -186,7 +179,7 @@ def test_command(models: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
     assert [entry["name"] for entry in modelhub("list", "--digest", autov2, "--format", "jsonl").json_lines()] == ["m2"]
 
 
-def test_duplicates(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicates(catalog: Catalog, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies and the same tensors in other containers are told, with what they cost; links are not, nor is a guess."""
     weights = random_weights(layouts.lora("sd-1", rank=1), seed=1)
     folder = tmp_path / "m"
@@ -211,7 +204,7 @@ def test_duplicates(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.Monkey
         ),
         "same tensors": (["a.pt", "a.safetensors"], (folder / "a.pt").stat().st_size),
     }
-    monkeypatch.setenv("MODELHUB_CATALOG", str(tmp_path / "c.db"))
+    monkeypatch.setenv("MODELHUB_CATALOG", url)
     document = modelhub("duplicates", "--format", "json").json()
     assert (len(document["groups"]), document["not_hashed"]) == (2, 0)
     assert "same tensors" in modelhub("duplicates").out

@@ -23,12 +23,6 @@ EVIL = b"\x80\x02" + called("os", "getcwd") + b"."
 
 
 @pytest.fixture
-def catalog(tmp_path):
-    with Catalog.open(str(tmp_path / "catalog" / "catalog.db")) as opened:
-        yield opened
-
-
-@pytest.fixture
 def downloads(tmp_path):
     """A VAE as a pickle, a LoRA as safetensors, a malicious file and a broken one."""
     folder = tmp_path / "downloads"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,6 @@ from modelhub.samples.library import build_sample_library
 from modelhub.syncing import add_library, sync
 from tests.cli.run import modelhub
 from tests.syncing.files import lora, put
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog.open(str(tmp_path / "c.db")) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -107,9 +100,9 @@ def test_what_cannot_be_set(catalog: Catalog, models: Path, facts: dict[str, str
     assert catalog.show("m0").entry.kind == "lora"
 
 
-def test_commands(models: Path, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands(models: Path, catalog: Catalog, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``set``, ``unset`` and ``reidentify`` from the command line."""
-    monkeypatch.setenv("MODELHUB_CATALOG", str(tmp_path / "c.db"))
+    monkeypatch.setenv("MODELHUB_CATALOG", url)
     ran = modelhub("set", "m0", "architecture=sdxl", "prediction-type=", "notes=keep this", "--format", "jsonl")
     (entry,) = ran.json_lines()
     assert (ran.code, entry["architecture"]) == (0, "sdxl")

@@ -23,7 +23,7 @@ SORTS = ("name", "added", "size", "kind", "architecture", "precision", "verdict"
 catalog_option = click.option(
     "--catalog",
     metavar="URL",
-    help="The catalog: an SQLite file or any SQLAlchemy URL. [default: one in the user's data folder]",
+    help="The catalog: an SQLite file or a database's URL. [default: one in the user's data folder]",
 )
 
 

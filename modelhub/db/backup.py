@@ -1,4 +1,4 @@
-"""Looking after a catalog: copies of it, whole and consistent while others use it, and whether it is sound."""
+"""Copies of an SQLite catalog, whole and consistent while others use it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import closing, suppress
 from urllib.parse import quote
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from modelhub.errors import CatalogError
 
@@ -48,17 +47,3 @@ def _sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def faults(connection: Connection) -> list[str]:
-    """What is wrong with the SQLite catalog of *connection*, in words; nothing for a sound one."""
-    found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(20)") if row[0] != "ok"]
-    for table, row_id, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(20):
-        found.append(f"row {row_id} of {table} refers to a row of {parent} that is not there")
-    for table in ("search_about", "search_words"):
-        try:  # FTS5's own check, which compares the index with the text (sqlite.org/fts5.html, section 6.5)
-            check = f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)"  # noqa: S608 (names of ours)
-            connection.exec_driver_sql(check)
-        except DBAPIError as error:
-            found.append(f"the index {table} does not fit the text it is of: {error.orig}")
-    return found

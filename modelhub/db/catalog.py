@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, select
 
-from modelhub.db import artifacts, backup, details, duplicates, grouping, identifying, lineage, recording, search
+from modelhub.db import (
+    artifacts,
+    backup,
+    details,
+    duplicates,
+    grouping,
+    identifying,
+    lineage,
+    recording,
+    search,
+    soundness,
+)
 from modelhub.db import facts as facts_
 from modelhub.db.claims import claims_of
 from modelhub.db.collections import Collections
@@ -89,7 +100,11 @@ class Catalog:
 
         Raises :class:`CatalogError` for a target that exists, and for a catalog that is no SQLite file.
         """
-        self._only_sqlite("copied")
+        if not self._store.is_sqlite:
+            raise CatalogError(
+                f"{self._store.label}: only the file of an SQLite catalog is copied here",
+                hint="the server's own pg_dump copies the database; 'modelhub db export FILE' writes what it holds",
+            )
         if os.path.lexists(target):
             raise CatalogError(f"{target}: exists already", hint="name another file")
         self._store.read(lambda connection: backup.back_up(connection, target, self._store.label))
@@ -97,14 +112,9 @@ class Catalog:
     def faults(self) -> list[str]:
         """What is wrong with the catalog, in words: damaged pages, rows that refer to nothing, indexes that do not fit.
 
-        Raises :class:`CatalogError` for a catalog that is no SQLite file.
+        What a server guarantees by itself is not checked again, but every row is read.
         """
-        self._only_sqlite("checked")
-        return self._store.write(backup.faults)
-
-    def _only_sqlite(self, what: str) -> None:
-        if not self._store.is_sqlite:
-            raise CatalogError(f"{self._store.label}: only an SQLite catalog is {what} here")
+        return self._store.write(soundness.faults)
 
     def close(self) -> None:
         self._store.close()

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import platformdirs
@@ -15,9 +16,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from modelhub.errors import CatalogError, CatalogLocked
 
 LOCK_TIMEOUT = 30.0
-"""Seconds to wait for another process's write; ``sqlite:///path?timeout=5`` sets another time."""
+"""Seconds to wait for another process's write; ``?timeout=5`` at the end of a URL sets another time."""
 
 _LONGEST_TIMEOUT = 86_400.0  # sqlite3 counts milliseconds in 32 bits
+_CONNECTING = 10  # seconds until a PostgreSQL server that does not answer is given up; libpq would take minutes
 _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 _WRITERS_QUEUE = 0x6D6F64656C687562
 """The PostgreSQL advisory lock that makes writers wait for one another: ``modelhub`` in ASCII."""
@@ -40,12 +42,13 @@ def parse_url(text: str | None) -> URL:
     if "://" not in text and text.lower().endswith(_SQLITE_SUFFIXES):
         return URL.create("sqlite", database=os.path.expanduser(text))
     try:
-        return make_url(text)
+        url = make_url(text)
     except (ArgumentError, ValueError) as error:
         raise CatalogError(
             f"{text}: neither a database URL nor a path ending in .db or .sqlite",
             hint="name a file such as catalog.db, or a URL such as sqlite:////home/me/catalog.db",
         ) from error
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgres", "postgresql") else url
 
 
 class Store:
@@ -59,10 +62,10 @@ class Store:
     def __init__(self, url: URL) -> None:
         self.url = url.render_as_string(hide_password=True)
         self.is_sqlite = url.get_backend_name() == "sqlite"
+        self.is_postgresql = url.get_backend_name() == "postgresql"
         self.label = (url.database or ":memory:") if self.is_sqlite else self.url
-        self._timeout = LOCK_TIMEOUT
+        self._timeout = _timeout_of(url)
         if self.is_sqlite:
-            self._timeout = _timeout_of(url)
             _make_folder(url)
         self._engine = self._create(url)
 
@@ -136,12 +139,21 @@ class Store:
             raise translated(error, self.label) from error
 
     def _create(self, url: URL) -> Engine:
+        options: dict[str, Any] = {}
+        if self.is_sqlite:
+            options["connect_args"] = {"timeout": self._timeout}
+        elif self.is_postgresql:
+            url = url.difference_update_query(["timeout"])
+            if "connect_timeout" not in url.query:
+                options["connect_args"] = {"connect_timeout": _CONNECTING}
+            options["pool_pre_ping"] = True  # a server may be started anew while a catalog is open
         try:
-            engine = create_engine(url, connect_args={"timeout": self._timeout} if self.is_sqlite else {})
-        except ModuleNotFoundError as error:
+            engine = create_engine(url, **options)
+        except ImportError as error:
+            name = error.name or url.get_driver_name()
+            package = "'modelhub[postgres]'" if name == "psycopg" else f"the package that provides {name}"
             raise CatalogError(
-                f"{self.label}: the database driver {error.name} is not installed",
-                hint=f"install the Python package that provides {error.name}",
+                f"{self.label}: the database driver {name} is not installed", hint=f"install {package}"
             ) from error
         except NoSuchModuleError as error:
             raise CatalogError(f"{self.label}: there is no database driver {url.drivername}") from error
@@ -150,8 +162,8 @@ class Store:
         if self.is_sqlite:
             event.listen(engine, "connect", _set_up_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
-        elif engine.dialect.name == "postgresql":
-            event.listen(engine, "begin", _begin_postgresql)
+        elif self.is_postgresql:
+            event.listen(engine, "begin", partial(_begin_postgresql, timeout=self._timeout))
         return engine
 
 
@@ -188,10 +200,13 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
-def _begin_postgresql(connection: Connection) -> None:
+def _begin_postgresql(connection: Connection, *, timeout: float) -> None:
     if connection.get_execution_options().get("immediate"):
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT * 1000)}")
+        # Each statement sees what was committed before it, and nobody commits while the lock is held.
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, int(timeout * 1000))}")  # 0 would be for ever
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS_QUEUE})")
+    else:
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
 
 _SQLITE_SENTENCES = {
@@ -204,7 +219,14 @@ _SQLITE_SENTENCES = {
     sqlite3.SQLITE_IOERR: "reading or writing the catalog failed",
     sqlite3.SQLITE_TOOBIG: "a text is longer than the database can hold",
 }
-_LOCKED_IN_POSTGRESQL = "55P03"  # lock_not_available
+_POSTGRESQL_SENTENCES = {
+    "25006": "the catalog may not be written",  # read_only_sql_transaction
+    "42501": "this user may not do that in the database",  # insufficient_privilege
+    "53100": "the disk is full",  # disk_full
+    "XX001": "the catalog is damaged",  # data_corrupted
+    "XX002": "the catalog is damaged",  # index_corrupted
+}
+_LOCKED_IN_POSTGRESQL = "55P03"  # lock_not_available (postgresql.org/docs/15/errcodes-appendix.html)
 
 
 def translated(error: Exception, label: str) -> CatalogError:
@@ -216,6 +238,8 @@ def translated(error: Exception, label: str) -> CatalogError:
         return CatalogLocked(f"{label}: another process is writing to the catalog")
     if code == sqlite3.SQLITE_CANTOPEN and os.path.isdir(label):
         return CatalogError(f"{label}: a catalog is a file, but this is a folder")
+    if state in _POSTGRESQL_SENTENCES:
+        return CatalogError(f"{label}: {_POSTGRESQL_SENTENCES[state]}: {_first_line(original)}")
     if code in _SQLITE_SENTENCES:
         return CatalogError(f"{label}: {_SQLITE_SENTENCES[code]}", hint=_HINTS.get(code))
     return CatalogError(f"{label}: the database could not answer: {_first_line(original)}")

@@ -3,7 +3,7 @@
 ``about`` holds what people and file names say (name, paths, tags, notes, trigger words): a word sought may lie anywhere
 within one of its words. ``words`` holds what the header says, megabytes of it in some files: there a word sought begins
 a word, except where no index can tell words apart (signs, and scripts beside the Latin one), where it may lie anywhere.
-SQLite answers from its full-text indexes, other databases by looking through the text.
+SQLite answers from its full-text indexes, PostgreSQL from GIN indexes over trigrams and a tsvector.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from sqlalchemy import (
     Connection,
     ScalarSelect,
     bindparam,
+    cast,
     delete,
+    func,
     insert,
+    literal_column,
     or_,
     select,
     text,
     update,
 )
+from sqlalchemy.dialects.postgresql import TSQUERY
 
 from modelhub.db.artifacts import HOLDER
 from modelhub.db.schema import content, location, record, record_tag, search_text
@@ -39,6 +43,7 @@ LONGEST_WORD = 1000
 """Bounds of a search; SQLite refuses patterns of 50,000 bytes and conditions 1,000 deep (sqlite.org/limits.html)."""
 
 _SHORTEST_PART = 3  # characters that the trigram index needs
+_LONGEST_PART = 250  # letters of a word that the tsvector keeps together; see the migration that makes it
 _TOKEN = re.compile(r"[a-z0-9]+")
 
 
@@ -47,11 +52,10 @@ def conditions(connection: Connection, sentence: str) -> list[ColumnElement[bool
     words = set(sentence.split())
     if len(words) > MOST_WORDS or any(len(word) > LONGEST_WORD for word in words):
         raise CatalogError(f"a search takes up to {MOST_WORDS} words of up to {LONGEST_WORD:,} characters")
-    indexed = connection.dialect.name == "sqlite"
-    return [_occurs(word, indexed) for word in sorted(words)]
+    return [_occurs(word, connection.dialect.name) for word in sorted(words)]
 
 
-def _occurs(word: str, indexed: bool) -> ColumnElement[bool]:
+def _occurs(word: str, dialect: str) -> ColumnElement[bool]:
     ways = []
     for spelling in sorted(sought(word)):
         within = {
@@ -60,13 +64,15 @@ def _occurs(word: str, indexed: bool) -> ColumnElement[bool]:
         }
         found = select(search_text.c.content_id)
         about, words = found.where(within["about"]), found.where(within["words"])
-        if indexed and len(spelling) >= _SHORTEST_PART and "\0" not in spelling:
+        if dialect == "sqlite" and len(spelling) >= _SHORTEST_PART and "\0" not in spelling:
             about = about.where(search_text.c.content_id.in_(_matching("about", f'"{_doubled(spelling)}"')))
         tokens = _TOKEN.findall(spelling) if spelling.isascii() else []
         if len(tokens) > 1 and spelling.startswith(tokens[0]):
             del tokens[0]  # it may be the end of a word; the others certainly begin one
-        if indexed and tokens:
+        if tokens and dialect == "sqlite":
             words = words.where(search_text.c.content_id.in_(_matching("words", " ".join(f'"{t}"*' for t in tokens))))
+        elif tokens and dialect == "postgresql":
+            words = words.where(_may_begin(tokens))
         ways += [content.c.id.in_(about), content.c.id.in_(words)]
     return or_(*ways)
 
@@ -77,6 +83,13 @@ def _matching(name: str, expression: str) -> ScalarSelect[int]:
     statement = text(f"SELECT rowid FROM {table} WHERE {table} MATCH :expression")  # noqa: S608 (names of ours)
     sought_for: BindParameter[str] = bindparam("expression", expression, unique=True)
     return statement.bindparams(sought_for).columns(search_text.c.content_id).scalar_subquery()
+
+
+def _may_begin(tokens: Iterable[str]) -> ColumnElement[bool]:
+    """That words begin with each of *tokens*, or that there are too many words for PostgreSQL to say."""
+    query = cast(" & ".join(f"{token[:_LONGEST_PART]}:*" for token in tokens), TSQUERY)
+    long = func.octet_length(search_text.c.words) >= literal_column("1048576")
+    return func.modelhub_words(search_text.c.words).op("@@", is_comparison=True)(query) | long
 
 
 def _doubled(spelling: str) -> str:

@@ -34,7 +34,7 @@ from sqlalchemy import (
 
 from modelhub.db.text import path_of, plain, storable, stored_path
 
-REVISION = "0003"
+REVISION = "0004"
 """The migration that makes the tables below; a catalog at this revision is opened without loading alembic."""
 
 VERSION_TABLE = "modelhub_schema"

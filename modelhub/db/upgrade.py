@@ -11,6 +11,7 @@ from modelhub.db.engine import Store
 from modelhub.db.schema import REVISION, VERSION_TABLE
 from modelhub.errors import CatalogError, SchemaTooNew
 
+OLDEST_POSTGRESQL = 15
 MIGRATIONS = os.path.join(os.path.dirname(__file__), "migrations")
 
 
@@ -39,6 +40,16 @@ def _revision(connection: Connection, label: str) -> str | None:
     return None
 
 
+def _refuse_what_cannot_hold_it(connection: Connection, label: str) -> None:
+    version, encoding = connection.exec_driver_sql(
+        "SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding')"
+    ).one()
+    if version < OLDEST_POSTGRESQL:
+        raise CatalogError(f"{label}: PostgreSQL {version} is too old: a catalog needs {OLDEST_POSTGRESQL} or newer")
+    if encoding != "UTF8":
+        raise CatalogError(f"{label}: the database's encoding is {encoding}: a catalog needs UTF8")
+
+
 def _migrate(connection: Connection, store: Store) -> None:
     from alembic import command
     from alembic.config import Config
@@ -52,6 +63,8 @@ def _migrate(connection: Connection, store: Store) -> None:
         raise SchemaTooNew(f"{store.label}: the catalog was written by a newer modelhub (its schema is {revision})")
     if revision == REVISION:
         return
+    if store.is_postgresql:
+        _refuse_what_cannot_hold_it(connection, store.label)
     path = file_of(connection) if revision is not None and store.is_sqlite else None
     if path is not None:
         back_up(connection, f"{path}.{revision}.backup", store.label)

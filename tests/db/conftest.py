@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from modelhub.container.base import Skipped
 from modelhub.db import Catalog, Entry
+from modelhub.db.engine import Store, parse_url
+from modelhub.db.schema import metadata
 from modelhub.identify.base import Adapter, Evidence, Identity
 from modelhub.scan.findings import Confidence, Coverage, Finding, Location, ScanReport, Severity, Verdict
 from modelhub.source import Digest, FileStat
@@ -58,6 +60,21 @@ def report(
     return ScanReport("somewhere", container, verdict, Coverage(not skipped, skipped), findings, policy)
 
 
+def dump(url: str) -> list[tuple[object, ...]]:
+    """Every row of every table, whatever the database."""
+    store = Store(parse_url(url))
+    try:
+        return store.read(
+            lambda connection: [
+                (table.name, *row)
+                for table in metadata.sorted_tables
+                for row in connection.execute(table.select().order_by(*table.primary_key.columns))
+            ]
+        )
+    finally:
+        store.close()
+
+
 class Shelf:
     """A catalog with a short way to record into it."""
 
@@ -94,13 +111,8 @@ class Shelf:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
+    """The file of a catalog, for what only files do."""
     return tmp_path / "folder" / "catalog.db"
-
-
-@pytest.fixture
-def catalog(database: Path) -> Iterator[Catalog]:
-    with Catalog.open(str(database)) as catalog:
-        yield catalog
 
 
 @pytest.fixture

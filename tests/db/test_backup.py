@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from modelhub.db import Catalog
 from modelhub.errors import CatalogError
 from tests.cli.run import modelhub
 from tests.db.conftest import Shelf
+
+
+@pytest.fixture
+def shelf(database: Path) -> Iterator[Shelf]:
+    with Catalog.open(str(database)) as catalog:
+        yield Shelf(catalog)
 
 
 def test_a_copy_is_a_catalog(shelf: Shelf, tmp_path: Path) -> None:

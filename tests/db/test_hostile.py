@@ -16,6 +16,7 @@ from modelhub.db.triggers import trigger_words
 from modelhub.errors import CatalogError
 from modelhub.identify.base import Adapter, Evidence, Identity
 from modelhub.scan.findings import Confidence, Finding, Location, Severity, Verdict
+from tests.conftest import BACKENDS
 from tests.db.conftest import Shelf, digest, report, stat
 
 # Everything that a Python text can hold, with what databases, patterns and escapes trip over made likely.
@@ -24,10 +25,11 @@ PATHS = TEXT.map(lambda text: "/m/" + text)
 BROAD = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(scope="module")
-def shelf() -> Iterator[Shelf]:
-    """One catalog in memory for all examples."""
-    with Catalog.open("sqlite://") as catalog:
+@pytest.fixture(scope="module", params=BACKENDS)
+def shelf(request: pytest.FixtureRequest) -> Iterator[Shelf]:
+    """One catalog, in memory or on a server, for all examples."""
+    url = request.getfixturevalue("server").catalog() if request.param == "postgresql" else "sqlite://"
+    with Catalog.open(url) as catalog:
         yield Shelf(catalog)
 
 

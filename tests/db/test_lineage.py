@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-from pathlib import Path
-
 from modelhub.db import Relative
-from tests.db.conftest import Shelf, digest
+from tests.db.conftest import Shelf, digest, dump
 
 
 def convert(shelf: Shelf, source: str, target: str, version: str = "v1", **params: object) -> None:
@@ -38,13 +34,12 @@ def test_lost_output_has_no_path(shelf: Shelf) -> None:
     assert [step.paths for step in shelf.catalog.derived_from(digest("A"))] == [()]
 
 
-def test_same_step_twice(shelf: Shelf, database: Path) -> None:
+def test_same_step_twice(shelf: Shelf, url: str) -> None:
     """A step recorded again changes nothing; another version, other parameters or another output are other steps."""
     convert(shelf, "A", "B", x=1, y=2)
-    with closing(sqlite3.connect(database)) as connection:
-        before = list(connection.iterdump())
-        convert(shelf, "A", "B", y=2, x=1)
-        assert list(connection.iterdump()) == before
+    before = dump(url)
+    convert(shelf, "A", "B", y=2, x=1)
+    assert dump(url) == before
     convert(shelf, "A", "B", "v2", x=1, y=2)
     convert(shelf, "A", "B", x=2, y=2)
     convert(shelf, "A", "C", x=1, y=2)

@@ -7,12 +7,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from modelhub.db import Catalog, Query
+from modelhub.db.engine import Store, parse_url
 from modelhub.db.schema import VERSION_TABLE
 from modelhub.db.upgrade import MIGRATIONS
 from modelhub.errors import CatalogError
@@ -21,9 +24,9 @@ from tests.cli.run import ROOT
 ROWS = """
 INSERT INTO content VALUES (1, '{a}', 100, 'fp', '2026-01-01T00:00:00Z'), (2, '{b}', 200, NULL, '2026-01-02T00:00:00Z');
 INSERT INTO location VALUES
-  (1, 1, '/m/a.safetensors', 'key-a', 0, 100, '1', '7', '11', '2026-01-01T00:00:00Z', NULL),
-  (2, 1, '/m/old.safetensors', NULL, 0, 100, '1', '7', '11', '2026-01-01T00:00:00Z', '2026-01-03T00:00:00Z'),
-  (3, 2, '/m/b.ckpt', 'key-b', 0, 200, '1', '7', '12', '2026-01-02T00:00:00Z', NULL);
+  (1, 1, '/m/a.safetensors', 'key-a', FALSE, 100, '1', '7', '11', '2026-01-01T00:00:00Z', NULL),
+  (2, 1, '/m/old.safetensors', NULL, FALSE, 100, '1', '7', '11', '2026-01-01T00:00:00Z', '2026-01-03T00:00:00Z'),
+  (3, 2, '/m/b.ckpt', 'key-b', FALSE, 200, '1', '7', '12', '2026-01-02T00:00:00Z', NULL);
 INSERT INTO record VALUES (1, 1, 'Alpha', 'a note', '2026-01-01T00:00:00Z'), (2, 2, 'b', '', '2026-01-02T00:00:00Z');
 INSERT INTO record_tag VALUES (1, 'style');
 INSERT INTO identification VALUES
@@ -33,9 +36,9 @@ INSERT INTO identification VALUES
   (3, 2, 'checkpoint', 'sd-1', 'inpaint', 'epsilon', 'fp32', 5, 6, '[]', 'null', '[]', '[]', 'v1', 'f2',
    '2026-01-02T00:00:00Z');
 INSERT INTO scan_report VALUES
-  (1, 1, 'unknown', 'safetensors', 1, '[]', 'p0', 'v0', 's0', '2026-01-01T00:00:00Z'),
-  (2, 1, 'safe', 'safetensors', 1, '[]', 'p1', 'v1', 's1', '2026-01-01T00:00:00Z'),
-  (3, 2, 'unsafe', 'torch-zip', 1, '[]', 'p1', 'v1', 's2', '2026-01-02T00:00:00Z');
+  (1, 1, 'unknown', 'safetensors', TRUE, '[]', 'p0', 'v0', 's0', '2026-01-01T00:00:00Z'),
+  (2, 1, 'safe', 'safetensors', TRUE, '[]', 'p1', 'v1', 's1', '2026-01-01T00:00:00Z'),
+  (3, 2, 'unsafe', 'torch-zip', TRUE, '[]', 'p1', 'v1', 's2', '2026-01-02T00:00:00Z');
 INSERT INTO finding VALUES (1, 3, 'pickle.unsafe-import', 'critical', 'high', 'imports os.system', NULL, 3, NULL);
 INSERT INTO metadata_entry VALUES (1, 1, 'author', 'someone'), (2, 1, 'ss_output_name', 'harbour');
 INSERT INTO search_text VALUES (1, 'alpha\n/m/a.safetensors\nstyle', 'author\nsomeone\nharbour'), (2, 'b', '');
@@ -45,23 +48,25 @@ INSERT INTO derivation_input VALUES (1, 0, '{b}', 'source');
 A, B = "aa" * 32, "bb" * 32
 
 
-def make_first_schema(database: Path) -> None:
+def make_first_schema(url: str) -> None:
     """A catalog as the first schema has it, with something in every table."""
     from alembic import command
     from alembic.config import Config
-    from sqlalchemy import create_engine
 
-    database.parent.mkdir(exist_ok=True)
-    engine = create_engine(f"sqlite:///{database}")
+    store = Store(parse_url(url))
     config = Config()
     config.set_main_option("script_location", MIGRATIONS)
-    with engine.connect() as connection, connection.begin():
+
+    def work(connection: Connection) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
-    engine.dispose()
-    with closing(sqlite3.connect(database)) as rows, rows:
-        rows.execute("PRAGMA journal_mode=WAL")
-        rows.executescript(ROWS.format(a=A, b=B))
+        for statement in ROWS.format(a=A, b=B).split(";\n"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+
+    store.use_write_ahead_log()
+    store.write(work)
+    store.close()
 
 
 def revision(database: Path) -> str:
@@ -87,10 +92,11 @@ def check(catalog: Catalog) -> None:
         assert [entry.name for entry in catalog.entries(Query(text=word))] == found
 
 
-def test_from_the_first(database: Path) -> None:
+def test_from_the_first(nowhere: Callable[[], str]) -> None:
     """A catalog of the first schema keeps every record, place, tag, note, report and step, and can be searched."""
-    make_first_schema(database)
-    with Catalog.open(str(database)) as catalog:
+    url = nowhere()
+    make_first_schema(url)
+    with Catalog.open(url) as catalog:
         check(catalog)
         catalog.note("Alpha", "zebra")
         assert [entry.name for entry in catalog.entries(Query(text="ebra"))] == ["Alpha"]
@@ -98,7 +104,7 @@ def test_from_the_first(database: Path) -> None:
 
 def test_copied_before(database: Path) -> None:
     """What was there before is kept beside the catalog, as it was."""
-    make_first_schema(database)
+    make_first_schema(str(database))
     Catalog.open(str(database)).close()
     copy = Path(f"{database}.0001.backup")
     assert revision(copy) == "0001"
@@ -108,7 +114,7 @@ def test_copied_before(database: Path) -> None:
 
 def test_no_copy_no_migration(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no copy can be made, nothing is migrated."""
-    make_first_schema(database)
+    make_first_schema(str(database))
 
     def full(source: str, target: str) -> None:
         raise OSError(28, "No space left on device")
@@ -122,7 +128,7 @@ def test_no_copy_no_migration(database: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_killed(database: Path) -> None:
     """kill -9 inside a migration leaves the catalog as it was, and the next opening migrates it."""
-    make_first_schema(database)
+    make_first_schema(str(database))
     code = (
         "import os, signal, sys, alembic.op as op, modelhub.db as db\n"
         "op.drop_table = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
@@ -30,11 +31,12 @@ COUNT = 12
 WRITERS = ("a", "b", "c")
 
 
-def test_processes_lose_nothing(database: Path) -> None:
+def test_processes_lose_nothing(nowhere: Callable[[], str]) -> None:
     """Processes that make one catalog at the same moment, then write the same and different things, keep every row."""
+    url = nowhere()
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(database), me, str(COUNT)],
+            [sys.executable, "-c", WRITER, url, me, str(COUNT)],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
@@ -48,7 +50,7 @@ def test_processes_lose_nothing(database: Path) -> None:
     for writer in writers:
         _, complaint = writer.communicate(timeout=120)
         assert (writer.returncode, complaint.decode()) == (0, "")
-    with Catalog.open(str(database)) as catalog:
+    with Catalog.open(url) as catalog:
         entries = catalog.entries()
         assert len(entries) == COUNT * len(WRITERS) + COUNT
         for number in range(COUNT):

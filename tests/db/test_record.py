@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +12,7 @@ from modelhub.container.base import Skipped
 from modelhub.db import Catalog, Query
 from modelhub.errors import CatalogError
 from modelhub.scan.findings import Verdict
-from tests.db.conftest import CHECKPOINT, EVAL, LORA, NOTHING, Shelf, digest, report, stat
-
-
-def dump(database: Path) -> list[str]:
-    with closing(sqlite3.connect(database)) as connection:
-        return list(connection.iterdump())
+from tests.db.conftest import CHECKPOINT, EVAL, LORA, NOTHING, Shelf, digest, dump, report, stat
 
 
 def test_entry_says_what_was_recorded(shelf: Shelf) -> None:
@@ -75,14 +68,14 @@ def test_given_name(shelf: Shelf) -> None:
     assert shelf.put("/m/b.ckpt", "A", name="Beta").name == "Alpha"
 
 
-def test_recording_twice_changes_nothing(shelf: Shelf, database: Path) -> None:
+def test_recording_twice_changes_nothing(shelf: Shelf, url: str) -> None:
     """The same thing recorded again leaves every table as it was."""
     scan = report(Verdict.UNSAFE, EVAL, skipped=(Skipped("encrypted", "a.bin"),))
     arguments = ("/m/a.ckpt", "A", LORA, scan)
     first = shelf.put(*arguments, metadata={"b": "2", "a": "1"})
-    before = dump(database)
+    before = dump(url)
     assert shelf.put(*arguments, metadata={"a": "1", "b": "2"}) == first
-    assert dump(database) == before
+    assert dump(url) == before
 
 
 def test_two_paths_one_content(shelf: Shelf) -> None:
@@ -224,17 +217,17 @@ def test_metadata_follows_the_bytes(shelf: Shelf) -> None:
     assert shelf.catalog.entries(Query(text="2")) == []
 
 
-def test_report_of_other_bytes_is_refused(shelf: Shelf, database: Path) -> None:
+def test_report_of_other_bytes_is_refused(shelf: Shelf, url: str) -> None:
     """A scan report is bound to the bytes that it judged: it cannot be written down for others."""
-    before = dump(database)
+    before = dump(url)
     with pytest.raises(CatalogError, match="other bytes"):
         shelf.put("/m/a.ckpt", "A", scan=replace(report(), digest=digest("B")))
-    assert dump(database) == before
+    assert dump(url) == before
 
 
-def test_failure_keeps_nothing(catalog: Catalog, database: Path) -> None:
+def test_failure_keeps_nothing(catalog: Catalog, url: str) -> None:
     """A record that breaks off half way leaves no trace: no content without its scan."""
-    before = dump(database)
+    before = dump(url)
     with pytest.raises(AttributeError):
         catalog.record(
             stat("/m/a.ckpt"),
@@ -246,4 +239,4 @@ def test_failure_keeps_nothing(catalog: Catalog, database: Path) -> None:
             metadata={},
             version="v1",
         )
-    assert dump(database) == before
+    assert dump(url) == before

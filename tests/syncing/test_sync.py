@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ from modelhub.db import Catalog, Query
 from modelhub.errors import Conflict, SourceError
 from modelhub.syncing import SyncReport, add_library, sync
 from tests.syncing.files import lora, put, tags_by_path, vae
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog.open(str(tmp_path / "c.db")) as opened:
-        yield opened
 
 
 @pytest.fixture

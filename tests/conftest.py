@@ -1,0 +1,46 @@
+"""Databases for catalogs: a file, and, where a PostgreSQL server is installed, a database of a server of the tests'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modelhub.db import Catalog
+from tests.postgresql import Server, programs, running
+
+needs_server = pytest.mark.postgres if programs() else pytest.mark.skip(reason="no PostgreSQL server is installed")
+BACKENDS = ["sqlite", *([pytest.param("postgresql", marks=pytest.mark.postgres)] if programs() else [])]
+"""Where a test that asks for one of the fixtures below runs; ``-m postgres`` runs only those on the server."""
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=BACKENDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the test's catalog is or, in a file, comes to be."""
+    if request.param == "postgresql":
+        server: Server = request.getfixturevalue("server")
+        return server.catalog()
+    return str(tmp_path / "folder" / "catalog.db")
+
+
+@pytest.fixture(params=BACKENDS)
+def nowhere(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Gives URLs at which nothing is yet, each another."""
+    if request.param == "postgresql":
+        server: Server = request.getfixturevalue("server")
+        return server.empty
+    numbers = iter(range(1000))
+    return lambda: str(tmp_path / f"{next(numbers)}.db")
+
+
+@pytest.fixture
+def catalog(url: str) -> Iterator[Catalog]:
+    with Catalog.open(url) as opened:
+        yield opened
