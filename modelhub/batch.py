@@ -148,7 +148,8 @@ class _Batch:
         return os.path.join(self._target, "" if relative == "." else relative, "")
 
     def _expected(self, path: str) -> str:
-        return default_target(path, self._below(path))
+        folder = os.path.isdir(path) and self._request.options.layout != "ldm"
+        return default_target(path, self._below(path), folder=folder)
 
     def _convert(self, path: str, rival: str | None) -> BatchResult:
         request = self._request

@@ -1,4 +1,4 @@
-"""The story of many files: each is examined, recorded, and what is a safe pickle becomes safetensors.
+"""The story of many files and folders: each is examined, recorded, and what is a safe pickle becomes safetensors.
 
 Originals are never touched. What the catalog already knows is not read again: a file whose name, size, time and inode
 are those it was recorded with has been done, and so has a conversion whose output still lies where it was written.
@@ -7,8 +7,8 @@ are those it was recorded with has been done, and so has a conversion whose outp
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,13 +16,16 @@ from modelhub import __version__
 from modelhub.container import Container, open_path
 from modelhub.convert import SALVAGED_KEY, ConversionPlan, default_target, execute, holds, inside, plan_conversion
 from modelhub.convert.content import content_digest_of
+from modelhub.convert.folder_files import NO_FILES, files_of, is_safetensors, open_beside
 from modelhub.db import Catalog, Entry
-from modelhub.errors import ConversionError, FormatError, ModelHubError, SourceError, WouldOverwrite
+from modelhub.errors import ChangedDuringRead, ConversionError, FormatError, ModelHubError, SourceError
 from modelhub.identify import Identity, stored
 from modelhub.intake import Examination, Progress, examine, stat_of
-from modelhub.placing import place
+from modelhub.placing import free_or_same, is_inside, library_path, place, place_folder
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
 from modelhub.source import Digest, Found, find_sources
+from modelhub.source.layouts import title_of
+from modelhub.source.resolve import is_model_name
 
 OnFile = Callable[[str, int], None]
 
@@ -44,11 +47,11 @@ class IntakeOptions:
 
 @dataclass(frozen=True, slots=True)
 class IntakeResult:
-    """What became of one file.
+    """What became of one file, or of one folder that is a model.
 
     ``action``: ``converted``, ``salvaged``, ``linked`` or ``copied`` (into the library), ``recorded`` (examined, and
     left where it is), ``refused`` (recorded, but not converted because of its verdict), ``unchanged`` (known, and not
-    read again), ``failed``; with ``dry_run`` ``would convert`` and so on. ``target`` is the file made of it.
+    read again), ``failed``; with ``dry_run`` ``would convert`` and so on. ``target`` is what was made of it.
     ``report`` and ``identity`` are ``None`` for what was not read; ``entry`` is the catalog's record.
     """
 
@@ -70,7 +73,7 @@ def intake(
     progress: Progress | None = None,
     on_file: OnFile | None = None,
 ) -> Iterator[IntakeResult]:
-    """Take in every file and diffusers folder that *paths* lead to; one result for each, as it is done.
+    """Take in every file and every folder of one model that *paths* lead to; one result for each, as it is done.
 
     *on_file* is told each file's path and how many bytes are about to be read and written for it, *progress* those
     bytes as they are. A file that fails gives a result with its error, and the rest goes on.
@@ -106,7 +109,7 @@ class _Intake:
             stat = stat_of(found.path)
             entry = self.catalog.unchanged(stat, self.policy.version, __version__)
             if entry is not None:
-                made = self._made_before(entry)
+                made = self._made_before(entry, found.path)
                 if made is not None:
                     return IntakeResult(found.path, "unchanged", target=made or None, entry=entry)
             with open_path(found.path) as container:
@@ -120,38 +123,48 @@ class _Intake:
             message = f"{found.path}: modelhub failed on this file, please report it: {type(error).__name__}: {error}"
             return IntakeResult(found.path, "failed", error=ModelHubError(message))
 
-    def _made_before(self, entry: Entry) -> str | None:
-        """The file made of a known one that is still there; ``""`` when none is to be made, ``None`` when one is."""
+    def _made_before(self, entry: Entry, path: str) -> str | None:
+        """What was made of a known one and is still there; ``""`` when nothing is to be made, ``None`` when it is."""
         options = self.options
         safe = entry.verdict == "safe"
-        if entry.container == "safetensors" and safe and options.library is not None:
-            places = [place.path for place in self.catalog.show(str(entry.id)).locations if place.ended is None]
-            inside = [path for path in places if _is_inside(path, options.library)]
-        elif entry.container in _AS_THEY_ARE or not options.convert or not (safe or options.salvage):
-            return ""
-        else:
-            said = self.catalog.show(str(entry.id)).identification
-            if entry.digest is None or said is None or not said.tensor_count:
-                return ""
+        if self._is_to_be_converted(entry, path, safe):
+            assert entry.digest is not None
             steps = self.catalog.derived_from(Digest(entry.digest), "convert")
-            places = [path for step in steps for path in step.paths]
-            inside = [path for path in places if options.library is None or _is_inside(path, options.library)]
-        return next((path for path in inside if os.path.lexists(path)), None)
+            places = [place for step in steps for place in step.paths]
+            wanted = [place for place in places if options.library is None or is_inside(place, options.library)]
+        elif safe and options.library is not None and entry.container in _PLACED:
+            lying = self.catalog.show(str(entry.id)).locations
+            wanted = [place.path for place in lying if place.ended is None and is_inside(place.path, options.library)]
+        else:
+            return ""
+        return next((place for place in wanted if os.path.lexists(place)), None)
+
+    def _is_to_be_converted(self, entry: Entry, path: str, safe: bool) -> bool:
+        """Whether a known file or folder is one to convert; a folder's headers are read where names do not tell."""
+        if entry.container == "safetensors" or not (self.options.convert and (safe or self.options.salvage)):
+            return False
+        if entry.container in _FOLDERS:
+            if all(name.endswith(".safetensors") or not is_model_name(name) for name in files_of(path)):
+                return False
+            with open_path(path) as container:
+                return not is_safetensors(container)
+        said = self.catalog.show(str(entry.id)).identification
+        return entry.digest is not None and said is not None and bool(said.tensor_count)
 
     def _act(self, path: str, container: Container, examined: Examination) -> IntakeResult:
         """Record what was examined and make of it what is to be made."""
         entry = None if self.options.dry_run else self._record(examined)
         result = partial(IntakeResult, path, report=examined.report, identity=examined.identity, entry=entry)
         safe = examined.report.verdict is Verdict.SAFE
-        if container.kind in _AS_THEY_ARE or container.source is None:
-            if not safe or self.options.library is None or container.source is None:
-                return result(self._would("recorded"))
-            return self._place(path, examined, result)
-        if not self.options.convert or not container.state_dict:
-            return result(self._would("recorded"))
-        if not safe and not self.options.salvage:
-            return result(self._would("refused"))
         try:
+            if _is_safetensors(container):
+                if not safe or self.options.library is None or container.kind not in _PLACED:
+                    return result(self._would("recorded"))
+                return self._place(path, examined, result)
+            if not self.options.convert or not examined.tensor_count:
+                return result(self._would("recorded"))
+            if not safe and not self.options.salvage:
+                return result(self._would("refused"))
             target = self._convert(container, examined)
         except (ConversionError, FormatError) as error:  # the latter of bytes that do not match their checksum
             return result("failed", error=error)
@@ -179,87 +192,88 @@ class _Intake:
         )
 
     def _place(self, path: str, examined: Examination, result: Callable[..., IntakeResult]) -> IntakeResult:
-        """Put a safetensors download into the library, as a hard link where the file system can."""
-        library = self.options.library
-        assert library is not None
-        if _is_inside(path, library):
+        """Put a safetensors download into the library, as hard links where the file system can."""
+        assert self.options.library is not None
+        if is_inside(path, self.options.library):
             return result(self._would("recorded"))
-        identity = examined.identity
-        target = self._library_path(identity.kind, identity.architecture, path)
+        target = self._library_path(examined)
         if self.options.dry_run:
             return result(self._would("linked"), target=target)
-        target, action = place(path, target, examined.digest, progress=self.progress)
-        placed = Examination(examined.container, stat_of(target), examined.digest, examined.report, identity)
+        if examined.is_folder:
+            files = {*files_of(path), *examined.container.parts, *examined.container.configs}
+            target, action = place_folder(path, target, examined.digest, files, progress=self.progress)
+            if stat_of(path) != examined.stat:
+                raise ChangedDuringRead(f"{path}: it changed while it was taken in")
+        else:
+            target, action = place(path, target, examined.digest, progress=self.progress)
+        placed = Examination(examined.container, stat_of(target), examined.digest, examined.report, examined.identity)
         self._record(placed)
         self._record(examined)
         return result(action, target=target)
 
     def _convert(self, container: Container, examined: Examination) -> str:
-        """Convert, verify and record a pickle; returns the path of what it became, a file or a folder of some."""
+        """Convert, verify and record pickles; returns the path of what they became, a file or a folder."""
         safe = examined.report.verdict is Verdict.SAFE
-        plan = plan_conversion(container, examined.identity, metadata=None if safe else {SALVAGED_KEY: "true"})
-        target = default_target(container.name, folder=plan.is_folder)
-        if self.options.library is not None:
-            place = self._library_path(examined.identity.kind, examined.identity.architecture, container.name)
-            target = os.path.splitext(place)[0] if plan.is_folder else place
-        target = self._free_or_same(plan, target, examined.digest)
-        if self.options.dry_run:
-            return target
-        contents: dict[str, Digest | None] = {}
-        if not os.path.lexists(target):
-            if self.on_file is not None:
-                self.on_file(target, plan.size)
-            in_library = self.options.library is not None
-            done = execute(plan, target, make_parents=in_library, tensor_digests=True, progress=self.progress)
-            contents = {each.path: each.content for each in done.digests}
-        for output in plan.outputs:
-            with open_path(inside(target, output.path)) as written:
-                made = examine(written, policy=self.policy)
-                content = contents.get(output.path) or content_digest_of(written)
-            self._record(made)
-            self.catalog.derive(
-                "convert",
-                output=made.digest,
-                inputs=[(examined.digest, "source")],
-                params={
-                    "source_verdict": examined.report.verdict.label,
-                    "salvaged": not safe,
-                    "content_sha256": content.sha256,
-                    "left_out": len(plan.leftovers),
-                    "shared": len(plan.duplicated),
-                },
-                version=__version__,
+        with ExitStack() as stack:
+            plan = plan_conversion(
+                container,
+                examined.identity,
+                metadata=None if safe else {SALVAGED_KEY: "true"},
+                beside=open_beside(container, stack) if container.source is None else NO_FILES,
             )
+            target = default_target(container.name, folder=plan.is_folder)
+            if self.options.library is not None:
+                place = self._library_path(examined)
+                target = os.path.splitext(place)[0] if plan.is_folder and not examined.is_folder else place
+            target = free_or_same(
+                target, examined.digest, lambda candidate: holds(candidate, plan), folder=plan.is_folder
+            )
+            if self.options.dry_run:
+                return target
+            contents: dict[str, Digest | None] = {}
+            if not os.path.lexists(target):
+                if self.on_file is not None:
+                    self.on_file(target, plan.size)
+                in_library = self.options.library is not None
+                done = execute(plan, target, make_parents=in_library, tensor_digests=True, progress=self.progress)
+                contents = {each.path: each.content for each in done.digests}
+            for path in [""] if examined.is_folder else [output.path for output in plan.outputs]:
+                with open_path(inside(target, path)) as written:
+                    made = examine(written, policy=self.policy)
+                    content = contents.get(path) or (None if made.is_folder else content_digest_of(written))
+                self._record(made)
+                self._derive(examined, made, plan, content)
         return target
 
-    def _free_or_same(self, plan: ConversionPlan, target: str, digest: Digest) -> str:
-        """*target*, or the same with a piece of the source's digest where another file has that name.
+    def _derive(self, examined: Examination, made: Examination, plan: ConversionPlan, content: Digest | None) -> None:
+        """Write down that *made* was made of what was *examined*, as *plan* says."""
+        self.catalog.derive(
+            "convert",
+            output=made.digest,
+            inputs=[(examined.digest, "source")],
+            params={
+                "source_verdict": examined.report.verdict.label,
+                "salvaged": examined.report.verdict is not Verdict.SAFE,
+                **({"content_sha256": content.sha256} if content is not None else {}),
+                "left_out": len(plan.leftovers),
+                "shared": len(plan.duplicated),
+            },
+            version=__version__,
+        )
 
-        A file that already holds exactly what the plan would write is not another file: it is kept.
-        """
-        stem, extension = os.path.splitext(target)
-        for candidate in (target, f"{stem}-{digest.sha256[:8]}{extension}"):
-            if not os.path.lexists(candidate) or holds(candidate, plan):
-                return candidate
-        raise WouldOverwrite(f"{target}: exists already, and so does the other name for it", hint="move one away")
-
-    def _library_path(self, kind: str | None, architecture: str | None, path: str) -> str:
-        """``<library>/<kind>/<architecture>/<name>.safetensors``"""
+    def _library_path(self, examined: Examination) -> str:
+        """Where the library has it, as safetensors: ``<library>/<kind>/<architecture>/<name>``"""
         assert self.options.library is not None
-        name = os.path.basename(default_target(os.path.abspath(path)))
-        folders = (_folder_name(kind), _folder_name(architecture))
-        return os.path.join(self.options.library, *folders, name)
+        name = os.path.abspath(examined.container.name)
+        title = title_of(name) if examined.is_folder else os.path.basename(default_target(name))
+        return library_path(self.options.library, examined.identity.kind, examined.identity.architecture, title)
 
 
-_AS_THEY_ARE = frozenset({"safetensors", "diffusers-folder"})
-"""Kinds of container that need no conversion."""
+_FOLDERS = frozenset({"diffusers-folder", "model-folder"})
+_PLACED = _FOLDERS | {"safetensors"}
+"""Kinds of container that may need no conversion."""
 
 
-def _is_inside(path: str, folder: str) -> bool:
-    inner, outer = os.path.realpath(path), os.path.realpath(folder)
-    return os.path.commonpath([inner, outer]) == outer if inner[:1] == outer[:1] else False
-
-
-def _folder_name(word: str | None) -> str:
-    """A word of the identity as a folder's name: ``sd-1``; ``unknown`` where it is not known."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", word or "").strip(".-") or "unknown"
+def _is_safetensors(container: Container) -> bool:
+    """Whether *container* needs no conversion."""
+    return container.kind == "safetensors" if container.source is not None else is_safetensors(container)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -315,3 +316,144 @@ def test_a_damaged_file_is_recorded_and_not_converted(catalog, tmp_path):
     assert (result.action, result.report.verdict.label, result.entry.verdict) == ("failed", "safe", "safe")
     assert "the bytes of tensor 'w' do not match the checksum" in str(result.error)
     assert [found.name for found in tmp_path.iterdir() if found.suffix == ".safetensors"] == []
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """A diffusers folder whose VAE is a pickle, as 2022 had it."""
+    folder = tmp_path / "downloads" / "sd-v1.5"
+    (folder / "vae").mkdir(parents=True)
+    (folder / "tokenizer").mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "X", "vae": ["diffusers", "AutoencoderKL"]}')
+    (folder / "vae" / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    torch.save(vae(), folder / "vae" / "diffusion_pytorch_model.bin")
+    return folder
+
+
+def test_a_folder_with_pickles_becomes_one_of_safetensors(tmp_path, catalog, pipeline):
+    """Its .bin files are converted, the rest comes along, and there is one record for each folder; none twice."""
+    before = snapshot(pipeline)
+    (result,) = take(catalog, tmp_path / "downloads").values()
+    made = pipeline.with_name("sd-v1.5-safetensors")
+    assert (result.action, result.target) == ("converted", str(made))
+    assert snapshot(pipeline) == before
+    assert snapshot(made).keys() == {
+        "model_index.json",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "tokenizer/merges.txt",
+    }
+    original = torch.load(pipeline / "vae/diffusion_pytorch_model.bin", weights_only=True)
+    converted = safetensors.torch.load_file(made / "vae/diffusion_pytorch_model.safetensors")
+    assert converted.keys() == original.keys()
+    assert all(torch.equal(converted[name], original[name]) for name in original)
+    assert {(entry.path, entry.kind) for entry in catalog.entries()} == {
+        (str(pipeline), "checkpoint"),
+        (str(made), "checkpoint"),
+    }
+    (parent,) = catalog.show(str(made)).parents
+    assert (parent.kind, parent.digest) == ("convert", catalog.show(str(pipeline)).entry.digest)
+    after = snapshot(tmp_path / "downloads")
+    again = take(catalog, tmp_path / "downloads")
+    assert {name: (each.action, each.target) for name, each in again.items()} == {
+        "sd-v1.5": ("unchanged", str(made)),
+        "sd-v1.5-safetensors": ("unchanged", None),
+    }
+    assert snapshot(tmp_path / "downloads") == after
+
+
+def test_a_folder_is_put_into_the_library_whole(tmp_path, catalog, pipeline):
+    """With a library it is converted into it, under its own name, and nothing is added beside the original."""
+    library = tmp_path / "library"
+    before = snapshot(tmp_path / "downloads")
+    (result,) = take(catalog, pipeline, library=str(library), dry_run=True).values()
+    assert (result.action, result.target) == ("would convert", str(library / "checkpoint/unknown/sd-v1.5"))
+    assert not library.exists()
+    (result,) = take(catalog, pipeline, library=str(library)).values()
+    assert (result.action, result.target) == ("converted", str(library / "checkpoint/unknown/sd-v1.5"))
+    assert snapshot(tmp_path / "downloads") == before
+    assert take(catalog, pipeline, library=str(library))["sd-v1.5"].action == "unchanged"
+    assert take(catalog, library, library=str(library))["sd-v1.5"].action == "unchanged"
+    shutil.rmtree(result.target)
+    assert take(catalog, pipeline, library=str(library))["sd-v1.5"].action == "converted"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_folder_that_is_safetensors_is_linked_into_the_library(tmp_path, catalog, pipeline, monkeypatch, links):
+    """Every file of it is hard-linked or else copied; it stays one record, which lies in two places."""
+    weights = pipeline / "vae" / "diffusion_pytorch_model.bin"
+    safetensors.torch.save_file(torch.load(weights), weights.with_suffix(".safetensors"))
+    library = tmp_path / "library"
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        if not links:
+            patch.setattr(os, "link", refuse)
+        (result,) = take(catalog, pipeline, library=str(library)).values()
+    target = library / "checkpoint/unknown/sd-v1.5"
+    assert (result.action, result.target) == ("linked" if links else "copied", str(target))
+    digests = {name: digest for name, (digest, _) in snapshot(target).items()}
+    assert digests == {name: digest for name, (digest, _) in snapshot(pipeline).items()}
+    assert os.path.samefile(target / "vae" / weights.name, weights) is links
+    (entry,) = catalog.entries()
+    assert {place.path for place in catalog.show(str(entry.id)).locations} == {str(pipeline), str(target)}
+    assert take(catalog, pipeline, library=str(library))["sd-v1.5"].action == "unchanged"
+    assert take(catalog, target, library=str(library))["sd-v1.5"].action == "unchanged"
+
+
+def test_two_folders_of_one_name_both_have_a_place(tmp_path, catalog, pipeline):
+    """The second one's name has a piece of its digest in it, after the whole name."""
+    other = tmp_path / "other" / "sd-v1.5"
+    shutil.copytree(pipeline, other)
+    torch.save(vae(), other / "vae" / "diffusion_pytorch_model.bin")
+    library = tmp_path / "library"
+    first = take(catalog, pipeline, library=str(library))["sd-v1.5"]
+    second = take(catalog, other, library=str(library))["sd-v1.5"]
+    assert second.target == f"{first.target}-{second.entry.digest[:8]}"
+
+
+def test_a_malicious_file_in_a_folder_is_a_refusal_of_all_of_it(catalog, pipeline):
+    """Nothing is made of a folder that is not safe, unless its tensors are salvaged, which the copy says."""
+    (pipeline / "vae" / "diffusion_pytorch_model.bin").unlink()
+    torch.save({"w": torch.arange(4.0), "network": torch.nn.Linear(2, 2)}, pipeline / "vae/diffusion_pytorch_model.bin")
+    refused = take(catalog, pipeline)["sd-v1.5"]
+    assert (refused.action, refused.target) == ("refused", None)
+    assert take(catalog, pipeline)["sd-v1.5"].action == "unchanged"
+    salvaged = take(catalog, pipeline, salvage=True)["sd-v1.5"]
+    assert salvaged.action == "salvaged"
+    with safetensors.safe_open(f"{salvaged.target}/vae/diffusion_pytorch_model.safetensors", "pt") as made:
+        assert torch.equal(made.get_tensor("w"), torch.arange(4.0))
+        assert made.metadata()["modelhub.salvaged"] == "true"
+
+
+def test_shards_and_adapters_in_folders_are_one_model_each(tmp_path, catalog):
+    """A transformers model in shards and PEFT's adapter are each one record, converted whole."""
+    shards, adapter = tmp_path / "downloads" / "bert", tmp_path / "downloads" / "style"
+    shards.mkdir(parents=True)
+    adapter.mkdir()
+    names = [f"pytorch_model-0000{n}-of-00002.bin" for n in (1, 2)]
+    for number, name in enumerate(names):
+        torch.save({f"layer.{number}.weight": torch.rand(3, 3)}, shards / name)
+    places = {f"layer.{number}.weight": name for number, name in enumerate(names)}
+    (shards / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (shards / "config.json").write_text("{}")
+    stem = "base_model.model.transformer_blocks.0.attn.to_q"
+    lora_a, lora_b = torch.rand(4, 3072), torch.rand(3072, 4)
+    torch.save({f"{stem}.lora_A.weight": lora_a, f"{stem}.lora_B.weight": lora_b}, adapter / "adapter_model.bin")
+    config = {"base_model_name_or_path": "black-forest-labs/FLUX.1-dev", "lora_alpha": 8, "peft_type": "LORA"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    library = tmp_path / "library"
+    results = take(catalog, tmp_path / "downloads", library=str(library))
+    assert {name: result.action for name, result in results.items()} == {"bert": "converted", "style": "converted"}
+    assert snapshot(library).keys() == {
+        "unknown/unknown/bert/config.json",
+        "unknown/unknown/bert/model-00001-of-00002.safetensors",
+        "unknown/unknown/bert/model-00002-of-00002.safetensors",
+        "unknown/unknown/bert/model.safetensors.index.json",
+        "lora/flux/style/adapter_config.json",
+        "lora/flux/style/adapter_model.safetensors",
+    }
+    assert results["style"].identity.adapter.alpha == 8.0

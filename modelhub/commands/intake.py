@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @click.option(
     "--library",
     metavar="DIR",
-    help="Put models into DIR as KIND/ARCHITECTURE/NAME.safetensors. [default: converted files beside the originals]",
+    help="Put models into DIR as KIND/ARCHITECTURE/NAME.safetensors, or as a folder NAME. "
+    "[default: converted files beside the originals]",
 )
 @catalog_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write neither files nor catalog.")
@@ -44,7 +45,7 @@ def command(
     """Take in each PATH: digest, scan, identify, convert what is a SAFE pickle, and record it all in the catalog.
 
     Files are never changed, moved or deleted, and nothing of them is executed. A second run does no work twice.
-    Diffusers folders are judged and recorded; `modelhub convert` converts those.
+    A diffusers folder, shards with their index, or PEFT's adapter is one model, and stays one folder.
     """
     from modelhub.config import load_settings
     from modelhub.library import IntakeOptions

@@ -11,13 +11,13 @@ from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, Skipped
 from modelhub.container.open import open_container
 from modelhub.errors import AccessDenied, SourceError
-from modelhub.source import open_local
+from modelhub.source import is_one_model, open_local
 
 INDEX = "model_index.json"
 """The file that makes a folder a diffusers pipeline."""
 
 CONFIG = "config.json"
-"""The file that makes a folder one model of transformers or diffusers, in shards perhaps."""
+"""The file that makes a folder, if it is named, one model of transformers or diffusers, in shards perhaps."""
 
 LOADABLE = frozenset(
     ".safetensors .sft .bin .pt .pth .pt2 .ckpt .pkl .pickle .joblib .npy .npz .onnx .gguf .h5 .keras .msgpack".split()
@@ -54,7 +54,7 @@ def read_folder(path: str, stack: ExitStack) -> Container:
     cannot be had.
     """
     pipeline = os.path.isfile(os.path.join(path, INDEX))
-    if not pipeline and not os.path.isfile(os.path.join(path, CONFIG)):
+    if not pipeline and not os.path.isfile(os.path.join(path, CONFIG)) and not _is_one_model(path):
         raise SourceError(
             f"{path}: a folder without {INDEX} or {CONFIG}", hint="name the files in it, or a diffusers folder"
         )
@@ -86,6 +86,14 @@ def read_folder(path: str, stack: ExitStack) -> Container:
         parts=parts,
         configs=configs,
     )
+
+
+def _is_one_model(path: str) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return is_one_model(entries)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be listed: {error.strerror}") from error
 
 
 def _part(full: str, stack: ExitStack, *, always: bool) -> Container | None:

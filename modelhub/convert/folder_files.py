@@ -29,7 +29,9 @@ _COPIED = frozenset(
 """Endings of files that hold no code and no weights: configurations, vocabularies, licences, model cards, pictures."""
 
 _TRAINING = re.compile(r"(optimizer|scheduler|scaler|random_states|rng_state|training_args|.*\.optim)[._\d-]*\b.*")
-_INDEX = ".index.json"
+_INDEX = re.compile(r"(?P<stem>.+)(?P<ending>\.(?:safetensors|bin|pt|pth|ckpt))\.index(?P<variant>\.[\w-]+)?\.json")
+_STEMS = frozenset({"diffusion_pytorch_model", "model"})
+"""What diffusers and transformers call weights in safetensors; a variant follows, behind the ending in an index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,10 @@ def weight_groups(folder: Container) -> tuple[tuple[Shards, ...], tuple[Leftover
     left: list[Leftover] = []
     taken: set[str] = set()
     for index in sorted(folder.configs, key=_preference):
-        if index.endswith(_INDEX) and os.path.splitext(index.removesuffix(_INDEX))[1] in _WEIGHTS:
+        if match := _INDEX.fullmatch(index):
             files = _indexed(folder, index)
             taken.update(files)
-            path = renamed(index.removesuffix(_INDEX))
+            path = renamed(f"{match['stem']}{match['variant'] or ''}{match['ending']}")
             if path in groups:
                 left += [Leftover(each, "the same weights are there as safetensors") for each in (index, *files)]
             else:
@@ -75,6 +77,12 @@ def weight_groups(folder: Container) -> tuple[tuple[Shards, ...], tuple[Leftover
         else:
             groups[renamed(file)] = Shards(renamed(file), (file,))
     return tuple(sorted(groups.values(), key=lambda shards: shards.path)), tuple(left)
+
+
+def is_safetensors(folder: Container) -> bool:
+    """Whether *folder* has all its weights as safetensors already. Raises what :func:`weight_groups` raises."""
+    groups, _ = weight_groups(folder)
+    return all(folder.parts[file].kind == "safetensors" for shards in groups for file in shards.files)
 
 
 def drafts_of(folder: Container, shards: Shards) -> tuple[Mapping[str, Draft], Mapping[str, str], tuple[Leftover, ...]]:
@@ -112,6 +120,15 @@ def index_of(outputs: tuple[OutputFile, ...]) -> Mapping[str, object]:
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
 
 
+def index_path(path: str) -> str:
+    """Where the index of shards lies that together are the file of weights *path*."""
+    stem, extension = os.path.splitext(path)
+    base, _, variant = os.path.basename(stem).partition(".")
+    if variant and base in _STEMS:
+        return f"{stem.removesuffix(f'.{variant}')}{extension}.index.{variant}.json"
+    return f"{path}.index.json"
+
+
 def renamed(path: str) -> str:
     """What the file of weights *path* is called as safetensors: transformers looks for ``model``, not another stem."""
     folder, name = os.path.split(path)
@@ -137,8 +154,8 @@ def open_beside(folder: Container, stack: ExitStack) -> FolderFiles:
     plain: list[PlainFile] = []
     left: list[Leftover] = []
     outside = {anomaly.member for anomaly in folder.anomalies if anomaly.rule == "folder.link"}
-    for path in _files(folder.name, ""):
-        if path in folder.parts or path.endswith(_INDEX):
+    for path in files_of(folder.name):
+        if path in folder.parts or _INDEX.fullmatch(path):
             continue
         if path in outside:
             left.append(Leftover(path, "a link that leads out of the folder"))
@@ -171,12 +188,12 @@ def _places(folder: Container, index: str | None) -> Mapping[str, str]:
     return {str(name): os.path.join(os.path.dirname(index), str(file)) for name, file in places.items()}
 
 
-def _files(root: str, below: str) -> Iterator[str]:
+def files_of(root: str, below: str = "") -> Iterator[str]:
     """Relative paths, with ``/``, of the files under *root*; neither hidden folders nor linked ones are entered."""
     for entry in sorted(os.scandir(os.path.join(root, below)), key=lambda entry: entry.name):
         path = f"{below}/{entry.name}" if below else entry.name
         if entry.is_dir():
             if not entry.is_symlink() and not entry.name.startswith("."):
-                yield from _files(root, path)
+                yield from files_of(root, path)
         elif entry.is_file() and not entry.name.startswith("."):
             yield path

@@ -11,7 +11,7 @@ from modelhub.convert.arrange import arranged, json_file
 from modelhub.convert.base import ConversionPlan, Draft, PlainFile
 from modelhub.convert.casting import cast, is_left_alone
 from modelhub.convert.components import component_named
-from modelhub.convert.folder_files import FolderFiles, Shards, drafts_of, index_of, weight_groups
+from modelhub.convert.folder_files import FolderFiles, Shards, drafts_of, index_of, index_path, weight_groups
 from modelhub.convert.options import ConversionOptions
 from modelhub.errors import ConversionError, NothingToConvert
 from modelhub.tensors import DType
@@ -64,9 +64,10 @@ def _plan_shards(
         whole = component_named(shards.path.partition("/")[0])
         drafts = {path: cast(draft, options.dtypes, whole) for path, draft in drafts.items()}
     plan = arranged(folder.name, drafts, {**kept, **metadata, **options.metadata}, options)
-    plain = plan.plain
+    index = f"{shards.path}.index.json"
+    plain = tuple(replace(file, path=index_path(shards.path)) if file.path == index else file for file in plan.plain)
     if shards.index is not None and options.max_shard_size is None:
-        plain = (*plain, json_file(f"{shards.path}.index.json", index_of(plan.outputs)))
+        plain = (*plain, json_file(index_path(shards.path), index_of(plan.outputs)))
     notes = tuple(f"{shards.path}: {note}" for note in plan.notes)
     return replace(plan, plain=plain, leftovers=(*plan.leftovers, *left), notes=notes)
 

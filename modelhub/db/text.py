@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from modelhub.source.layouts import title_of
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _UNSTORABLE_IN_PATH = re.compile("[\x00\ud800-\udfff]|\\\\(?=u[0-9a-f]{4})")
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
@@ -57,9 +59,8 @@ def name_key(name: str) -> str:
 
 
 def name_for(path: str, is_folder: bool) -> str:
-    """What a record is called when nobody said: the file's name without its extension, or the folder's."""
-    base = os.path.basename(os.path.normpath(path))
-    return base if is_folder else os.path.splitext(base)[0]
+    """What a record is called when nobody said: the file's name without its extension, or the folder's title."""
+    return title_of(path) if is_folder else os.path.splitext(os.path.basename(path))[0]
 
 
 def int64(number: int | None) -> int | None:

@@ -49,7 +49,10 @@ def observe(container: Container, *, sparing: bool = False) -> Observation:
     """What identification needs of *container*; numbers are read when they are asked for, by a *sparing* probe or one
     that reads them all."""
     files = {
-        path or "": (part.state_dict, Probe(part.source.read_at if part.source else None, sparing=sparing))
+        path or "": (
+            _with_claims(part.state_dict, part),
+            Probe(part.source.read_at if part.source else None, sparing=sparing),
+        )
         for path, part in container.files()
         if part.state_dict is not None
     }
@@ -57,11 +60,13 @@ def observe(container: Container, *, sparing: bool = False) -> Observation:
         files[""] = container.state_dict, Probe()
     if not isinstance(container.source, LocalSource):
         return Observation(files, container.configs)
-    path = container.source.stat.path
-    if "" in files and (claims := claimed_beside(path)):
-        state_dict, probe = files[""]
-        files[""] = replace(state_dict, metadata={**claims, **state_dict.metadata}), probe
-    return Observation(files, container.configs, told_beside(path))
+    return Observation(files, container.configs, told_beside(container.source.stat.path))
+
+
+def _with_claims(state_dict: StateDict, file: Container) -> StateDict:
+    """The tensors of *file*; what a configuration beside it says is their metadata where they say nothing else."""
+    claims = claimed_beside(file.source.stat.path) if isinstance(file.source, LocalSource) else {}
+    return replace(state_dict, metadata={**claims, **state_dict.metadata}) if claims else state_dict
 
 
 def stored(observation: Observation) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from modelhub.source.base import FileStat, Source
 from modelhub.source.digest import Digest, digest_of
 from modelhub.source.local import LocalSource, open_local
 from modelhub.source.memory import BytesSource
-from modelhub.source.resolve import MODEL_EXTENSIONS, Found, find_sources
+from modelhub.source.resolve import MODEL_EXTENSIONS, Found, find_sources, is_one_model
 
 __all__ = [
     "MODEL_EXTENSIONS",
@@ -16,5 +16,6 @@ __all__ = [
     "Source",
     "digest_of",
     "find_sources",
+    "is_one_model",
     "open_local",
 ]

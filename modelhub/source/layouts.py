@@ -64,6 +64,17 @@ def folders_of(path: str, dialect: str) -> list[str]:
     ]
 
 
+_REPOSITORY = re.compile(r"models--(?:.+?--)?(.+)")
+
+
+def title_of(folder: str) -> str:
+    """What the model in *folder* is called: as the folder, or as the repository of which a cache has it by revision."""
+    above, name = os.path.split(os.path.abspath(folder))
+    above, snapshots = os.path.split(above)
+    repository = _REPOSITORY.fullmatch(os.path.basename(above))
+    return repository[1] if repository is not None and snapshots == "snapshots" else name
+
+
 _SETTING = re.compile(r"(\s*)([A-Za-z0-9_.\-]+)\s*:\s*(.*)")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ _NOT_WALKED = frozenset({".git", "__pycache__", ".cache", "node_modules", ".venv
 
 
 class Found(NamedTuple):
-    """One thing to examine: a file, or a diffusers folder (a directory holding ``model_index.json``).
+    """One thing to examine: a file, or a folder that is one model (:func:`is_one_model`).
 
     ``expected`` says whether somebody calls it a model: it was named explicitly, or it has a model's extension.
     """
@@ -29,7 +30,7 @@ class Found(NamedTuple):
 
 
 def find_sources(arguments: Iterable[str], *, every_file: bool = False) -> Iterator[Found | SourceError]:
-    """The files and diffusers folders that *arguments* name, in a stable order, each once.
+    """The files and the folders of one model that *arguments* name, in a stable order, each once.
 
     A file is taken whatever its extension; a directory is walked (hidden folders are not entered, links to folders
     not followed) for files with one of :data:`MODEL_EXTENSIONS`, or for *every_file*; a pattern that names no file is
@@ -84,9 +85,6 @@ class _Finder:
         folders = [(top, os.path.realpath(top))]
         while folders:
             folder, real = folders.pop()
-            if os.path.isfile(os.path.join(folder, "model_index.json")):
-                yield from self._one(Found(folder, is_folder=True))
-                continue
             try:
                 with os.scandir(folder) as listing:
                     entries = sorted(listing, key=lambda entry: entry.name)
@@ -95,6 +93,9 @@ class _Finder:
                 continue
             except OSError as error:
                 yield SourceError(f"{folder}: cannot be listed: {error.strerror}", path=folder)
+                continue
+            if is_one_model(entries):
+                yield from self._one(Found(folder, is_folder=True))
                 continue
             names = {entry.name for entry in entries}
             below = [(entry.path, os.path.join(real, entry.name)) for entry in entries if is_entered(entry, names)]
@@ -124,6 +125,35 @@ class _Finder:
 def is_model_name(path: str) -> bool:
     """Whether *path* has one of :data:`MODEL_EXTENSIONS`."""
     return os.path.splitext(path)[1].lower() in MODEL_EXTENSIONS
+
+
+def is_one_model(entries: Iterable[os.DirEntry[str]]) -> bool:
+    """Whether the folder with these *entries* is one model, by their names.
+
+    It is a diffusers pipeline if it has a ``model_index.json``. Without folders in it it is also one model if it has an
+    index of shards, an adapter as PEFT saves it, or a configuration and no other weights than those that diffusers and
+    transformers load with it.
+    """
+    names: set[str] = set()
+    is_leaf = True
+    for entry in entries:
+        names.add(entry.name)
+        is_leaf = is_leaf and (entry.name.startswith(".") or not entry.is_dir())
+    if "model_index.json" in names:
+        return True
+    if not is_leaf:
+        return False
+    weights = {name for name in names if is_model_name(name)}
+    if "adapter_config.json" in names and weights and all(name.startswith("adapter_model.") for name in weights):
+        return True
+    if any(_SHARDS.fullmatch(name) for name in names):
+        return True
+    return "config.json" in names and bool(weights) and all(map(_COMPONENT.fullmatch, weights))
+
+
+_SHARDS = re.compile(r".+\.(safetensors|bin)(\.[\w-]+)?\.index(\.[\w-]+)?\.json")
+_COMPONENT = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)([.-].*)?\.(safetensors|bin)")
+"""How diffusers (``utils/constants.py``) and transformers (``utils/__init__.py``) name weights and their indexes."""
 
 
 def is_entered(entry: os.DirEntry[str], siblings: set[str]) -> bool:

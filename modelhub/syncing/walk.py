@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from modelhub.db import LibraryRoot, Seen
 from modelhub.errors import ModelHubError
 from modelhub.source.layouts import folders_of
-from modelhub.source.resolve import is_entered, is_model_name
+from modelhub.source.resolve import is_entered, is_model_name, is_one_model
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ def _below(
             continue
         found.devices.add(st.st_dev)
         names = {entry.name for entry in entries}
-        if "model_index.json" in names and folder != root.path:
+        if folder != root.path and is_one_model(entries):
             _take_folder(folder, root, found)
             continue
         below = []

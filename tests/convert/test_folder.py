@@ -96,6 +96,28 @@ def test_the_same_weights_twice_are_written_once(pipeline):
     assert [item.path for item in done.plan.leftovers] == ["vae/diffusion_pytorch_model.bin"]
 
 
+def test_shards_of_a_variant_keep_its_name(pipeline):
+    """diffusers looks for diffusion_pytorch_model.safetensors.index.fp16.json for variant="fp16"."""
+    unet = pipeline / "unet"
+    (unet / "diffusion_pytorch_model.bin").unlink()
+    shards = [f"diffusion_pytorch_model.fp16-0000{n}-of-00002.bin" for n in (1, 2)]
+    for number, name in enumerate(shards):
+        save(weights(f"conv.{number}"), unet / name)
+    places = {f"conv.{number}": name for number, name in enumerate(shards)}
+    index = unet / "diffusion_pytorch_model.bin.index.fp16.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    made = Path(convert(pipeline).target)
+    written = json.loads((made / "unet/diffusion_pytorch_model.safetensors.index.fp16.json").read_text())
+    assert written["weight_map"] == {key: name.replace(".bin", ".safetensors") for key, name in places.items()}
+    assert {path for path in files(made) if path.startswith("unet/")} == {
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
+        *(f"unet/{name}".replace(".bin", ".safetensors") for name in shards),
+    }
+    one = Path(convert(pipeline, f"{pipeline}-one", options=ConversionOptions(max_shard_size=1)).target)
+    assert (one / "unet/diffusion_pytorch_model.safetensors.index.fp16.json").is_file()
+
+
 def test_variants_keep_their_names(pipeline):
     """diffusers loads diffusion_pytorch_model.fp16.safetensors for variant="fp16"."""
     save(weights("conv_in.weight"), pipeline / "unet/diffusion_pytorch_model.fp16.bin")

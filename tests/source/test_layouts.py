@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from modelhub.source.layouts import detect, extra_model_paths, folders_of
+from modelhub.source.layouts import detect, extra_model_paths, folders_of, title_of
 
 YAML = """\
 # a comment
@@ -29,6 +29,14 @@ def make(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def test_a_repository_in_a_cache_is_called_by_its_name():
+    """A folder is called as it is; in a Hugging Face cache, where that is a revision, as the repository."""
+    assert title_of("a/sd-v1.5/") == "sd-v1.5"
+    assert title_of("hub/models--runwayml--stable-diffusion-v1-5/snapshots/451f4fe1") == "stable-diffusion-v1-5"
+    assert title_of("hub/models--gpt2/snapshots/451f4fe1") == "gpt2"
+    assert title_of("hub/models--gpt2/451f4fe1") == "451f4fe1"
 
 
 def test_told_by_their_folders(tmp_path: Path) -> None:

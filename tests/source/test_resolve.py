@@ -91,6 +91,37 @@ def test_a_diffusers_folder_is_one_thing() -> None:
     assert list(find_sources(["lib"])) == [Found("lib/z.pt"), Found("lib/pipe", is_folder=True)]
 
 
+FOLDERS = {
+    "sharded": ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"),
+    "variant": ("model-00001-of-00001.fp16.bin", "model.bin.index.fp16.json", "other.pt"),
+    "peft": ("adapter_config.json", "adapter_model.bin", "README.md"),
+    "component": ("config.json", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_of_one_model_is_one_thing(name: str) -> None:
+    """Shards with their index, PEFT's adapter and a component with its configuration are each one model."""
+    _write(*(f"lib/{name}/{file}" for file in FOLDERS[name]))
+    assert list(find_sources(["lib"])) == [Found(f"lib/{name}", is_folder=True)]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("config.json", "model.safetensors", "photo-real.safetensors"),
+        ("config.json", "tokenizer.json"),
+        ("adapter_config.json", "adapter_model.bin", "training_args.bin"),
+        (*FOLDERS["peft"], "checkpoint-500/adapter_model.bin"),
+        (*FOLDERS["sharded"], "original/consolidated.pth"),
+    ],
+)
+def test_a_folder_of_several_models_is_walked(files: tuple[str, ...]) -> None:
+    """Where other weights or folders lie beside them, every file is looked at for itself."""
+    _write(*(f"lib/{file}" for file in files))
+    assert not any(found.is_folder for found in find_sources(["lib"]) if isinstance(found, Found))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="paths are shorter there")
 def test_folders_as_deep_as_can_be() -> None:
     """Folders nested deeper than Python's recursion limit are walked to the longest path that the system takes."""
