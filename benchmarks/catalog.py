@@ -5,6 +5,9 @@
 builds a library of sparse files with the headers of real ones (names, shapes, metadata of trainers), and measures the
 first sync, one of an unchanged library, one after 500 moves and 500 replacements, and searches; then, on some of the
 files, reading headers beside ``safetensors.safe_open`` and identifying beside diffusers, where they are installed.
+
+Every file has metadata of its own, and one in ten a list of tensors of its own, as LoRAs of some blocks or of uneven
+ranks have; the others share theirs, as those of one trainer with its usual settings do.
 """
 
 from __future__ import annotations
@@ -26,8 +29,11 @@ from modelhub.tensors import DTYPE_BY_LABEL, DType
 Tensors = list[tuple[str, DType, tuple[int, ...], int]]
 
 WORDS = [f"{a}{b}" for a in "harbour dusk river glass moss woodcut paper neon velvet iron".split() for b in range(60)]
-SHARES = (("lora", 0.80), ("embedding", 0.10), ("checkpoint", 0.06), ("vae", 0.04))
-"""What libraries of tens of thousands of files are made of."""
+SHARES = (("lora", 0.70), ("own lora", 0.10), ("embedding", 0.10), ("checkpoint", 0.06), ("vae", 0.04))
+"""What libraries of tens of thousands of files are made of; an ``own lora`` has a list of tensors like no other's."""
+
+RANKS = (4, 8, 16, 32, 64, 128)
+TYPES = tuple(DTYPE_BY_LABEL[label] for label in ("F16", "BF16", "F32"))
 
 
 def tensors_of(layout: dict[str, tuple[DType, tuple[int, ...]]]) -> Tensors:
@@ -43,13 +49,14 @@ def tensors_of(layout: dict[str, tuple[DType, tuple[int, ...]]]) -> Tensors:
 
 
 def kinds() -> dict[str, list[Tensors]]:
-    """Structures of every kind: LoRAs of several ranks with and without text encoder, and so on."""
+    """Structures of every kind: LoRAs of several ranks and types with and without text encoder, and so on."""
     f16 = DTYPE_BY_LABEL["F16"]
     return {
         "lora": [
-            tensors_of(layouts.lora(base, rank=rank, text_encoder=text))
+            tensors_of(layouts.lora(base, rank=rank, text_encoder=text, dtype=dtype))
             for base, text in (("sd-1", True), ("sd-1", False), ("sdxl", False))
-            for rank in (4, 8, 16, 32, 64, 128)
+            for rank in RANKS
+            for dtype in TYPES
         ],
         "embedding": [[("emb_params", f16, (vectors, 768), vectors * 768 * 2)] for vectors in range(1, 17)],
         "checkpoint": [tensors_of(layouts.checkpoint("sd-1")), tensors_of(layouts.checkpoint("sdxl"))],
@@ -60,7 +67,7 @@ def kinds() -> dict[str, list[Tensors]]:
 def metadata_of(kind: str, number: int, rng: random.Random) -> dict[str, str]:
     """What a trainer or merger writes; no two files' are the same."""
     title = f"{rng.choice(WORDS)} {rng.choice(WORDS)} {number}"
-    if kind != "lora":
+    if not kind.endswith("lora"):
         return {"modelspec.title": title, "format": "pt"}
     tags = {word: rng.randint(1, 90) for word in rng.sample(WORDS, rng.randint(20, 150))}
     return {
@@ -72,6 +79,20 @@ def metadata_of(kind: str, number: int, rng: random.Random) -> dict[str, str]:
         "sshs_model_hash": f"{rng.getrandbits(256):064x}",
         **{f"ss_setting_{index}": str(rng.random()) for index in range(40)},
     }
+
+
+def own_lora(rng: random.Random) -> Tensors:
+    """A LoRA of some of the modules, each with a rank of its own."""
+    whole = layouts.lora(rng.choice(("sd-1", "sd-1", "sdxl")), rank=1, text_encoder=False, dtype=rng.choice(TYPES))
+    modules = sorted({name.partition(".")[0] for name in whole})
+    chosen = {module: rng.choice(RANKS) for module in rng.sample(modules, rng.randint(8, len(modules)))}
+    ranked = {}
+    for name, (dtype, shape) in whole.items():
+        module, _, leaf = name.partition(".")
+        if (rank := chosen.get(module)) is not None:
+            axis = {"lora_down.weight": 0, "lora_up.weight": 1}.get(leaf)
+            ranked[name] = dtype, tuple(rank if number == axis else size for number, size in enumerate(shape))
+    return tensors_of(ranked)
 
 
 def write(path: str, tensors: Tensors, metadata: dict[str, str]) -> None:
@@ -92,7 +113,9 @@ def build(folder: str, files: int) -> None:
         if number % 400 == 0 or not os.path.isdir(below):
             os.makedirs(below, exist_ok=True)
         path = os.path.join(below, f"{rng.choice(WORDS)}-{number}.safetensors")
-        write(path, rng.choice(structures[kind]), metadata_of(kind, number, rng))
+        write(
+            path, own_lora(rng) if kind == "own lora" else rng.choice(structures[kind]), metadata_of(kind, number, rng)
+        )
 
 
 def paths_of(folder: str) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
 STATED = ("modelspec.trigger_phrase", "modelspec.trigger_word", "trigger_words", "trained_words", "activation_text")
@@ -20,14 +19,16 @@ LONGEST = 2 << 20
 def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The phrases that *metadata* states, then the tags that it counts, the commonest first; each once."""
     stated = (metadata[key].strip() for key in STATED if key in metadata)
-    counts: Counter[str] = Counter()
+    counts: dict[str, int] = {}
     for tag, count in _counted(metadata.get(COUNTED, "")):
-        counts[tag] += count
-    found = [*stated, *(tag for tag, _ in counts.most_common(MOST))]
+        counts[tag] = counts.get(tag, 0) + count
+    found = [*stated, *sorted(counts, key=counts.__getitem__, reverse=True)[:MOST]]
     return tuple(dict.fromkeys(phrase for phrase in found if phrase))
 
 
 def _counted(text: str) -> Iterator[tuple[str, int]]:
+    if not text:
+        return
     try:
         datasets = json.loads(text) if len(text) <= LONGEST else None
     except (ValueError, RecursionError):  # whoever wrote the file wrote this: it need not be JSON

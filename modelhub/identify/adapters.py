@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
@@ -34,11 +34,15 @@ _SUFFIXED = re.compile(r"(.+)_lora(\d*)")
 """``to_q_lora`` (diffusers' attention processors), ``qkv_lora1`` (XLabs): a leaf joined to its module."""
 
 
+Facts = tuple[str, int | None]
+"""A module's algorithm and rank."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """``signatures/adapters.toml``: leaves (with whether they are weak) and beginnings of names."""
+    """``signatures/adapters.toml``: leaves (algorithm and role, and whether they are weak) and beginnings of names."""
 
-    leaves: Mapping[str, tuple[str, str, bool]]
+    leaves: Mapping[str, tuple[tuple[str, str], bool]]
     prefixes: tuple[ModulePrefix, ...]
 
 
@@ -100,19 +104,20 @@ def _outlined(names: Names) -> Outline | None:
     modules, counted = _modules(names, _tables())
     outline = None
     if modules and counted >= _SHARE * len(names.tensors):
-        outline = Outline(counted, _described(modules), narrowed(modules), _alphas(modules))
+        facts = [(module.algorithm, module.rank) for module in modules]
+        outline = Outline(counted, _described(modules, facts), narrowed(modules), _alphas(modules, facts))
     while len(_outlines) >= _MOST_OUTLINES:
         del _outlines[next(iter(_outlines))]
     _outlines[key] = outline
     return outline
 
 
-def _alphas(modules: tuple[Module, ...]) -> tuple[tuple[str, ...], ...]:
+def _alphas(modules: tuple[Module, ...], facts: Sequence[Facts]) -> tuple[tuple[str, ...], ...]:
     """What the alphas of *modules* are called; trainers give those of one component, algorithm and rank the same."""
     alike: dict[tuple[str | None, str, int | None], list[str]] = {}
-    for module in modules:
+    for module, (algorithm, rank) in zip(modules, facts, strict=True):
         component = module.prefix.component if module.prefix else None
-        alike.setdefault((component, module.algorithm, module.rank), []).append(f"{module.name}.alpha")
+        alike.setdefault((component, algorithm, rank), []).append(f"{module.name}.alpha")
     return tuple(map(tuple, alike.values()))
 
 
@@ -131,13 +136,13 @@ def _modules(names: Names, tables: Tables) -> tuple[tuple[Module, ...], int]:
         if split is None:
             continue
         stem, leaf = split
-        algorithm, role, is_weak = tables.leaves[leaf]
+        told, is_weak = tables.leaves[leaf]
         if is_weak:
-            weak.append((stem, leaf, algorithm, role, tensor))
+            weak.append((stem, leaf, *told, tensor))
             continue
         if (module := modules.get(stem)) is None:
             module = modules[stem] = _module(stem)
-        module.tensors[algorithm, role] = tensor
+        module.tensors[told] = tensor
         module.leaves.append(leaf)
         counted += 1
     for stem, leaf, algorithm, role, tensor in weak:
@@ -198,9 +203,9 @@ def _with_alphas(outline: Outline, names: Names, scalars: Mapping[str, Scalar], 
     return replace(outline.adapter, alpha=most, alphas=dict(alphas.most_common()))
 
 
-def _described(modules: tuple[Module, ...]) -> Adapter:
-    algorithms = Counter(algorithm for module in modules if (algorithm := module.algorithm))
-    ranks = Counter(rank for module in modules if (rank := module.rank) is not None)
+def _described(modules: tuple[Module, ...], facts: Sequence[Facts]) -> Adapter:
+    algorithms = Counter(algorithm for algorithm, _ in facts if algorithm)
+    ranks = Counter(rank for _, rank in facts if rank is not None)
     dialects = Counter(_dialect(module) for module in modules)
     denoiser = "unet" if any(_UNET_HEADS.match(module.path) for module in modules) else "transformer"
     targets = {module.prefix.component if module.prefix else "denoiser" for module in modules}
@@ -229,8 +234,8 @@ def _dialect(module: Module) -> str:
 @cache
 def _tables() -> Tables:
     table = read_table("adapters")
-    leaves = {leaf: (algorithm, role, False) for leaf, (algorithm, role) in table["leaves"].items()}
-    leaves |= {leaf: (algorithm, role, True) for leaf, (algorithm, role) in table["weak_leaves"].items()}
+    leaves = {leaf: ((algorithm, role), False) for leaf, (algorithm, role) in table["leaves"].items()}
+    leaves |= {leaf: ((algorithm, role), True) for leaf, (algorithm, role) in table["weak_leaves"].items()}
     prefixes = tuple(
         ModulePrefix(**{**each, "candidates": tuple(each.get("candidates", ()))}) for each in table["module"]
     )

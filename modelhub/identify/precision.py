@@ -42,6 +42,7 @@ _PACKED = {
 _SCALES = frozenset({"scale_weight", "weight_scale", "scale_input", "input_scale", "scaled_fp8", "weight_scale_inv"})
 """Last parts of the names of scales beside weights of eight bits (ComfyUI, Lightricks, DeepSeek)."""
 
+_TELLING = frozenset({*_PACKED, *_SCALES, "scale", "_scale"})
 _INTEGERS = {"I8": "int8", "U8": "uint8"}
 _COUNTED = frozenset({*_NAMES, *_INTEGERS})
 
@@ -58,9 +59,12 @@ def precision_of(state_dict: StateDict) -> Evidence | None:
     tensors = state_dict.tensors
     scales = ""
     share: dict[str, int] = {}
-    for name, tensor in tensors.items():
-        if (label := tensor.dtype.label) in _COUNTED:
-            share[label] = share.get(label, 0) + max(0, math.prod(tensor.shape)) * tensor.dtype.bits
+    forms = Counter((tensor.dtype, tensor.shape) for tensor in tensors.values())
+    for (dtype, shape), count in forms.items():
+        if dtype.label in _COUNTED:
+            share[dtype.label] = share.get(dtype.label, 0) + count * max(0, math.prod(shape)) * dtype.bits
+    telling = {name[name.rfind(".") + 1 :] for name in tensors} & _TELLING
+    for name in tensors if telling else ():
         last = name[name.rfind(".") + 1 :]
         if last in _PACKED:
             return Evidence("precision", _PACKED[last], "key", f"there is {name[:200]}: the weights are packed")

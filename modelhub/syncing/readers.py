@@ -7,6 +7,7 @@ JSON, never as pickles. A process that dies takes one file with it.
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import signal
 import sys
@@ -27,6 +28,9 @@ _AT_ONCE = 16
 """Files given to a process at a time: reading one takes about as long as telling of it."""
 _WORTH_IT = 64
 """Files from which on processes are started: starting one takes as long as reading a few."""
+
+_SELDOM = 50_000
+"""Objects after which a process looks for cycles among them."""
 
 Answer = tuple[Seen, Reading | str]
 """A file, and what it says or why it cannot be read."""
@@ -146,6 +150,8 @@ def _told(said: Any) -> Reading | str:
 def serve(line: Connection, inherited: Sequence[Connection] = ()) -> None:
     """Be such a process: read each file that comes down *line*, until it is closed at the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # what was there before needs no looking through, and readings leave no cycles:
+    gc.set_threshold(_SELDOM)  # a list of two thousand tensors would have it looked through six times
     for other in inherited:
         other.close()
     reader = Reader()
