@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from modelhub.container import Container, open_container, open_path
+from modelhub.container.shards import missing_components, shards_of
 from modelhub.source import Digest, LocalSource, digest_of
 
 if TYPE_CHECKING:
@@ -128,15 +129,38 @@ class Inspection(NamedTuple):
         """Why not all of its tensors are there to be had, in words; ``None`` when they are."""
         parts = [part for _, part in self.container.files()]
         odd = [anomaly for part in (self.container, *parts) for anomaly in _oddities(part)]
-        skipped = [skip.reason for part in (self.container, *parts) for skip in part.skipped]
+        skipped = [skip.reason for part in (self.container, *parts) for skip in part.skipped] + self._missing()
         cut_off = [anomaly.message for anomaly in odd if anomaly.rule.endswith(".truncated")]
         if cut_off:
             return cut_off[0]
         if not skipped and all(part.state_dict is not None for part in parts) and any(self.tensors()):
             return None
-        of_names = ("container.wrong-extension", "container.partial-download")
-        reasons = [anomaly.message for anomaly in odd if anomaly.rule not in of_names]
+        reasons = [anomaly.message for anomaly in odd if anomaly.rule not in _OF_NAMES]
         return next(iter(reasons + skipped), "no tensors in it")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else is to be known: that it is named as something else, how many shards a folder consists of."""
+        of_names = [
+            anomaly.message if member is None else f"{member}: {anomaly.message}"
+            for member, part in self.container.files()
+            for anomaly in part.anomalies
+            if anomaly.rule in _OF_NAMES
+        ]
+        number, missing = shards_of(self.container)
+        return (*of_names, *([f"{number - len(missing)} of {number} shards"] if number else ()))
+
+    def _missing(self) -> list[str]:
+        """What the folder says that it consists of and that is not in it."""
+        _, shards = shards_of(self.container)
+        found = [f"{len(shards)} of its shards are missing, the first of them {shards[0]}"] if shards else []
+        if components := missing_components(self.container):
+            found.append(f"components that its index lists are missing: {', '.join(components)}")
+        return found
+
+
+_OF_NAMES = ("container.wrong-extension", "container.partial-download")
+"""Rules about what a file is called and not about what it holds."""
 
 
 def _oddities(container: Container) -> Iterator[Anomaly]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 def command(*, paths: Sequence[str], tensors: bool, explain: bool, content_digest: bool, sink: Sink) -> int:
     """Say which model each PATH is: container, kind, architecture, precision, tensors, metadata.
 
+    A folder that is one model (a pipeline, a component, shards, a PEFT adapter) is told as one, with what of it is
+    missing.
     No tensor is read, but for its digest, and - is standard input. Ends with 0 when the tensors of every file could be
     told, else with 2.
     """

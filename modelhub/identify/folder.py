@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from modelhub.container.shards import components_of
 from modelhub.identify.base import Evidence, Identity
 from modelhub.identify.file import identify_state_dict
 from modelhub.identify.observation import Observation
@@ -16,9 +17,6 @@ from modelhub.tensors import StateDict, TensorInfo
 _INDEX = "model_index.json"
 _DENOISERS = ("unet", "transformer", "prior", "decoder")
 """Components that a pipeline's architecture is that of, the first that is there."""
-
-_NOT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Scheduler", "Processor", "FeatureExtractor", "ProcessorFast")
-"""Ends of the classes of components that have no weights."""
 
 _CONTEXT_WIDTHS = {768: "sd-1", 1024: "sd-2", 1280: "sdxl-refiner", 2048: "sdxl"}
 """``cross_attention_dim`` in a UNet's configuration."""
@@ -34,14 +32,11 @@ def identify_folder(folder: Observation) -> Identity:
     weights = _weights(folder)
     index = folder.configs.get(_INDEX)
     if index is None:
-        if len(weights) != 1:
-            return Identity()
-        [(state_dict, probe)] = weights.values()
-        return identify_state_dict(state_dict, probe)
+        return _one_model(weights)
 
     pipeline = _text(index.get("_class_name"))
     evidence = [Evidence("kind", "checkpoint", "structure", f"{_INDEX} names the pipeline {pipeline or '?'}")]
-    components = _components(index)
+    components = components_of(index)
     evidence += [Evidence("components", name, "metadata", f"{_INDEX} lists {name}") for name in components]
 
     denoiser = _denoiser(folder, components, weights)
@@ -65,6 +60,13 @@ def identify_folder(folder: Observation) -> Identity:
         candidates=denoiser.candidates,
     )
     return identity if identity.architecture else _by_pipeline(identity, pipeline)
+
+
+def _one_model(weights: Mapping[str, tuple[StateDict, Probe | None]]) -> Identity:
+    """A folder of one model, its shards joined: its own files count, or those of the only folder in it."""
+    if "" not in weights and len(weights) != 1:
+        return Identity()
+    return identify_state_dict(*(weights.get("") or next(iter(weights.values()))))
 
 
 def _weights(folder: Observation) -> dict[str, tuple[StateDict, Probe | None]]:
@@ -96,19 +98,6 @@ def _all(weights: Mapping[str, tuple[StateDict, Probe | None]]) -> StateDict:
         f"{name}.{key}": tensor for name, (state_dict, _) in weights.items() for key, tensor in state_dict.items()
     }
     return StateDict(tensors, leftovers=tuple(left for each, _ in weights.values() for left in each.leftovers))
-
-
-def _components(index: Mapping[str, object]) -> tuple[str, ...]:
-    """The components with weights that *index* lists as ``name: [library, class]``."""
-    return tuple(
-        name
-        for name, value in index.items()
-        if not name.startswith("_")
-        and isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[1], str)
-        and not value[1].endswith(_NOT_WEIGHTS)
-    )
 
 
 def _denoiser(

@@ -32,6 +32,7 @@ def inspect_dict(inspection: Inspection, *, tensors: bool = False, explain: bool
         "tensor_count": len(listed) if _has_tensors(inspection) else None,
         "parameter_count": sum(t.numel for _, t in listed) if _has_tensors(inspection) else None,
         "error": inspection.problem,
+        "notes": list(inspection.notes),
         **({"near_misses": [_miss_dict(miss) for miss in inspection.near_misses]} if explain else {}),
         **({"tensors": [tensor_dict(tensor, member) for member, tensor in listed]} if tensors else {}),
     }
@@ -51,6 +52,7 @@ def failed_dict(path: str, reason: str) -> dict[str, Any]:
         "tensor_count": None,
         "parameter_count": None,
         "error": reason,
+        "notes": [],
     }
 
 
@@ -75,6 +77,7 @@ def inspect_lines(inspection: Inspection, verbosity: int = 0, *, explain: bool =
             ("components", ", ".join(identity.components) or None),
             ("adapter", _adapter_text(identity.adapter) if identity.adapter else None),
             ("tensors", _size_text(inspection) if listed else None),
+            *(("note", note) for note in inspection.notes),
         ]
     )
     if verbosity > 0 or explain:

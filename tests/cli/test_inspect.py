@@ -29,6 +29,7 @@ FIELDS = [
     "tensor_count",
     "parameter_count",
     "error",
+    "notes",
 ]
 
 
