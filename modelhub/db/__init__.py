@@ -19,9 +19,11 @@ from modelhub.db.entries import (
     Query,
     Relative,
     ScanRun,
+    SmokeRun,
 )
 from modelhub.db.libraries import Libraries
 from modelhub.db.places import Batch, Change, Holding, Known, LibraryRoot, Moved, Reading, Seen, ToHash
+from modelhub.db.smoke_runs import SmokeRuns
 
 __all__ = [
     "ENTRY_FIELDS",
@@ -48,5 +50,7 @@ __all__ = [
     "Relative",
     "ScanRun",
     "Seen",
+    "SmokeRun",
+    "SmokeRuns",
     "ToHash",
 ]

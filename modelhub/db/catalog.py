@@ -27,10 +27,11 @@ from modelhub.db import facts as facts_
 from modelhub.db.claims import claims_of
 from modelhub.db.collections import Collections
 from modelhub.db.digests import Digests, put_claims
-from modelhub.db.engine import Store, parse_url
+from modelhub.db.engine import Store, default_url, parse_url
 from modelhub.db.entries import Derivation, Detail, Duplicates, Entry, Query
 from modelhub.db.libraries import Libraries
 from modelhub.db.schema import record
+from modelhub.db.smoke_runs import SmokeRuns
 from modelhub.db.text import name_for
 from modelhub.db.upgrade import bring_up_to_date
 from modelhub.errors import CatalogError
@@ -90,10 +91,23 @@ class Catalog:
         """The digests of the catalog's bytes."""
         return Digests(self._store)
 
+    @cached_property
+    def smoke_runs(self) -> SmokeRuns:
+        """What smoke tests came to."""
+        return SmokeRuns(self._store)
+
     @property
     def url(self) -> str:
         """The database's URL, its password hidden."""
         return self._store.url
+
+    @property
+    def folder(self) -> str:
+        """Where files that belong to the catalog lie: beside it, or where it is no file in the user's data folder."""
+        name = (parse_url(self._store.url).database if self._store.is_sqlite else None) or ""
+        if name in ("", ":memory:") or name.startswith("file:"):
+            name = default_url().database or ""
+        return os.path.dirname(os.path.abspath(name))
 
     def back_up(self, target: str) -> None:
         """Copy the catalog to the file *target*, which appears whole or not at all; others may go on using the catalog.

@@ -24,6 +24,7 @@ from modelhub.db.schema import (
     record,
     scan_report,
 )
+from modelhub.db.smoke_runs import runs_of
 from modelhub.db.text import path_key, storable
 from modelhub.db.triggers import trigger_words
 from modelhub.errors import CatalogError, Conflict
@@ -135,6 +136,7 @@ def detail(connection: Connection, entry: Entry) -> Detail:
         children=lineage.children(connection, entry.digest),
         versions=_versions(connection, entry),
         collections=_collections(connection, entry.artifact),
+        smoke_runs=runs_of(connection, row.content_id),
     )
 
 

@@ -193,6 +193,27 @@ class Duplicates:
 
 
 @dataclass(frozen=True, slots=True)
+class SmokeRun:
+    """One smoke test; the first fields are those of :class:`modelhub.smoke.SmokeResult` as plain objects.
+
+    ``asked`` is what two tests must share to be comparable. The image lies, or lay, at ``image_path``; ``accepted``: it
+    is the reference of later ones. ``base_sha256`` is what an adapter was put on, where the catalog knows it.
+    """
+
+    outcome: str
+    sentence: str
+    asked: Mapping[str, Any]
+    checks: tuple[Mapping[str, Any], ...]
+    facts: Mapping[str, Any]
+    image_sha256: str | None
+    image_path: str | None
+    version: str
+    accepted: bool = False
+    base_sha256: str | None = None
+    added: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Detail:
     """Everything that the catalog knows of one record; ``scans`` begins with the newest, which made ``findings``.
 
@@ -218,6 +239,7 @@ class Detail:
     children: tuple[Relative, ...] = ()
     versions: tuple[Entry, ...] = ()
     collections: tuple[str, ...] = ()
+    smoke_runs: tuple[SmokeRun, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, and those of the values in them, as JSON has them."""

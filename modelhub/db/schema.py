@@ -3,9 +3,9 @@
 Bytes, places and names are three things. ``content`` is bytes: known by their SHA-256 or, until somebody reads them
 all, by the file that holds them; ``location`` is a path that holds them now (``ended`` is null) or held them once, in a
 ``library_root`` or anywhere; ``record`` is what a user names, tags and writes notes on, several of them together where
-they are one artifact. What a program said of bytes
-(``scan_report``, ``identification``, ``derivation``) is appended together with that program's version and never
-rewritten: the newest row is in force, the others are the history. What the user says (``override``) is kept apart.
+they are one artifact. What a program said of bytes (``scan_report``, ``identification``, ``derivation``,
+``smoke_run``) is appended together with that program's version and never rewritten: the newest row is in force, the
+others are the history. What the user says (``override``) is kept apart.
 
 The tables here and those that the migrations make are compared by a test.
 """
@@ -34,7 +34,7 @@ from sqlalchemy import (
 
 from modelhub.db.text import path_of, plain, storable, stored_path
 
-REVISION = "0004"
+REVISION = "0005"
 """The migration that makes the tables below; a catalog at this revision is opened without loading alembic."""
 
 VERSION_TABLE = "modelhub_schema"
@@ -338,6 +338,27 @@ class DerivationInputColumns(TypedColumns):
     role: Named[str] = Column(SafeName)
 
 
+class SmokeRunColumns(TypedColumns):
+    """One smoke test of the bytes, an adapter's on those of ``base_id`` (null: on none of the catalog).
+
+    ``asked`` is what two tests must share to be comparable; ``accepted``: its image is the reference of later ones.
+    """
+
+    id = Column(Integer, primary_key=True)
+    content_id: Named[int] = Column(ForeignKey("content.id"), index=True)
+    base_id: Named[int | None] = Column(ForeignKey("content.id"), index=True)
+    outcome: Named[str] = Column(String(16))
+    sentence: Named[str] = Column(SafeText)
+    asked: Named[Any] = Column(Json, nullable=False)
+    checks: Named[Any] = Column(Json, nullable=False)
+    facts: Named[Any] = Column(Json, nullable=False)
+    image_sha256: Named[str | None] = Column(String(64))
+    image_path: Named[str | None] = Column(PathText)
+    accepted: Named[bool] = Column(Boolean)
+    version: Named[str] = Column(SafeName)
+    added: Named[str] = Column(String(32))
+
+
 content = Table("content", metadata, ContentColumns)
 content_digest = Table("content_digest", metadata, ContentDigestColumns)
 library_root = Table("library_root", metadata, LibraryRootColumns)
@@ -356,3 +377,4 @@ header = Table("header", metadata, HeaderColumns)
 search_text = Table("search_text", metadata, SearchTextColumns)
 derivation = Table("derivation", metadata, DerivationColumns)
 derivation_input = Table("derivation_input", metadata, DerivationInputColumns)
+smoke_run = Table("smoke_run", metadata, SmokeRunColumns)

@@ -10,6 +10,8 @@ from modelhub.report.scanned import SHOWN_FINDINGS, verdict_span
 
 Plain = Mapping[str, Any]
 
+_SHOWN_RUNS = 3
+
 
 def entry_table(entries: Sequence[Plain], verbosity: int = 0) -> Table:
     """One row per record; with ``-v`` also where it lies."""
@@ -95,6 +97,11 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
     for name, value in detail["overrides"].items():
         yield line("  ", Span("set by you  ", "dim"), f"{name} = {value or 'nothing'}")
     yield from _findings(detail["findings"], verbosity)
+    for run in detail["smoke_runs"][: None if verbosity > 0 else _SHOWN_RUNS]:
+        accepted = ", accepted" if run["accepted"] else ""
+        image = f", {run['image_path']}" if run["image_path"] else ""
+        said = Span(f"  ({run['added']}, modelhub {run['version']}{accepted}{image})", "dim")
+        yield line("  ", Span("smoke test  ", "dim"), f"{run['outcome']}: {run['sentence']}", said)
     for relative in detail["parents"]:
         yield _relation("made from", relative)
     for relative in detail["children"]:

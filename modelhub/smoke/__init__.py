@@ -10,12 +10,26 @@ from __future__ import annotations
 
 import os
 
+from modelhub.smoke.checks import asked as asked_of
 from modelhub.smoke.checks import judge
 from modelhub.smoke.prepare import FindBase, prepare
-from modelhub.smoke.run import Limits, run_worker
+from modelhub.smoke.run import Limits, Worker
 from modelhub.smoke.spec import Check, Preset, Settings, SmokeResult, SmokeSpec
 
-__all__ = ["Check", "FindBase", "Limits", "Preset", "Settings", "SmokeResult", "SmokeSpec", "smoke"]
+__all__ = [
+    "Check",
+    "FindBase",
+    "Limits",
+    "Preset",
+    "Settings",
+    "SmokeResult",
+    "SmokeSpec",
+    "Worker",
+    "asked_of",
+    "judge",
+    "prepare",
+    "smoke",
+]
 
 
 def smoke(
@@ -39,4 +53,5 @@ def smoke(
     prepared = prepare(os.fspath(path), settings, find_base)
     if isinstance(prepared, SmokeResult):
         return prepared
-    return judge(prepared, run_worker(prepared, limits or Limits()))
+    with Worker(limits) as worker:
+        return judge(prepared, worker.run(prepared))

@@ -9,16 +9,23 @@ from modelhub.smoke.course import Course, difference
 from modelhub.smoke.spec import AdapterSpec
 
 
-def try_adapter(course: Course, adapter: AdapterSpec) -> None:
-    """Tell what *adapter* is on the course's modules, and what it makes of the image."""
+def try_adapter(course: Course, adapter: AdapterSpec, known: dict[str, Any]) -> None:
+    """Tell what *adapter* is on the course's modules, and what it makes of the image.
+
+    *known* is what the base made alone, by what was asked for.
+    """
     spec, teller, sampler = course.spec, course.teller, course.sampler()
     teller.stage("sampling with the base alone")
     prompt = sampler.encode(spec.prompts[0])
     empty = sampler.empty(prompt)
-    alone = sampler.sample(prompt, empty, guidance=spec.guidance)
-    told: dict[str, Any] = {"latents": alone.steps}
-    if not alone.steps[-1]["non_finite"]:
-        told["image"] = course.picture(alone.latents, kept=False)
+    asked = repr((spec.prompts[0], spec.steps, spec.size, spec.seed, spec.guidance, spec.tokenizer))
+    if asked not in known:
+        alone = sampler.sample(prompt, empty, guidance=spec.guidance)
+        told: dict[str, Any] = {"latents": alone.steps}
+        if not alone.steps[-1]["non_finite"]:
+            told["image"] = course.picture(alone.latents, kept=False)
+        known[asked] = (alone, told)
+    alone, told = known[asked]
     teller.tell(base=told)
     teller.stage("applying it")
     adapted = Adapted(course.modules, adapter, course.files)

@@ -51,8 +51,18 @@ class Course:
             data = images.png(picture, {"parameters": _parameters(self.spec)})
             if kept:
                 self.keep(data)
+                self._compare_with_reference(picture)
             told |= images.measure(np.clip(picture, 0, 1), len(data))
         return told
+
+    def _compare_with_reference(self, picture: images.Picture) -> None:
+        if self.spec.reference is not None:
+            try:
+                reference = images.read_png(self.spec.reference)
+            except OSError as error:
+                self.teller.tell(reference_lost=str(error))
+            else:
+                self.teller.tell(reference=images.similarity(np.clip(picture, 0, 1), reference))
 
     def keep(self, data: bytes) -> None:
         """Let the PNG file *data* be the test's image."""

@@ -51,6 +51,53 @@ def png(picture: Picture, text: dict[str, str] | None = None) -> bytes:
     return out.getvalue()
 
 
+def read_png(path: str) -> Picture:
+    """The picture in the PNG file *path*. Raises ``OSError`` for what is none."""
+    from PIL import Image
+
+    with Image.open(path, formats=("PNG",)) as image:
+        return np.asarray(image.convert("RGB"), np.float32) / 255
+
+
+def similarity(one: Picture, other: Picture) -> dict[str, float | None]:
+    """How alike two pictures are.
+
+    ``bits`` is in how many of 64 their difference hashes differ, ``ssim`` their structural similarity (``None`` for
+    pictures of other sizes).
+    """
+    bits = int((_difference_hash(one) != _difference_hash(other)).sum())
+    return {"bits": bits, "ssim": _ssim(_light(one), _light(other)) if one.shape == other.shape else None}
+
+
+def _light(picture: Picture) -> Picture:
+    return picture @ np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def _difference_hash(picture: Picture) -> Picture:
+    """64 truth values: whether each of 8 x 9 areas is darker than the next in its row (N. Krawetz, 2013)."""
+    light = _light(picture)
+    rows = np.array_split(light, 8, axis=0)
+    areas = np.array([[each.mean() for each in np.array_split(row, 9, axis=1)] for row in rows])
+    return areas[:, 1:] > areas[:, :-1]
+
+
+def _ssim(one: Picture, other: Picture, side: int = 7) -> float:
+    """Wang et al. 2004 with uniform windows of *side* pixels, for values from 0 to 1."""
+    mean_one, mean_other = _means(one, side), _means(other, side)
+    variance_one = _means(one * one, side) - mean_one**2
+    variance_other = _means(other * other, side) - mean_other**2
+    covariance = _means(one * other, side) - mean_one * mean_other
+    c1, c2 = 0.01**2, 0.03**2
+    structure = (2 * mean_one * mean_other + c1) * (2 * covariance + c2)
+    return float((structure / ((mean_one**2 + mean_other**2 + c1) * (variance_one + variance_other + c2))).mean())
+
+
+def _means(plane: Picture, side: int) -> Picture:
+    """The mean of every window of *side* x *side* in *plane*."""
+    sums = np.pad(plane.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    return (sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]) / side**2
+
+
 def measure(picture: Picture, nbytes: int) -> dict[str, float]:
     """What *picture*, whose PNG file has *nbytes*, looks like in numbers.
 
@@ -58,7 +105,7 @@ def measure(picture: Picture, nbytes: int) -> dict[str, float]:
     values that are 0 or 1; ``autocorrelation`` of the luminance 8 pixels apart; ``patchiness``, how much the contrast
     of 16 x 16 patches varies (standard deviation over mean); ``bits`` of the PNG file per pixel.
     """
-    light = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+    light = _light(picture)
     patches = _patches(light, 16).std(axis=(-1, -2))
     height, width = light.shape
     return {

@@ -12,8 +12,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from queue import Empty, Queue
+from threading import Thread
+from typing import IO, Any
 
 from modelhub import termination
 from modelhub.smoke.spec import SmokeSpec
@@ -37,9 +40,12 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONSAFEPATH": "1",
 }
+_ERRORS = "errors.txt"
+_RANDOM_BYTES = 6 << 30
 _BASE_MEMORY = 8 << 30
 _MEMORY_PER_BYTE = 6
-"""The default limit: torch's own address space, and the weights mapped, copied, widened to fp32 and once more."""
+"""The default limit: torch's own address space, and the weights mapped, copied, widened to fp32 and once more. Random
+weights count as SDXL's in fp16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,55 +72,125 @@ class Measured:
     image: bytes | None = field(default=None, repr=False)
 
 
-def run_worker(spec: SmokeSpec, limits: Limits) -> Measured:
-    """Carry *spec* out in a process of its own; never raises for what the process does."""
-    memory = limits.memory or _BASE_MEMORY + _MEMORY_PER_BYTE * sum(file.size for file in spec.files)
-    with tempfile.TemporaryDirectory(prefix="modelhub-smoke-") as folder:
-        end, testable = _run(command(folder, memory), spec.to_json(), folder, limits.seconds)
-        values, stage = _read(os.path.join(folder, MEASURED))
-        image = os.path.join(folder, IMAGE)
-        png = None
-        if os.path.isfile(image):
-            with open(image, "rb") as file:
-                png = file.read()
-    if end is not None and testable and stage is not None:
-        end = f"{end} while it was {stage}"
-    return Measured(values, stage, end, testable, png)
+class Worker:
+    """A process that carries out one spec after another; started when it is needed, and anew when it ended.
 
+    A context manager: leaving it ends the process. *device* is handed to every spec (``None``: its own).
+    """
 
-def command(folder: str, memory: int) -> list[str]:
-    """How the worker is started: without the working folder on its path."""
-    return [sys.executable, "-P", "-m", WORKER, folder, str(memory)]
+    def __init__(self, limits: Limits | None = None, device: str | None = None) -> None:
+        self._limits = limits or Limits()
+        self._device = device
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: Queue[bytes] = Queue()
+        self._home: tempfile.TemporaryDirectory[str] | None = None
 
+    def __enter__(self) -> Worker:
+        return self
 
-def _run(words: list[str], spec: str, folder: str, seconds: float) -> tuple[str | None, bool]:
-    """Why the worker did not get to its end (``None``: it did), and whether that speaks against the model."""
-    try:
-        done = termination.run(
-            words,
-            spec.encode(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env=_environment(folder),
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        return f"the worker did not end within {seconds:g} s", True
-    except OSError as error:
-        return f"the worker cannot be started: {error.strerror}", False
-    said = _last_line(done.stderr)
-    match done.returncode:
-        case 0:
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def run(self, spec: SmokeSpec) -> Measured:
+        """Carry *spec* out; never raises for what the process does."""
+        if self._device is not None:
+            spec = replace(spec, device=self._device)
+        memory = self._limits.memory or _memory_for(spec)
+        with tempfile.TemporaryDirectory(prefix="modelhub-smoke-") as folder:
+            try:
+                end, testable = self._carry_out(json.dumps([folder, memory, spec.to_json()]))
+            except BaseException:
+                self._end()
+                raise
+            values, stage = _read(os.path.join(folder, MEASURED))
+            image = os.path.join(folder, IMAGE)
+            png = None
+            if os.path.isfile(image):
+                with open(image, "rb") as file:
+                    png = file.read()
+        if end is not None:
+            if testable and stage is not None:
+                end = f"{end} while it was {stage}"
+            self._end()
+        return Measured(values, stage, end, testable, png)
+
+    def _carry_out(self, task: str) -> tuple[str | None, bool]:
+        """Why the worker did not get to its end (``None``: it did), and whether that speaks against the model."""
+        try:
+            process = self._started()
+            assert process.stdin is not None
+            process.stdin.write(task.encode() + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            return "the worker ended before it was asked for anything", False
+        except OSError as error:
+            return f"the worker cannot be started: {error.strerror}", False
+        try:
+            answer = self._answers.get(timeout=self._limits.seconds)
+        except Empty:
+            return f"the worker did not end within {self._limits.seconds:g} s", True
+        if answer:
             return None, True
-        case status if status == OUT_OF_MEMORY:
-            return "the worker had not enough memory", True
-        case status if status in (NO_DEVICE, CANNOT_LOAD):
-            return said or "it cannot be loaded", False
-        case status if status < 0:
-            return f"the worker crashed (signal {-status})", True
-        case status:
-            return f"the worker failed with status {status}" + (f": {said}" if said else ""), True
+        assert self._home is not None
+        return _end_of(process.wait(), _last_line(os.path.join(self._home.name, _ERRORS)))
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self._home = tempfile.TemporaryDirectory(prefix="modelhub-smoke-")
+            with open(os.path.join(self._home.name, _ERRORS), "wb") as errors, termination.held():
+                self._process = subprocess.Popen(  # noqa: S603
+                    command(),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    cwd=self._home.name,
+                    env=_environment(self._home.name),
+                )
+            self._answers = Queue()
+            Thread(target=_pass_on, args=(self._process.stdout, self._answers), daemon=True).start()
+        return self._process
+
+    def _end(self) -> None:
+        process, home = self._process, self._home
+        self._process = self._home = None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(OSError):
+                    pipe.close()  # type: ignore[union-attr]
+        if home is not None:
+            home.cleanup()
+
+
+def _pass_on(stdout: IO[bytes], answers: Queue[bytes]) -> None:
+    """Hand every line on, and an empty one for the end."""
+    with suppress(ValueError, OSError):  # it is closed from the other side
+        for line in iter(stdout.readline, b""):
+            answers.put(line)
+    answers.put(b"")
+
+
+def command() -> list[str]:
+    """How the worker is started: without the working folder on its path."""
+    return [sys.executable, "-P", "-m", WORKER]
+
+
+def _memory_for(spec: SmokeSpec) -> int:
+    """The default limit of address space."""
+    of_files = sum(file.size for file in spec.files)
+    of_random = _RANDOM_BYTES if any(each.tensors is None for each in spec.components.values()) else 0
+    return _BASE_MEMORY + _MEMORY_PER_BYTE * (of_files + of_random)
+
+
+def _end_of(status: int, said: str) -> tuple[str, bool]:
+    if status == OUT_OF_MEMORY:
+        return "the worker had not enough memory", True
+    if status in (NO_DEVICE, CANNOT_LOAD):
+        return said or "it cannot be loaded", False
+    if status < 0:
+        return f"the worker crashed (signal {-status})", True
+    return f"the worker failed with status {status}" + (f": {said}" if said else ""), True
 
 
 def _environment(folder: str) -> dict[str, str]:
@@ -124,8 +200,9 @@ def _environment(folder: str) -> dict[str, str]:
     return os.environ | _ENVIRONMENT | {"PYTHONPATH": path, "HF_HOME": folder, "TORCH_HOME": folder}
 
 
-def _last_line(stderr: bytes) -> str:
-    lines = [each.strip() for each in stderr.decode(errors="replace").splitlines() if each.strip()]
+def _last_line(path: str) -> str:
+    with open(path, "rb") as file:
+        lines = [each.strip() for each in file.read().decode(errors="replace").splitlines() if each.strip()]
     return lines[-1][:400] if lines else ""
 
 

@@ -122,6 +122,7 @@ class SmokeSpec:
     *pipeline* is the class of diffusers' pipeline (``""`` for a VAE alone); *scheduler* its scheduler's configuration;
     *steps*, *size* (pixels) and *seed* what is generated; *unused* the names in the file that nothing loads. With
     *adapter*, all of these are those of the model that it is put on, *base* (``None``: one of random weights).
+    *reference* is a PNG file that the image is compared with.
     """
 
     path: str
@@ -142,6 +143,7 @@ class SmokeSpec:
     tokenizer: str | None
     adapter: AdapterSpec | None = None
     base: str | None = None
+    reference: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -191,7 +193,8 @@ class SmokeResult:
     """What a test came to: an outcome, one *sentence* that says why, and the evidence.
 
     *image* is the PNG file's bytes; *seconds* the wall time of the stages by name; *host_memory* and *device_memory*
-    the most bytes that the worker held; *facts* what else it told (device, element type, versions, tokenizer, losses).
+    the most bytes that the worker held; *facts* what else it told (device, element type, versions, losses); *asked*
+    is what two tests must share to be comparable: steps, size, seed, prompts, tokenizer, base ...
     """
 
     path: str
@@ -205,3 +208,4 @@ class SmokeResult:
     host_memory: int | None = None
     device_memory: int | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
+    asked: Mapping[str, object] = field(default_factory=dict)

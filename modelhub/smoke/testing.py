@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from contextlib import suppress
 
 import diffusers
 import torch
@@ -15,23 +16,25 @@ import transformers
 
 from modelhub.smoke.adapter_test import try_adapter
 from modelhub.smoke.course import Course
-from modelhub.smoke.loading import Files, Place, account_dict, load, on_meta
+from modelhub.smoke.kept import Kept
+from modelhub.smoke.loading import Files, Place, account_dict, on_meta
 from modelhub.smoke.model_test import try_model
 from modelhub.smoke.spec import SmokeSpec
 from modelhub.smoke.telling import Teller
 
 
 @torch.inference_mode()
-def run_test(spec: SmokeSpec, place: Place, folder: str, teller: Teller) -> None:
-    """Carry out *spec* at *place*; measurements go to *teller*, the image into *folder*.
+def run_test(spec: SmokeSpec, place: Place, folder: str, teller: Teller, kept: Kept) -> None:
+    """Carry out *spec* at *place*; measurements go to *teller*, the image into *folder*. *kept* is of the test before.
 
     Raises :class:`~modelhub.smoke.loading.CannotLoad`.
     """
     teller.tell(device=_device_name(place), dtype=str(place.dtype).removeprefix("torch."), versions=_versions())
+    _forget_peaks(place)
     try:
         teller.stage("loading")
         files = Files(spec.files)
-        modules, accounts = load(spec, files, place)
+        modules, accounts = kept.load(spec, files, place)
         account = account_dict(accounts)
         teller.tell(load=account)
         whole = not any(account[kind]["count"] for kind in ("missing", "non_finite"))
@@ -41,7 +44,7 @@ def run_test(spec: SmokeSpec, place: Place, folder: str, teller: Teller) -> None
         if spec.adapter is None:
             try_model(course)
         else:
-            try_adapter(course, spec.adapter)
+            try_adapter(course, spec.adapter, kept.alone)
     finally:
         teller.tell(**_peak_memory(place))
 
@@ -61,16 +64,32 @@ def _versions() -> dict[str, str]:
     }
 
 
+def _forget_peaks(place: Place) -> None:
+    """From now on the peaks of memory are those of this test; the machine's only where the system can (Linux)."""
+    if place.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(place.device)
+    with suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
 def _peak_memory(place: Place) -> dict[str, int]:
     """The most bytes that this process held in the machine's memory and in the device's."""
     told = {}
-    try:
-        import resource
-    except ImportError:
-        pass
-    else:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        told["host_memory"] = most if sys.platform == "darwin" else most * 1024
+    most = _high_water_mark()
+    if most is not None:
+        told["host_memory"] = most
     if place.device.type == "cuda":
         told["device_memory"] = torch.cuda.max_memory_allocated(place.device)
     return told
+
+
+def _high_water_mark() -> int | None:
+    with suppress(OSError), open("/proc/self/status") as file:
+        return next(int(row.split()[1]) * 1024 for row in file if row.startswith("VmHWM:"))
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

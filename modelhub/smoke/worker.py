@@ -1,7 +1,8 @@
-"""The program of the process in which one model is loaded and run: ``python -P -m modelhub.smoke.worker DIR BYTES``.
+"""The program of the process in which models are loaded and run: ``python -P -m modelhub.smoke.worker``.
 
-Its standard input is a :class:`~modelhub.smoke.spec.SmokeSpec` as JSON. In the folder *DIR* it leaves its measurements,
-a line of JSON for each as it comes, and the image; *BYTES* of address space are its limit where the system has one.
+Each line of its standard input is a task: a folder, bytes of address space (its limit where the system has one), and
+a :class:`~modelhub.smoke.spec.SmokeSpec`, as JSON. In the folder it leaves its measurements, a line of JSON for each as
+it comes, and the image; then it answers with a line. What goes wrong ends it.
 
 Before a byte of a model is read the process is sealed: nothing in it can unpickle a name, reach the network or start a
 process from then on, whichever library asks for it.
@@ -9,13 +10,17 @@ process from then on, whichever library asks for it.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelhub.smoke.run import CANNOT_LOAD, MEASURED, NO_DEVICE, OUT_OF_MEMORY
 from modelhub.smoke.spec import SmokeSpec
 from modelhub.smoke.telling import Teller
+
+if TYPE_CHECKING:
+    from modelhub.smoke.kept import Kept
 
 _FORBIDDEN = (
     "pickle.find_class",
@@ -70,7 +75,7 @@ def _limit(nbytes: int) -> None:
         return
     for which, most in ((resource.RLIMIT_AS, nbytes), (resource.RLIMIT_CORE, 0)):
         try:
-            resource.setrlimit(which, (most, most))
+            resource.setrlimit(which, (most, resource.getrlimit(which)[1]))
         except (OSError, ValueError):  # a lower limit is set already, or the system does not know this one
             continue
 
@@ -87,29 +92,47 @@ def _out_of_memory(error: BaseException) -> bool:
     )
 
 
-def main(folder: str, memory: str) -> int:
-    """Test the model that standard input tells of; the exit status is one of :mod:`modelhub.smoke.run`'s."""
-    spec = SmokeSpec.from_json(sys.stdin.read())
+def main() -> int:
+    """Carry out the tasks; the exit status is one of :mod:`modelhub.smoke.run`'s."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    kept = None
     try:
-        with Teller(os.path.join(folder, MEASURED)) as teller:
-            teller.stage("starting")
-            return _test(spec, folder, int(memory), teller)
+        for line in sys.stdin:
+            folder, memory, spec = json.loads(line)
+            with Teller(os.path.join(folder, MEASURED)) as teller:
+                teller.stage("starting")
+                from modelhub.smoke.kept import Kept
+
+                kept = kept or _begin(Kept())
+                status = _test(SmokeSpec.from_json(spec), folder, memory, teller, kept)
+            if status:
+                return status
+            answers.write(b"done\n")
+            answers.flush()
     except BaseException as error:
         if _out_of_memory(error):
             return OUT_OF_MEMORY
         raise
+    return 0
 
 
-def _test(spec: SmokeSpec, folder: str, memory: int, teller: Teller) -> int:
+def _begin(kept: Kept) -> Kept:
+    from modelhub.smoke import testing  # noqa: F401 (all that is imported is, before nothing can be any more)
+
+    seal()
+    return kept
+
+
+def _test(spec: SmokeSpec, folder: str, memory: int, teller: Teller, kept: Kept) -> int:
     from modelhub.smoke.loading import CannotLoad, NoDevice, place_of
     from modelhub.smoke.testing import run_test
 
-    seal()
     try:
         place = place_of(spec.device, spec.dtype)
         if place.device.type == "cpu":  # a GPU's driver reserves more addresses than any limit that would be of use
             _limit(memory)
-        run_test(spec, place, folder, teller)
+        run_test(spec, place, folder, teller, kept)
     except (NoDevice, CannotLoad) as error:
         sys.stderr.write(f"{error}\n")
         return NO_DEVICE if isinstance(error, NoDevice) else CANNOT_LOAD
@@ -117,4 +140,4 @@ def _test(spec: SmokeSpec, folder: str, memory: int, teller: Teller) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -113,6 +114,35 @@ def test_missing_tensors_need_no_worker() -> None:
     assert "there is no tensor 'first_stage_model.decoder.mid.block_1.conv1.weight'" in ran.out
 
 
+def test_results_are_kept_in_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a row with its checks and image, which show tells; a second run tests what is left, and compares."""
+    save(healthy("sd-1"), Path("one.safetensors"))
+    save(healthy_vae(), Path("two.safetensors"))
+    options = ("--catalog", "c.db", "--device", "cpu", "--dtype", "fp32", "--size", "64", "--format", "json")
+    assert modelhub("intake", "--catalog", "c.db", ".").code == 0
+    done = process("smoke", *options, "--accept", "one", OMP_NUM_THREADS="1")
+    assert [each["outcome"] for each in json.loads(done.stdout)["reports"]] == ["passed"]
+    (run,) = modelhub("show", "--catalog", "c.db", "--format", "json", "one").json()["records"][0]["smoke_runs"]
+    assert (run["outcome"], run["accepted"], run["asked"]["seed"]) == ("passed", True, 0)
+    image = Path(run["image_path"]).read_bytes()
+    assert run["image_sha256"] == hashlib.sha256(image).hexdigest()
+    assert {"name": "image.flat", "outcome": "passed"}.items() <= next(
+        each for each in run["checks"] if each["name"] == "image.flat"
+    ).items()
+    assert run["facts"]["versions"].keys() >= {"torch", "diffusers"}
+    done = process("smoke", *options, "--all", "--untested", OMP_NUM_THREADS="1")
+    assert [Path(each["path"]).name for each in json.loads(done.stdout)["reports"]] == ["two.safetensors"]
+    done = process("smoke", *options, "--all", "--kind", "checkpoint", OMP_NUM_THREADS="1")
+    (report,) = json.loads(done.stdout)["reports"]
+    assert {"name": "image.reference", "outcome": "passed", "value": 0}.items() <= next(
+        each for each in report["checks"] if each["name"] == "image.reference"
+    ).items()
+    shown = modelhub("show", "--catalog", "c.db", "one").out
+    assert shown.count("smoke test") == 2
+    assert "it generates" in shown
+    assert modelhub("smoke", *options, "--all", "--untested").code == 0
+
+
 OUTCOMES = {"passed": (0, 0), "suspect": (0, 1), "failed": (1, 1), "not testable": (2, 2)}
 
 
@@ -121,7 +151,7 @@ def test_the_exit_code_says_what_came_of_it(monkeypatch: pytest.MonkeyPatch, mak
     """0 for what passed, 1 from --fail-on on, 2 for what could not be tested."""
     make("safe.safetensors")
     made = SmokeResult("safe.safetensors", outcome, "so it is")  # type: ignore[arg-type]
-    monkeypatch.setattr("modelhub.smoke.smoke", lambda *_, **__: made)
+    monkeypatch.setattr("modelhub.trials.Trials.run", lambda *_: made)
     assert modelhub("smoke", "safe.safetensors").code == OUTCOMES[outcome][0]
     assert modelhub("smoke", "--fail-on", "suspect", "safe.safetensors").code == OUTCOMES[outcome][1]
 
@@ -131,7 +161,7 @@ def test_a_page_holds_what_files_say_as_text(monkeypatch: pytest.MonkeyPatch, ma
     make("safe.safetensors")
     check = Check("keys.missing", "failed", 1, "= 0", "there is no tensor '<script>x</script>'")
     made = SmokeResult("<img src=x>", "failed", check.sentence, checks=(check,))
-    monkeypatch.setattr("modelhub.smoke.smoke", lambda *_, **__: made)
+    monkeypatch.setattr("modelhub.trials.Trials.run", lambda *_: made)
     assert modelhub("smoke", "--report", "page.html", "safe.safetensors").code == 1
     page = Path("page.html").read_text()
     assert "<script" not in page

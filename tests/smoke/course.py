@@ -7,16 +7,18 @@ from pathlib import Path
 
 from modelhub.smoke import SmokeResult, SmokeSpec
 from modelhub.smoke.checks import judge
+from modelhub.smoke.kept import Kept
 from modelhub.smoke.loading import place_of
 from modelhub.smoke.run import IMAGE, MEASURED, Measured
 from modelhub.smoke.telling import Teller
 from modelhub.smoke.testing import run_test
 
 
-def carried_out(spec: SmokeSpec, folder: Path) -> SmokeResult:
+def carried_out(spec: SmokeSpec, folder: Path, kept: Kept | None = None) -> SmokeResult:
     """The result of *spec*, run here."""
+    (folder / MEASURED).unlink(missing_ok=True)
     with Teller(str(folder / MEASURED)) as teller:
-        run_test(spec, place_of(spec.device, spec.dtype), str(folder), teller)
+        run_test(spec, place_of(spec.device, spec.dtype), str(folder), teller, kept or Kept())
     values: dict = {}
     for row in (folder / MEASURED).read_text().splitlines():
         values |= json.loads(row)

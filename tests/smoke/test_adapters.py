@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from modelhub.smoke import Settings, SmokeResult, parts
+from modelhub.smoke.kept import Kept
 from modelhub.smoke.prepare import prepare
 from modelhub.smoke.spec import SmokeSpec
 from tests.smoke.adapters import adapter, hypernetwork, modules
@@ -186,3 +187,21 @@ def test_a_base_that_fails_says_nothing_of_the_adapter(tmp_path: Path, tried: Tr
     result = carried_out(spec, tmp_path)
     assert result.outcome == "not testable"
     assert result.sentence.startswith("its base fails: NaN or infinite values are in")
+
+
+def test_a_base_is_loaded_once_for_many_adapters(tmp_path: Path, bases: dict[str, str]) -> None:
+    """The next adapter finds the base as it was, and is told the same as if it had been the first."""
+    kept = Kept()
+    specs = []
+    for algorithm in ("dora", "lora"):
+        path = tmp_path / f"{algorithm}.safetensors"
+        save_file(adapter("sd-1", algorithm), path)
+        spec = prepare(str(path), SETTINGS, lambda _: bases["sd-1"])
+        assert isinstance(spec, SmokeSpec)
+        specs.append(spec)
+    first = carried_out(specs[0], tmp_path, kept)
+    second = carried_out(specs[1], tmp_path, kept)
+    assert first.outcome == second.outcome == "passed"
+    assert second.checks == carried_out(specs[1], tmp_path).checks
+    assert "sampling with the base alone" in second.seconds
+    assert len(kept.alone) == 1

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from modelhub.smoke import Limits, Settings, SmokeSpec, run
 from modelhub.smoke.checks import judge
 from modelhub.smoke.prepare import prepare
-from modelhub.smoke.run import run_worker
+from modelhub.smoke.run import Measured, Worker
 from tests.cli.run import ROOT
 from tests.smoke.tiny import healthy_vae, save
 
@@ -27,14 +28,22 @@ def spec(tmp_path: Path) -> SmokeSpec:
     return made
 
 
+def run_worker(spec: SmokeSpec, limits: Limits) -> Measured:
+    with Worker(limits) as worker:
+        return worker.run(spec)
+
+
 def other_worker(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Let *code* run in place of the worker; ``folder`` is where it leaves its measurements."""
-    told = 'import os, sys, time; folder = sys.argv[1]; open(folder + "/measured.jsonl", "w").write(\'%s\\n\')'
+    told = (
+        "import json, os, sys, time; folder = json.loads(sys.stdin.readline())[0]; "
+        'open(folder + "/measured.jsonl", "w").write(\'%s\\n\')'
+    )
     stage = json.dumps({"stage": "sampling", "text": {"non_finite": 0.0, "difference": 1.0, "deviation": 1.0}})
     start = told % stage
 
-    def command(folder: str, memory: int) -> list[str]:
-        return [sys.executable, "-c", f"{start}\n{code}", folder, str(memory)]
+    def command() -> list[str]:
+        return [sys.executable, "-c", f"{start}\n{code}"]
 
     monkeypatch.setattr(run, "command", command)
 
@@ -68,6 +77,32 @@ def test_what_is_no_fault_of_the_model_is_not_testable(spec: SmokeSpec, monkeypa
     other_worker(monkeypatch, "sys.stderr.write('there is no CUDA device'); sys.exit(4)")
     result = judge(spec, run_worker(spec, Limits(seconds=20)))
     assert (result.outcome, result.sentence) == ("not testable", "there is no CUDA device")
+
+
+def test_a_worker_goes_on_to_the_next_model(spec: SmokeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process tests model after model; only what ends it makes the next one start anew."""
+    started = []
+
+    def command() -> list[str]:
+        started.append(1)
+        return [
+            sys.executable,
+            "-c",
+            "import json, os, sys\nfor line in sys.stdin:\n folder = json.loads(line)[0]\n"
+            ' open(folder + "/measured.jsonl", "w").write(json.dumps({"vae": os.getpid()}) + "\\n")\n'
+            " if json.loads(json.loads(line)[2])['seed']: os.kill(os.getpid(), 9)\n print('done', flush=True)",
+        ]
+
+    monkeypatch.setattr(run, "command", command)
+    with Worker(Limits(seconds=20)) as worker:
+        first, second = worker.run(spec), worker.run(spec)
+        assert first.values == second.values
+        assert (first.end, second.end) == (None, None)
+        assert worker.run(replace(spec, seed=1)).end == "the worker crashed (signal 9)"
+        third = worker.run(spec)
+    assert third.end is None
+    assert third.values != first.values
+    assert len(started) == 2
 
 
 def test_memory_is_limited(spec: SmokeSpec) -> None:

@@ -206,3 +206,31 @@ def test_real_prompts_are_read_with_the_vocabulary(tmp_path: Path) -> None:
     ids = StandIn(512)("a red bicycle")
     assert (ids[0], ids[4], ids[-1], len(ids)) == (510, 511, 511, 77)
     assert StandIn(512)("a blue bicycle")[1:4] != ids[1:4]
+
+
+def test_an_image_is_compared_with_the_accepted_one(tmp_path: Path) -> None:
+    """The same image passes; another one fails, by the difference of its hash; a lost one is no matter."""
+    spec = prepare(save(healthy("sd-1"), tmp_path / "model.safetensors", torch.float32), SETTINGS)
+    assert isinstance(spec, SmokeSpec)
+    first = carried_out(spec, tmp_path)
+    assert first.image is not None
+    (tmp_path / "accepted.png").write_bytes(first.image)
+    again = carried_out(replace(spec, reference=str(tmp_path / "accepted.png")), tmp_path)
+    assert outcomes(again)["image.reference"] == "passed"
+    (tmp_path / "other.png").write_bytes(images.png(np.random.default_rng(0).random((64, 64, 3), np.float32)))
+    other = carried_out(replace(spec, reference=str(tmp_path / "other.png")), tmp_path)
+    assert outcomes(other)["image.reference"] == "failed"
+    lost = carried_out(replace(spec, reference=str(tmp_path / "lost.png")), tmp_path)
+    assert "image.reference" not in outcomes(lost)
+
+
+def test_similarity_is_that_of_the_formula() -> None:
+    """Equal pictures have 1, noise takes structure away, and a picture of another size has none."""
+    first = images.drawn(64)[0]
+    noise = np.random.default_rng(0).normal(0, 0.02, first.shape).astype(np.float32)
+    assert images.similarity(first, first) == {"bits": 0, "ssim": pytest.approx(1.0)}
+    noisy = images.similarity(first, first + noise)["ssim"]
+    assert noisy is not None
+    assert 0.2 < noisy < 0.98
+    assert images.similarity(first, images.drawn(128)[0])["ssim"] is None
+    assert images.similarity(first, first[::-1])["bits"] > 16  # type: ignore[operator]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from modelhub.smoke.checks.adapter import of_adapter
 from modelhub.smoke.checks.base import check
 from modelhub.smoke.checks.model import of_load, of_probe, of_text, of_unused, of_vae
-from modelhub.smoke.checks.picture import of_differences, of_image, of_latents
+from modelhub.smoke.checks.picture import of_differences, of_image, of_latents, of_reference
 from modelhub.smoke.run import Measured
 from modelhub.smoke.spec import Check, SmokeResult, SmokeSpec
 
@@ -37,11 +37,12 @@ def judge(spec: SmokeSpec, measured: Measured) -> SmokeResult:
         values.get("seconds", {}),
         values.get("host_memory"),
         values.get("device_memory"),
-        facts | {"tokenizer": spec.tokenizer or "stand-in", "unused": list(spec.unused)} | asked(spec),
+        facts | {"unused": list(spec.unused)} | asked(spec),
+        asked(spec),
     )
 
 
-_FACTS = ("device", "dtype", "versions", "load", "probe", "latents", "vae", "differences")
+_FACTS = ("device", "dtype", "versions", "load", "probe", "latents", "vae", "differences", "reference")
 
 
 def asked(spec: SmokeSpec) -> dict[str, object]:
@@ -50,6 +51,7 @@ def asked(spec: SmokeSpec) -> dict[str, object]:
     told: dict[str, object] = {"size": spec.size}
     if spec.pipeline:
         told = {name: getattr(spec, name) for name in names}
+        told |= {"prompts": list(spec.prompts), "tokenizer": spec.tokenizer or "stand-in"}
     return told if spec.adapter is None else told | {"base": spec.base or "random weights"}
 
 
@@ -79,6 +81,8 @@ def _checks(spec: SmokeSpec, measured: Measured) -> Iterator[Check]:
     values = measured.values
     if measured.end is not None and measured.testable:
         yield Check("worker", "failed", None, "ends", measured.end)
+    if "reference" in values:
+        yield from of_reference(values["reference"])
     if spec.adapter is not None:
         yield from of_adapter(spec.adapter, values)
         return

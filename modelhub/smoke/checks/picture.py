@@ -20,6 +20,10 @@ NOISE = {"autocorrelation": 0.3, "patchiness": 0.3, "bits": 19.0}
 """An image of noise is below the first two and above the third: none of 19 natural pictures, gravel and grass among
 them, was; random networks are."""
 
+SAME_BITS, OTHER_BITS, SAME_SSIM = 6, 16, 0.95
+"""Bits of a difference hash that differ between an image and the same, saved or computed elsewhere, and between
+different ones; the structural similarity that ComfyUI's own image tests ask for."""
+
 LATENT_DEVIATION = (0.3, 2.5)
 """Standard deviation of finished latents: 1 by the definition of the scaling factor; random networks have 7 to 26."""
 
@@ -63,6 +67,17 @@ def of_image(image: Told) -> Iterator[Check]:
     words = "the image looks like noise" if noise else "the image does not look like noise"
     threshold = " or ".join(f"{name} {'<=' if name == 'bits' else '>='} {value:g}" for name, value in NOISE.items())
     yield check("image.noise", "suspect" if noise else "passed", image["autocorrelation"], threshold, words)
+
+
+def of_reference(alike: Told) -> Iterator[Check]:
+    """Whether the image is still the one that was accepted."""
+    bits, ssim = alike["bits"], alike["ssim"]
+    same = bits <= SAME_BITS and (ssim is None or ssim >= SAME_SSIM)
+    outcome = "passed" if same else "failed" if bits >= OTHER_BITS else "suspect"
+    words = "the image is the accepted one"
+    if not same:
+        words = f"the image is not the accepted one: {bits} of 64 bits differ" + (f", SSIM {ssim:.2f}" if ssim else "")
+    yield check("image.reference", outcome, bits, f"<= {SAME_BITS} and SSIM >= {SAME_SSIM:g}", words)
 
 
 def of_differences(differences: Told, device: str) -> Iterator[Check]:
