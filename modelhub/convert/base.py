@@ -166,13 +166,21 @@ class Integrity:
     """What reading a source said of its bytes.
 
     ``matched`` counts the storages whose bytes match the checksum that the file has of them, ``unverifiable`` those of
-    which it has none. ``digest`` is that of the whole file, where it was asked for.
+    which it has none. ``digest`` is that of the whole file, where it was asked for. Then storages that nothing of the
+    output lies in are read as well, and those that do not match are named in ``damaged``; else ``unread`` counts them.
     """
 
     source: Source
     matched: int
     unverifiable: int
     digest: Digest | None = None
+    unread: int = 0
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The three counts by name."""
+        return {"matched": self.matched, "unverifiable": self.unverifiable, "unread": self.unread}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ have none, so of them nothing can be said.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from modelhub.container.storages import Storages, StorageSource
+from modelhub.container.zip_walk import walk_zip
 from modelhub.convert.background import Stopped, block_buffer, blocks
 from modelhub.convert.base import ConversionPlan, Integrity, Piece, file_of, stored
 from modelhub.convert.crc32 import fastest_crc32
@@ -18,6 +20,8 @@ from modelhub.source import Digest, Source
 from modelhub.tensors import StorageRef
 
 _NAMED = 3
+_STORAGE = re.compile(r"/(data|constants)/\d+$|\.npy$")
+"""Members of a checkpoint and of an ``.npz`` that are not read when the file is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,9 @@ class _Used:
 def check_sources(plan: ConversionPlan, stopped: Stopped, *, digest: bool = False) -> tuple[Integrity, ...]:
     """Read what *plan* reads of each of its files, in order, and compare the checksums of all storages that have one.
 
-    With *digest* each file is read whole, for its SHA-256 as well. Raises :class:`Malformed` naming the tensors whose
-    bytes are not those that were saved. A storage that is packed in its file is checked where it is unpacked, and here
-    if only its beginning is.
+    With *digest* each file is read whole, for its SHA-256 as well, and with it the storages that *plan* leaves out.
+    Raises :class:`Malformed` naming the tensors whose bytes are not those that were saved. A storage that is packed in
+    its file is checked where it is unpacked, and here if only its beginning is.
     """
     used: dict[int, _Used] = {id(source): _Used(source, {}, {}) for source in plan.sources()}
     for tensor in plan.tensors:
@@ -60,8 +64,11 @@ def _check(used: _Used, stopped: Stopped, digest: bool) -> Integrity:
     buffer = block_buffer()
     position = 0
     damaged: list[str] = []
+    left_out = _left_out(used)
+    damaged_beside: list[str] = []
     checked = [storage for storage in used.storages if storage.plain and _has_checksum(storage)]
-    for storage in sorted(checked, key=lambda storage: storage.start):
+    read = [*checked, *(left_out if digest else ())]
+    for storage in sorted(read, key=lambda storage: storage.start):
         if sha256 is not None:
             for _, data in blocks(used.source, position, storage.start, stopped, buffer):
                 sha256.update(data)
@@ -72,7 +79,10 @@ def _check(used: _Used, stopped: Stopped, digest: bool) -> Integrity:
                 sha256.update(data[max(0, position - offset) :])
         position = max(position, storage.end)
         if crc != storage.crc and not stopped.is_set():
-            damaged += used.storages[storage]
+            if storage in used.storages:
+                damaged += used.storages[storage]
+            else:
+                damaged_beside.append(storage.key)
     if sha256 is not None:
         for _, data in blocks(used.source, position, used.source.size, stopped, buffer):
             sha256.update(data)
@@ -91,6 +101,24 @@ def _check(used: _Used, stopped: Stopped, digest: bool) -> Integrity:
         len(checked) + len(packed),
         len(bare),
         Digest(sha256.hexdigest()) if sha256 is not None else None,
+        unread=0 if digest else len(left_out),
+        damaged=tuple(damaged_beside),
+    )
+
+
+def _left_out(used: _Used) -> tuple[StorageRef, ...]:
+    """The storages with a checksum in a zip archive that the plan does not read, called as the archive calls them.
+
+    None of an archive that anything is odd about: its members may overlap, and take forever to read.
+    """
+    archive = walk_zip(used.source) if used.source.read_at(0, 4) == b"PK\3\4" else None
+    if archive is None or archive.anomalies:
+        return ()
+    starts = {storage.start for storage in used.storages}
+    return tuple(
+        StorageRef(member.name, member.start, member.size, crc=member.crc)
+        for member in archive.members
+        if _STORAGE.search(member.name) and member.stored and member.crc and member.start not in starts
     )
 
 

@@ -5,7 +5,8 @@
 that the same conversion has the same receipt. Its fields:
 
 * ``schema``, ``versions`` (of modelhub and safetensors), ``options`` (those that differ from the default);
-* ``sources``: name, size, SHA-256, and how many of its checksums were compared and how many storages have none;
+* ``sources``: name, size, SHA-256, and how many of its checksums were compared, how many storages have none, and
+  which of those that nothing of the output lies in are ``damaged``;
 * ``salvaged``: whether a source was not judged safe;
 * ``files``: path below the output (empty: the output itself), size, SHA-256, content digest, metadata, and its tensors:
   name, element type, shape, SHA-256, place (bytes from the start of the file) and ``pieces``, the source ranges that it
@@ -77,7 +78,8 @@ def receipt_of(conversion: Conversion, options: ConversionOptions = NO_OPTIONS) 
                 "name": os.path.basename(each.source.name),
                 "size": each.source.size,
                 "sha256": each.digest.sha256 if each.digest is not None else None,
-                "checksums": {"matched": each.matched, "unverifiable": each.unverifiable},
+                "checksums": each.counts,
+                "damaged": list(each.damaged),
             }
             for each in sources
         ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from modelhub.convert import Conversion, ConversionPlan, Integrity, inside
 from modelhub.report.plain import Line, Span, byte_size, counted, line, shortened
@@ -33,15 +33,22 @@ def conversion_lines(conversion: Conversion, verbosity: int = 0) -> Iterator[Lin
     yield from _losses(conversion.plan, verbosity)
 
 
-def integrity_sentence(sources: Iterable[Integrity]) -> str:
+def integrity_sentence(sources: Sequence[Integrity]) -> str:
     """What the sources' checksums said of the bytes that were copied."""
     matched = sum(each.matched for each in sources)
     bare = sum(each.unverifiable for each in sources)
-    if not bare:
-        return f"{counted(matched, 'checksum')} of the source, all matching"
-    if not matched:
+    if bare and not matched:
         return "integrity unverifiable: the source has no checksums"
-    return f"{counted(matched, 'checksum')} of the source, all matching; {bare:,} storages have none"
+    said = f"{counted(matched, 'checksum')} of the source, all matching"
+    if bare:
+        said += f"; {bare:,} storages have none"
+    unread = sum(each.unread for each in sources)
+    if unread:
+        said += f"; of what is left out, {counted(unread, 'storage')} not read"
+    damaged = [name for each in sources for name in each.damaged]
+    if damaged:
+        said += f"; damaged, but left out: {shortened(', '.join(damaged), 200)}"
+    return said
 
 
 def plan_lines(plan: ConversionPlan, target: str, verbosity: int = 0) -> Iterator[Line]:

@@ -182,7 +182,8 @@ def conversion_dict(conversion: Conversion) -> dict[str, Any]:
             {
                 "name": each.source.name,
                 "digest": digest_dict(each.digest),
-                "checksums": {"matched": each.matched, "unverifiable": each.unverifiable},
+                "checksums": each.counts,
+                "damaged": list(each.damaged),
             }
             for each in conversion.sources
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import io
+import json
 import zipfile
 import zlib
 
@@ -53,6 +54,26 @@ def test_every_damaged_tensor_counts(checkpoint, tmp_path):
         flip(checkpoint, raw(weights[f"layer.{number}.weight"]))
     with pytest.raises(Malformed, match=r"tensors 'layer\.0\.weight', 'layer\.1\.weight', 'layer\.2\.weight' and 2 m"):
         run(checkpoint, tmp_path / "m.safetensors")
+
+
+def test_storages_that_are_left_out_are_counted_or_read(tmp_path):
+    """What nothing of the output lies in is not read unless the whole source is; damage there is told, and no error."""
+    state = torch.arange(500.0)
+    torch.save({"state_dict": {"w": torch.ones(1000)}, "optimizer_states": [{"exp_avg": state}]}, tmp_path / "m.pt")
+    (source,) = run(tmp_path / "m.pt", tmp_path / "a.safetensors").sources
+    assert (source.counts, source.damaged) == ({"matched": 1, "unverifiable": 0, "unread": 1}, ())
+    ran = modelhub("convert", str(tmp_path / "m.pt"), str(tmp_path / "b.safetensors"))
+    assert "1 checksum of the source, all matching; of what is left out, 1 storage not read" in ran.out
+    (source,) = run(tmp_path / "m.pt", tmp_path / "c.safetensors", digests=True).sources
+    assert (source.counts, source.damaged) == ({"matched": 1, "unverifiable": 0, "unread": 0}, ())
+    flip(tmp_path / "m.pt", raw(state))
+    ran = modelhub("convert", str(tmp_path / "m.pt"), str(tmp_path / "d.safetensors"), "--receipt")
+    assert ran.code == 0
+    assert "1 checksum of the source, all matching; damaged, but left out: m/data/1" in ran.out
+    (told,) = json.loads((tmp_path / "d.safetensors.receipt.json").read_bytes())["sources"]
+    assert told["damaged"] == ["m/data/1"]
+    whole = hashlib.sha256((tmp_path / "m.pt").read_bytes()).hexdigest()
+    assert told["sha256"] == whole
 
 
 def test_the_whole_storage_is_checked(tmp_path):
@@ -139,7 +160,7 @@ def test_digests_are_those_of_the_files(checkpoint, tmp_path):
     (source,), (made,) = report["sources"], report["digests"]
     assert source["digest"]["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert made["digest"]["sha256"] == hashlib.sha256(target.read_bytes()).hexdigest()
-    assert source["checksums"] == {"matched": 24, "unverifiable": 0}
+    assert source["checksums"] == {"matched": 24, "unverifiable": 0, "unread": 0}
 
 
 def test_the_digest_of_a_source_with_views_is_that_of_the_file(tmp_path):
