@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, str] = {
     "duplicates": "List files with the same bytes, or with the same tensors.",
     "db": "Check the catalog itself, and copy it while it is in use.",
     "smoke": "Try models out: does each load, generate, and heed its prompt?",
+    "compare": "Draw the same with two models, and tell how alike it is.",
     "demo": "Build a sample library in a folder of its own and run intake on it.",
 }
 """Every command and its line of help; ``modelhub --help`` loads none of them."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from types import TracebackType
 
@@ -12,7 +14,7 @@ from modelhub import __version__
 from modelhub.db import Catalog, Entry, Query, SmokeRun
 from modelhub.errors import SourceError
 from modelhub.intake import stat_of
-from modelhub.smoke import Limits, Settings, SmokeResult, Worker, asked_of, judge, prepare
+from modelhub.smoke import Limits, Pair, Settings, SmokeResult, Worker, asked_of, judge, prepare
 from modelhub.source import FileStat
 
 KINDS = ("checkpoint", "vae", "lora", "embedding", "hypernetwork")
@@ -37,6 +39,7 @@ class Trials:
         base: str | None = None,
         images: str | None = None,
         accept: bool = False,
+        keeps: bool = True,
     ) -> None:
         self._catalog = catalog
         self._settings = settings
@@ -44,6 +47,7 @@ class Trials:
         self._base = base
         self._images = images
         self._accept = accept
+        self._keeps = keeps
         self._known_bases: dict[str, str | None] = {}
 
     def __enter__(self) -> Trials:
@@ -54,20 +58,21 @@ class Trials:
     ) -> None:
         self._worker.__exit__(kind, error, trace)
 
-    def run(self, path: str, settings: Settings | None = None, reference: str | None = None) -> SmokeResult:
+    def run(self, path: str, settings: Settings | None = None, beside: str | None = None) -> SmokeResult:
         """Test the model at *path* as :func:`modelhub.smoke.smoke` does, and keep what it came to.
 
-        The image is compared with *reference*, without one with that of the accepted test of the same bytes that was
-        asked for the same. Raises what :func:`modelhub.smoke.prepare.prepare` raises, and
-        :class:`~modelhub.errors.SourceError` for an image that cannot be kept.
+        The image is compared with that of the accepted test of the same bytes that was asked for the same; or with
+        *beside*, another model's, and then not judged by it. Raises what :func:`modelhub.smoke.prepare.prepare` raises,
+        and :class:`~modelhub.errors.SourceError` for an image that cannot be kept.
         """
         before = stat_of(path)
         prepared = prepare(path, settings or self._settings, self._find_base)
         if isinstance(prepared, SmokeResult):
             result = prepared
         else:
-            wanted = reference or self._accepted(before, asked_of(prepared))
-            result = judge(prepared, self._worker.run(replace(prepared, reference=wanted)))
+            accepted = None if beside else self._accepted(before, asked_of(prepared))
+            measured = self._worker.run(replace(prepared, reference=beside or accepted))
+            result = judge(replace(prepared, reference=accepted), measured)
         self._keep(before, result)
         return result
 
@@ -84,7 +89,12 @@ class Trials:
         return self._catalog.smoke_runs.accepted(stat, json.loads(json.dumps(asked)))
 
     def _keep(self, stat: FileStat, result: SmokeResult) -> None:
-        if self._catalog is None or result.outcome == "not testable" or not self._catalog.smoke_runs.knows(stat):
+        if (
+            self._catalog is None
+            or not self._keeps
+            or result.outcome == "not testable"
+            or not self._catalog.smoke_runs.knows(stat)
+        ):
             return
         sha256 = path = None
         if result.image is not None and self._images is not None:
@@ -111,6 +121,23 @@ class Trials:
         self._catalog.smoke_runs.put(stat, run, str(result.asked.get("base", "")) or None)
         if self._accept and result.outcome in ("passed", "suspect"):
             self._catalog.smoke_runs.accept(stat)
+
+
+def compare(trials: Trials, first: str, second: str, asked: Sequence[Settings]) -> list[Pair]:
+    """What the models at *first* and *second* make of each of *asked*, and how alike that is."""
+    pairs = []
+    made = [trials.run(first, settings) for settings in asked]
+    with tempfile.TemporaryDirectory(prefix="modelhub-compare-") as folder:
+        for number, (settings, result) in enumerate(zip(asked, made, strict=True)):
+            beside = None
+            if result.image is not None:
+                beside = os.path.join(folder, f"{number}.png")
+                with open(beside, "wb") as file:
+                    file.write(result.image)
+            other = trials.run(second, settings, beside)
+            alike = other.facts.get("reference") if beside is not None else None
+            pairs.append(Pair(settings.prompts[0], settings.seed, result, other, alike))  # type: ignore[arg-type]
+    return pairs
 
 
 def to_test(catalog: Catalog, query: Query, *, untested: bool = False) -> list[Entry]:

@@ -37,6 +37,7 @@ REIDENTIFY_SCHEMA = "modelhub.reidentify/1"
 ORGANISE_SCHEMA = "modelhub.organise/1"
 COLLECTION_SCHEMA = "modelhub.collection/1"
 SMOKE_SCHEMA = "modelhub.smoke/1"
+COMPARE_SCHEMA = "modelhub.compare/1"
 
 
 def dumps(value: Mapping[str, Any], *, indent: bool = False) -> str:

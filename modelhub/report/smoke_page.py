@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from modelhub.report.plain import visible
 from modelhub.report.sink import ReplacingFile
@@ -21,6 +22,8 @@ h2{font-size:1rem;margin:0;overflow-wrap:anywhere}p{margin:.3rem 0}
 .passed b{color:var(--passed)}.suspect b{color:var(--suspect)}.failed b{color:var(--failed)}.none b{color:var(--none)}
 table{border-collapse:collapse;font-size:.85rem;margin-top:.5rem}td,th{text-align:left;padding:.1rem .8rem .1rem 0}
 td.number{text-align:right;font-variant-numeric:tabular-nums}small{color:var(--none)}
+section{border-top:1px solid var(--line);padding:1.25rem 0}figure{margin:0}
+.pair{display:grid;grid-template-columns:1fr 1fr;gap:1.25rem}
 @media(max-width:40rem){article{grid-template-columns:1fr}}
 """
 
@@ -31,9 +34,14 @@ def write_page(path: str, results: Sequence[SmokeResult]) -> None:
     Raises :class:`~modelhub.errors.SourceError` where that cannot be done, and
     :class:`~modelhub.errors.WouldOverwrite` for what looks like a model.
     """
+    write_text(path, _page(results))
+
+
+def write_text(path: str, texts: Iterable[str]) -> None:
+    """Write *texts* to *path* as :func:`write_page` does."""
     file = ReplacingFile(path)
     try:
-        for text in _page(results):
+        for text in texts:
             file.write(text)
     except BaseException:
         file.discard()
@@ -44,19 +52,39 @@ def write_page(path: str, results: Sequence[SmokeResult]) -> None:
 def _page(results: Sequence[SmokeResult]) -> Iterator[str]:
     counts = Counter(result.outcome for result in results)
     tally = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-    yield "<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\n"
-    yield f"<title>Smoke tests</title><style>{_STYLE}</style>\n<h1>Smoke tests</h1><p>{_text(tally)}</p>\n"
+    yield from _begin("Smoke tests")
+    yield f"<p>{_text(tally)}</p>\n"
     for result in results:
         yield _article(result)
 
 
+def comparison_page(rows: Sequence[tuple[str, str, tuple[SmokeResult, SmokeResult]]]) -> Iterator[str]:
+    """A page of pairs of results, each with a heading and with words of how alike they are."""
+    yield from _begin("Comparison")
+    for heading, words, results in rows:
+        cells = "".join(
+            f"<figure class={_mark(result)}>{_image(result)}<figcaption>{_text(os.path.basename(result.path))} "
+            f"<b>{result.outcome}</b><br><small>{_text(result.sentence)}</small></figcaption></figure>"
+            for result in results
+        )
+        yield f"<section><h2>{_text(heading)}</h2><p>{_text(words)}</p><div class=pair>{cells}</div></section>\n"
+
+
+def _begin(title: str) -> Iterator[str]:
+    yield "<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\n"
+    yield f"<title>{title}</title><style>{_STYLE}</style>\n<h1>{title}</h1>\n"
+
+
+def _mark(result: SmokeResult) -> str:
+    return result.outcome if result.outcome != "not testable" else "none"
+
+
 def _article(result: SmokeResult) -> str:
-    mark = result.outcome if result.outcome != "not testable" else "none"
     facts = " ".join(filter(None, (result.kind, result.architecture)))
     rows = "".join(map(_row, result.checks))
     checks = f"<table><tr><th>check<th><th>value<th>wanted<th></tr>{rows}</table>" if rows else ""
     return (
-        f"<article class={mark}><div>{_image(result)}</div><div><h2>{_text(result.path)}</h2>"
+        f"<article class={_mark(result)}><div>{_image(result)}</div><div><h2>{_text(result.path)}</h2>"
         f"<p><b>{result.outcome}</b> <small>{_text(facts)}</small></p><p>{_text(result.sentence)}</p>"
         f"<p><small>{_text(cost_of(result))}</small></p>{checks}</div></article>\n"
     )

@@ -12,7 +12,7 @@ from modelhub.errors import SourceError
 from modelhub.report.plain import Line, Span, Style, byte_size, line
 from modelhub.smoke import SmokeResult
 
-_STYLES: Mapping[str, Style] = {
+OUTCOME_STYLES: Mapping[str, Style] = {
     "passed": "safe",
     "suspect": "suspicious",
     "failed": "unsafe",
@@ -23,7 +23,7 @@ _STYLES: Mapping[str, Style] = {
 def result_lines(result: SmokeResult, verbosity: int = 0) -> Iterator[Line]:
     """One line for the outcome and one for why; with *verbosity* every check, else those that were not passed."""
     facts = " ".join(filter(None, (result.kind, result.architecture)))
-    style = _STYLES[result.outcome]
+    style = OUTCOME_STYLES[result.outcome]
     yield line(
         Span(f"{result.outcome:<14}", style), Span(result.path, "bold"), Span(f"  {facts}" if facts else "", "dim")
     )
@@ -33,7 +33,7 @@ def result_lines(result: SmokeResult, verbosity: int = 0) -> Iterator[Line]:
             value = "" if check.value is None else f"{check.value:.4g}, "
             yield line(
                 "    ",
-                Span(f"{check.outcome:<8}", _STYLES[check.outcome]),
+                Span(f"{check.outcome:<8}", OUTCOME_STYLES[check.outcome]),
                 f"{check.name}  ",
                 Span(f"{value}wanted {check.threshold}: {check.sentence}", "dim"),
             )

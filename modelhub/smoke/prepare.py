@@ -14,7 +14,7 @@ from modelhub.identify import identify
 from modelhub.identify.base import Identity
 from modelhub.smoke.adapters import ADAPTERS, adapter_of
 from modelhub.smoke.parts import Incomplete, NotTestable, Parts, file_of, parts_of, random_parts, require_safe
-from modelhub.smoke.spec import PROMPTS, Check, Settings, SmokeResult, SmokeSpec
+from modelhub.smoke.spec import Check, Settings, SmokeResult, SmokeSpec
 
 _STEPS = {"quick": 4, "standard": 20}
 _QUICK_SIZE = 256
@@ -70,7 +70,7 @@ def _spec(path: str, identity: Identity, parts: Parts, settings: Settings) -> Sm
         size=settings.size or (_QUICK_SIZE if quick else parts.native),
         seed=settings.seed,
         guidance=settings.guidance,
-        prompts=PROMPTS,
+        prompts=settings.prompts,
         device=settings.device,
         dtype=settings.dtype,
         tokenizer=settings.tokenizer,

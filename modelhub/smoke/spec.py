@@ -20,9 +20,9 @@ class Settings:
     """How models are tested, the same for all of them.
 
     ``quick`` samples 4 steps at 256 pixels, ``standard`` 20 at the size that the model was made for; *steps* and *size*
-    (pixels, a multiple of 64) overrule that. *device* is ``auto``, ``cpu`` or ``cuda``; *dtype* ``auto``, ``fp32``,
-    ``bf16`` or ``fp16``. *tokenizer* is a folder with the vocabulary of CLIP; without one, words become numbers by
-    their checksum.
+    (pixels, a multiple of 64) overrule that. *prompts* are that of the image, and another one that must make a
+    difference. *device* is ``auto``, ``cpu`` or ``cuda``; *dtype* ``auto``, ``fp32``, ``bf16`` or ``fp16``. *tokenizer*
+    is a folder with the vocabulary of CLIP; without one, words become numbers by their checksum.
     """
 
     preset: Preset = "quick"
@@ -30,6 +30,7 @@ class Settings:
     size: int | None = None
     seed: int = 0
     guidance: float = 7.0
+    prompts: tuple[str, str] = PROMPTS
     device: str = "auto"
     dtype: str = "auto"
     tokenizer: str | None = None
@@ -209,3 +210,15 @@ class SmokeResult:
     device_memory: int | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     asked: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What two models made of one prompt and seed; ``alike`` is how alike the images are, ``bits`` and ``ssim``
+    (``None``: there are not two images)."""
+
+    prompt: str
+    seed: int
+    first: SmokeResult
+    second: SmokeResult
+    alike: Mapping[str, float | None] | None = None

@@ -143,6 +143,24 @@ def test_results_are_kept_in_the_catalog(monkeypatch: pytest.MonkeyPatch) -> Non
     assert modelhub("smoke", *options, "--all", "--untested").code == 0
 
 
+def test_two_models_are_compared() -> None:
+    """The same prompt and noise with both, how alike the images are, and a page of them."""
+    save(healthy("sd-1"), Path("a.safetensors"))
+    other = healthy("sd-1")
+    other["first_stage_model.decoder.conv_out.bias"] += 0.5
+    save(other, Path("b.safetensors"))
+    options = ("--device", "cpu", "--dtype", "fp32", "--size", "64", "--prompt", "a lake", "--page", "page.html")
+    done = process("compare", "a.safetensors", "b.safetensors", *options, "--format", "json", OMP_NUM_THREADS="1")
+    document = json.loads(done.stdout)
+    (pair,) = document["pairs"]
+    assert (done.returncode, document["complete"], pair["prompt"]) == (0, True, "a lake")
+    assert pair["alike"]["bits"] <= 64
+    assert 0 < pair["alike"]["ssim"] < 0.999
+    assert [pair[name]["outcome"] for name in ("first", "second")] == ["passed", "failed"]
+    assert "image.reference" not in str(pair["second"]["checks"])
+    assert Path("page.html").read_text().count("data:image/png;base64,") == 2
+
+
 OUTCOMES = {"passed": (0, 0), "suspect": (0, 1), "failed": (1, 1), "not testable": (2, 2)}
 
 

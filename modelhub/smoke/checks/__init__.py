@@ -81,7 +81,7 @@ def _checks(spec: SmokeSpec, measured: Measured) -> Iterator[Check]:
     values = measured.values
     if measured.end is not None and measured.testable:
         yield Check("worker", "failed", None, "ends", measured.end)
-    if "reference" in values:
+    if "reference" in values and spec.reference is not None:
         yield from of_reference(values["reference"])
     if spec.adapter is not None:
         yield from of_adapter(spec.adapter, values)
