@@ -4,6 +4,7 @@
       SourceError          the bytes could not be had
         NotFound           there is no such file
         AccessDenied       it may not be read or written
+        Offline            the network is needed, and switched off
         NoSpace            the target's file system is full
         ChangedDuringRead  it changed while it was read
       FormatError          the bytes are not what their format asks for
@@ -62,6 +63,12 @@ class NotFound(SourceError):
 
 class AccessDenied(SourceError):
     """The file or folder may not be read or written."""
+
+
+class Offline(SourceError):
+    """The network is needed, and the user has switched it off."""
+
+    hint = "unset HF_HUB_OFFLINE"
 
 
 class NoSpace(SourceError):

@@ -1,8 +1,9 @@
 """The verbs over paths: each opens what it is given, asks one room, and closes it again.
 
-A *target* is the path of a file or of a diffusers folder, a binary file object (judged from its present position on,
-as a loader would read it), or a :class:`~modelhub.container.Container` that is open already. What cannot be had raises
-a :class:`~modelhub.errors.SourceError`; hostile content never raises.
+A *target* is the path of a file or of a diffusers folder, the address of one (``hf://...``, ``https://...``), a binary
+file object (judged from its present position on, as a loader would read it), or a
+:class:`~modelhub.container.Container` that is open already. What cannot be had raises a
+:class:`~modelhub.errors.SourceError`; hostile content never raises.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from modelhub.container import Container, open_container, open_path
 from modelhub.container.shards import missing_components, shards_of
-from modelhub.source import Digest, LocalSource, digest_of
+from modelhub.source import Digest, LocalSource, Traffic, digest_of, is_distant, traffic_of
 
 if TYPE_CHECKING:
     from modelhub.anomalies import Anomaly
@@ -45,12 +46,13 @@ def scan(
     *digest* says whether to read all bytes for their SHA-256 (``None``: only of a file up to 4 MiB), *deep* to read
     every member and storage to its end and check their checksums. *second_opinion* says whether fickling, in a child
     process, is asked about the pickles as well (``None``: where it could still make the verdict worse). *progress* is
-    told bytes as they are read for the digest and for *deep*. Raises :class:`ChangedDuringRead` for a file that
+    told bytes as they are read for the digest and for *deep*. Of what lies behind a network no more is read than is
+    needed, unless a digest or *deep* is asked for. Raises :class:`ChangedDuringRead` for a file that
     changed meanwhile.
     """
     from modelhub.scan import scan as scan_container
 
-    with _opened(target) as container:
+    with _opened(target, whole=deep or digest is True) as container:
         known = _digest(container, digest, progress)
         examined = _read_through(container, progress) if deep else container
         report = scan_container(examined, policy=policy, digest=known)
@@ -62,13 +64,14 @@ def scan(
             check = getattr(part.source, "check_unchanged", None)
             if check is not None:
                 check()
-        return report
+        traffic = traffic_of(container.sources())
+        return report if traffic is None else replace(report, traffic=traffic)
 
 
 def _digest(container: Container, wanted: bool | None, progress: Progress | None) -> Digest | None:
     if container.source is None or wanted is False:
         return None
-    if wanted is None and container.source.size > DIGEST_LIMIT:
+    if wanted is None and (container.source.size > DIGEST_LIMIT or is_distant(container.source)):
         return None
     return digest_of(container.source, progress)
 
@@ -123,6 +126,11 @@ class Inspection(NamedTuple):
         if state_dict is None:
             return self.container.configs
         return {**state_dict.scalars, **state_dict.metadata}
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What it took over the network, ``None`` where nothing came over one."""
+        return traffic_of(self.container.sources())
 
     @property
     def problem(self) -> str | None:
@@ -184,11 +192,11 @@ def inspect(target: Target, *, explain: bool = False) -> Inspection:
 
 
 @contextmanager
-def _opened(target: Target) -> Iterator[Container]:
+def _opened(target: Target, *, whole: bool = False) -> Iterator[Container]:
     if isinstance(target, Container):
         yield target
     elif isinstance(target, (str, os.PathLike)):
-        with open_path(os.fspath(target)) as container:
+        with open_path(os.fspath(target), whole=whole) as container:
             yield container
     else:
         from modelhub.source.file_object import open_file_object

@@ -51,7 +51,7 @@ class Container:
     the order it would; ``anomalies`` what is odd about the container itself, its tensors' geometry included (what is
     odd about a pickle stands in its trace); ``skipped`` what was not examined; ``state_dict`` its tensors by name,
     ``None`` where they cannot be told; ``parts`` the files of a folder by relative path, ``configs`` the parsed JSON
-    objects of a folder by relative path.
+    objects of a folder by relative path, ``config_sources`` where those of a folder behind a network were read.
     """
 
     kind: str
@@ -63,6 +63,12 @@ class Container:
     skipped: tuple[Skipped, ...] = ()
     parts: Mapping[str, Container] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    config_sources: tuple[Source, ...] = ()
+
+    def sources(self) -> Iterator[Source]:
+        """Everything that was opened to read it."""
+        yield from (part.source for _, part in self.files() if part.source is not None)
+        yield from self.config_sources
 
     def files(self) -> Iterator[tuple[str | None, Container]]:
         """This file, or every file of this folder with its relative path."""

@@ -6,12 +6,16 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from modelhub.anomalies import Anomaly
 from modelhub.container.base import Container, Skipped
 from modelhub.container.open import open_container
 from modelhub.errors import AccessDenied, SourceError
-from modelhub.source import is_one_model, open_local
+from modelhub.source import Source, is_one_model, names_one_model, open_local
+
+if TYPE_CHECKING:
+    from modelhub.source.network import RemoteFolder
 
 INDEX = "model_index.json"
 """The file that makes a folder a diffusers pipeline."""
@@ -55,37 +59,89 @@ def read_folder(path: str, stack: ExitStack) -> Container:
     """
     pipeline = os.path.isfile(os.path.join(path, INDEX))
     if not pipeline and not os.path.isfile(os.path.join(path, CONFIG)) and not _is_one_model(path):
-        raise SourceError(
-            f"{path}: a folder without {INDEX} or {CONFIG}", hint="name the files in it, or a diffusers folder"
-        )
-    parts: dict[str, Container] = {}
-    configs: dict[str, Mapping[str, object]] = {}
-    anomalies: list[Anomaly] = []
-    skipped: list[Skipped] = []
-    for relative in _walk(path, "", 0, anomalies, skipped):
+        raise _neither(path)
+    folder = _Folder(path)
+    for relative in _walk(path, "", 0, folder.anomalies, folder.skipped):
         full = os.path.join(path, relative)
         extension = os.path.splitext(relative)[1].lower()
         part = _part(full, stack, always=extension in LOADABLE)
         if part is not None:
-            parts[relative] = part
-        elif extension in _CODE:
+            folder.parts[relative] = part
+        elif _is_config(relative):
+            with open_local(full) as source:
+                folder.add_json(relative, source)
+        else:
+            folder.add_other(relative)
+    return folder.container("diffusers-folder" if pipeline else "model-folder")
+
+
+def read_remote_folder(folder: RemoteFolder) -> Container:
+    """Open the folder of one model that lies on the Hub.
+
+    Its files are told by their names: those that no loader takes up are not opened. Raises
+    :class:`~modelhub.errors.SourceError` when it is neither, or when a file in it cannot be had.
+    """
+    here = {path.partition("/")[0] for path in folder.files}
+    if CONFIG not in here and not names_one_model(here, not any("/" in path for path in folder.files)):
+        raise _neither(folder.name)
+    gathered = _Folder(folder.name)
+    for relative in folder.files[:_MAX_ENTRIES]:
+        if not _UNLOADED.isdisjoint(relative.split("/")[:-1]):
+            continue
+        if os.path.splitext(relative)[1].lower() in LOADABLE:
+            gathered.parts[relative] = open_container(folder.open(relative))
+        elif _is_config(relative):
+            gathered.config_sources.append(folder.open(relative))
+            gathered.add_json(relative, gathered.config_sources[-1])
+        else:
+            gathered.add_other(relative)
+    if len(folder.files) > _MAX_ENTRIES:
+        gathered.skipped.append(Skipped(f"{len(folder.files) - _MAX_ENTRIES} of its entries were not looked at"))
+    return gathered.container("diffusers-folder" if INDEX in folder.files else "model-folder")
+
+
+def _neither(path: str) -> SourceError:
+    hint = "name the files in it, or a diffusers folder"
+    return SourceError(f"{path}: a folder without {INDEX} or {CONFIG}", hint=hint)
+
+
+def _is_config(relative: str) -> bool:
+    return os.path.splitext(relative)[1].lower() == ".json" and os.path.basename(relative) not in _VOCABULARIES
+
+
+class _Folder:
+    """What has been gathered so far of the folder called *name*."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.parts: dict[str, Container] = {}
+        self.configs: dict[str, Mapping[str, object]] = {}
+        self.config_sources: list[Source] = []
+        self.anomalies: list[Anomaly] = []
+        self.skipped: list[Skipped] = []
+
+    def add_json(self, relative: str, source: Source) -> None:
+        config = _read_json(source, relative, self.anomalies, self.skipped)
+        if config is not None:
+            self.configs[relative] = config
+
+    def add_other(self, relative: str) -> None:
+        if os.path.splitext(relative)[1].lower() in _CODE:
             message = "Python or machine code, which a loader runs when it is told to trust the folder's code"
-            anomalies.append(Anomaly("folder.custom-code", message, relative))
-        elif extension == ".json" and os.path.basename(relative) not in _VOCABULARIES:
-            config = _read_json(full, relative, anomalies, skipped)
-            if config is not None:
-                configs[relative] = config
-    for relative, config in configs.items():
-        anomalies += _foreign_code(relative, config)
-    return Container(
-        "diffusers-folder" if pipeline else "model-folder",
-        path,
-        None,
-        anomalies=tuple(anomalies),
-        skipped=tuple(skipped),
-        parts=parts,
-        configs=configs,
-    )
+            self.anomalies.append(Anomaly("folder.custom-code", message, relative))
+
+    def container(self, kind: str) -> Container:
+        foreign = [odd for relative, config in self.configs.items() for odd in _foreign_code(relative, config)]
+        return Container(
+            kind,
+            self.name,
+            None,
+            anomalies=(*self.anomalies, *foreign),
+            skipped=tuple(self.skipped),
+            parts=self.parts,
+            configs=self.configs,
+            config_sources=tuple(self.config_sources),
+        )
 
 
 def _is_one_model(path: str) -> bool:
@@ -143,16 +199,14 @@ def _stays_inside(folder: str, link: str) -> bool:
 
 
 def _read_json(
-    full: str, relative: str, anomalies: list[Anomaly], skipped: list[Skipped]
+    source: Source, relative: str, anomalies: list[Anomaly], skipped: list[Skipped]
 ) -> Mapping[str, object] | None:
-    """The JSON object in the file *full*; ``None`` when it is something else, or too large."""
-    with open_local(full) as source:
-        if source.size > _MAX_JSON:
-            skipped.append(Skipped(f"a JSON file of more than {_MAX_JSON} bytes is not read", relative))
-            return None
-        data = source.read_at(0, source.size)
+    """The JSON object in the file *source*; ``None`` when it is something else, or too large."""
+    if source.size > _MAX_JSON:
+        skipped.append(Skipped(f"a JSON file of more than {_MAX_JSON} bytes is not read", relative))
+        return None
     try:
-        value = json.loads(data)
+        value = json.loads(source.read_at(0, source.size))
     except (ValueError, RecursionError) as error:
         anomalies.append(Anomaly("folder.bad-json", f"not a JSON text: {error}"[:200], relative))
         return None

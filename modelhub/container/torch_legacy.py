@@ -4,6 +4,9 @@ A legacy file is five pickles (a magic number, the protocol 1001, facts about th
 storage keys) and then, for each key, the number of elements as int64 and the elements, back to back, without a
 checksum (torch 2.13, ``_legacy_save`` and ``_legacy_load``). Numbers and elements are little-endian whatever machine
 wrote them: ``THPStorage_writeFileRaw`` converts, and the ``little_endian`` of the third pickle is not read by torch.
+
+Behind a network the numbers of elements, a request each, are not read: torch refuses a storage whose number is not the
+pickle's, and whether all of them together fill the file is told by its length (``legacy.counts-inferred``).
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from modelhub.pickles import (
     storage_declarations,
     trace_pickle,
 )
-from modelhub.source import Source
+from modelhub.source import Source, at_hand
 from modelhub.tensors import StorageRef
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -155,18 +158,24 @@ def _lay_out(source: Source, start: int, keys: list[str], declared: Mapping[str,
         if key not in listed
     ]
     position = start
+    inferred = 0
     for key in keys:
         declaration = declared.get(key)
         if declaration is None:
             message = f"storage {key!r:.40} is listed but used by no tensor, so its size cannot be told"
             return _Layout(storages, None, (*odd, Anomaly("legacy.unreferenced-storage", message, offset=position)))
-        head = source.read_at(position, 8)
+        near = at_hand(source, position, 8)
+        inferred += not near
+        head = source.read_at(position, 8) if near else b""
         stated = int.from_bytes(head, "little", signed=True)
         if len(head) == 8 and stated != declaration.numel:
             message = f"storage {key!r:.40} has {stated} elements, the pickle asks for {declaration.numel}"
             return _Layout(storages, None, (*odd, Anomaly("legacy.storage-size", message, offset=position)))
         storages[key] = StorageRef(key, position + 8, declaration.nbytes)
         position += 8 + declaration.nbytes
+    if inferred:
+        message = f"the numbers of elements before {inferred} storages were not read from a distance"
+        odd.append(Anomaly("legacy.counts-inferred", message))
     if position > source.size:
         whole = sum(ref.start + ref.nbytes <= source.size for ref in storages.values())
         message = f"the file is cut off: {position - source.size} bytes of {position} are missing"

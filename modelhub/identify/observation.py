@@ -13,7 +13,7 @@ from typing import Any
 from modelhub.container.base import Container
 from modelhub.identify.probe import Probe
 from modelhub.identify.side_file import Told, claimed_beside, told_beside
-from modelhub.source import LocalSource
+from modelhub.source import LocalSource, Source, is_distant
 from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, Leftover, Scalar, StateDict, StorageRef, TensorInfo
 
 _LONGEST_VALUE = 1 << 12
@@ -47,12 +47,9 @@ class Observation:
 
 def observe(container: Container, *, sparing: bool = False) -> Observation:
     """What identification needs of *container*; numbers are read when they are asked for, by a *sparing* probe or one
-    that reads them all."""
+    that reads them all. Behind a network every probe is sparing."""
     files = {
-        path or "": (
-            _with_claims(part.state_dict, part),
-            Probe(part.source.read_at if part.source else None, sparing=sparing),
-        )
+        path or "": (_with_claims(part.state_dict, part), _probe(part.source, sparing))
         for path, part in container.files()
         if part.state_dict is not None
     }
@@ -67,6 +64,10 @@ def _with_claims(state_dict: StateDict, file: Container) -> StateDict:
     """The tensors of *file*; what a configuration beside it says is their metadata where they say nothing else."""
     claims = claimed_beside(file.source.stat.path) if isinstance(file.source, LocalSource) else {}
     return replace(state_dict, metadata={**claims, **state_dict.metadata}) if claims else state_dict
+
+
+def _probe(source: Source | None, sparing: bool) -> Probe:
+    return Probe() if source is None else Probe(source.read_at, sparing=sparing or is_distant(source))
 
 
 def stored(observation: Observation) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelhub.identify.base import Adapter, Identity
-from modelhub.report.json import identity_dict, tensor_dict
+from modelhub.report.json import identity_dict, tensor_dict, traffic_dict
 from modelhub.report.plain import Column, Line, Span, Table, byte_size, counted, fields, line, shortened
+from modelhub.report.scanned import traffic_line
 from modelhub.verbs import Inspection
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def inspect_dict(inspection: Inspection, *, tensors: bool = False, explain: bool
         "parameter_count": sum(t.numel for _, t in listed) if _has_tensors(inspection) else None,
         "error": inspection.problem,
         "notes": list(inspection.notes),
+        **traffic_dict(inspection.traffic),
         **({"near_misses": [_miss_dict(miss) for miss in inspection.near_misses]} if explain else {}),
         **({"tensors": [tensor_dict(tensor, member) for member, tensor in listed]} if tensors else {}),
     }
@@ -88,6 +90,8 @@ def inspect_lines(inspection: Inspection, verbosity: int = 0, *, explain: bool =
             Span(f"    not {miss.value}: {miss.detail} ({miss.held} of {miss.conditions} conditions hold)", "dim")
         )
     yield from _metadata_lines(inspection.metadata, verbosity)
+    if inspection.traffic is not None:
+        yield traffic_line(inspection.traffic)
 
 
 def failed_lines(path: str, reason: str) -> Iterator[Line]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modelhub.convert.recheck import Recheck
     from modelhub.identify.base import Adapter, Identity
     from modelhub.scan.findings import Coverage, Finding, ScanReport
-    from modelhub.source import Digest
+    from modelhub.source import Digest, Traffic
     from modelhub.tensors import TensorInfo
 
 SCAN_SCHEMA = "modelhub.scan/1"
@@ -64,7 +64,7 @@ def _representable(value: Any) -> Any:
 
 
 def scan_dict(report: ScanReport) -> dict[str, Any]:
-    """A scan report; ``digest.sha256`` is ``null`` where it was not computed."""
+    """A scan report; ``digest.sha256`` is ``null`` where it was not computed; ``traffic`` is there for addresses."""
     return {
         "path": report.path,
         "digest": digest_dict(report.digest),
@@ -73,7 +73,15 @@ def scan_dict(report: ScanReport) -> dict[str, Any]:
         "coverage": coverage_dict(report.coverage),
         "findings": [finding_dict(finding) for finding in report.findings],
         "policy_version": report.policy_version,
+        **traffic_dict(report.traffic),
     }
+
+
+def traffic_dict(traffic: Traffic | None) -> dict[str, Any]:
+    """``traffic``, what came over the network in how many requests, of how many bytes; nothing for ``None``."""
+    if traffic is None:
+        return {}
+    return {"traffic": {"requests": traffic.requests, "received": traffic.received, "size": traffic.size}}
 
 
 def digest_dict(digest: Digest | None) -> dict[str, str | None]:

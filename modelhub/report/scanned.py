@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from modelhub.report.plain import Line, Span, Style, counted, line, shortened
+from modelhub.report.plain import Line, Span, Style, byte_size, counted, line, shortened
 
 if TYPE_CHECKING:
     from modelhub.scan.findings import Finding, ScanReport
+    from modelhub.source import Traffic
 
 SHOWN_FINDINGS = 8
 """Findings printed for one file without ``-v``."""
@@ -71,9 +72,17 @@ def scan_lines(report: ScanReport, verbosity: int = 0) -> Iterator[Line]:
     if len(unread) > limit:
         rest = counted(len(unread) - limit, "more part")
         yield line(Span(f"    … and {rest} not examined (-v shows all)", "dim"))
+    if report.traffic is not None:
+        yield traffic_line(report.traffic)
     step = _next_step(report)
     if step is not None:
         yield line(Span(f"    next: {step}", "dim"))
+
+
+def traffic_line(traffic: Traffic) -> Line:
+    """What came over the network."""
+    read = f"{byte_size(traffic.received)} of {byte_size(traffic.size)}"
+    return line(Span(f"    read over the network: {read}, in {counted(traffic.requests, 'request')}", "dim"))
 
 
 def summary_of(report: ScanReport) -> str:

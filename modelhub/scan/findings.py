@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from modelhub.container.base import Skipped
-from modelhub.source import Digest
+from modelhub.source import Digest, Traffic
 
 
 @enum.unique
@@ -98,7 +98,8 @@ class ScanReport:
     """What a scan found. It has no truth value: ask ``report.verdict is Verdict.SAFE``.
 
     ``container`` is the kind of file (``None`` when it could not be opened), ``digest`` the digest of the bytes
-    judged (``None`` when it was not computed), ``policy_version`` the version of the rules that judged.
+    judged (``None`` when it was not computed), ``policy_version`` the version of the rules that judged, ``traffic``
+    what it took over the network (``None``: nothing).
     """
 
     path: str
@@ -108,6 +109,7 @@ class ScanReport:
     findings: tuple[Finding, ...]
     policy_version: str
     digest: Digest | None = None
+    traffic: Traffic | None = None
 
     def __bool__(self) -> bool:
         raise TypeError("a ScanReport is neither true nor false: compare its verdict")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from modelhub.container.base import Skipped
 from modelhub.scan.findings import Confidence, Coverage, Finding, Location, ScanReport, Severity, Verdict
-from modelhub.source import Digest
+from modelhub.source import Digest, Traffic
 
 
 def dump_report(report: ScanReport) -> str:
@@ -37,6 +37,7 @@ def load_report(text: str) -> ScanReport:
                 for finding in plain["findings"]
             ),
             "digest": None if digest is None else Digest(**digest),
+            "traffic": None if plain["traffic"] is None else Traffic(**plain["traffic"]),
         }
         return ScanReport(**{**plain, **known})
     except (KeyError, TypeError, AttributeError) as error:

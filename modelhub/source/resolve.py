@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from modelhub.errors import AccessDenied, NotFound, SourceError
+from modelhub.source.address import is_remote
 
 MODEL_EXTENSIONS = frozenset(
     ".safetensors .sft .ckpt .pt .pth .pt2 .bin .pkl .pickle .gguf .onnx .h5 .keras .npy .npz .joblib .zip .dat "
@@ -32,6 +33,7 @@ class Found(NamedTuple):
 def find_sources(arguments: Iterable[str], *, every_file: bool = False) -> Iterator[Found | SourceError]:
     """The files and the folders of one model that *arguments* name, in a stable order, each once.
 
+    What an address leads to (:func:`modelhub.source.network.what_lies_at`) is named by its pinned address.
     A file is taken whatever its extension; a directory is walked (hidden folders are not entered, links to folders
     not followed) for files with one of :data:`MODEL_EXTENSIONS`, or for *every_file*; a pattern that names no file is
     expanded. What cannot be had is yielded as the error, its ``path`` set, in its place, so that the rest goes on.
@@ -50,7 +52,9 @@ class _Finder:
 
     def find(self, arguments: Iterable[str]) -> Iterator[Found | SourceError]:
         for argument in arguments:
-            if os.path.isdir(argument):
+            if is_remote(argument):
+                yield from self._far(argument)
+            elif os.path.isdir(argument):
                 yield from self._walk(argument)
             elif os.path.lexists(argument):
                 yield from self._one(Found(argument))
@@ -58,6 +62,19 @@ class _Finder:
                 yield from self._matching(argument)
             else:
                 yield NotFound(f"{argument}: no such file or folder", path=argument)
+
+    def _far(self, address: str) -> Iterator[Found | SourceError]:
+        """What lies at *address*; of a repository's files, those with a model's name."""
+        from modelhub.source.network import what_lies_at
+
+        try:
+            for lying in what_lies_at(address, is_model_name, names_one_model):
+                if lying.address not in self._single:
+                    self._single.add(lying.address)
+                    yield Found(lying.address, lying.is_folder)
+        except SourceError as error:
+            error.path = address
+            yield error
 
     def _matching(self, pattern: str) -> Iterator[Found | SourceError]:
         import glob
@@ -128,17 +145,22 @@ def is_model_name(path: str) -> bool:
 
 
 def is_one_model(entries: Iterable[os.DirEntry[str]]) -> bool:
-    """Whether the folder with these *entries* is one model, by their names.
-
-    It is a diffusers pipeline if it has a ``model_index.json``. Without folders in it it is also one model if it has an
-    index of shards, an adapter as PEFT saves it, or a configuration and no other weights than those that diffusers and
-    transformers load with it.
-    """
+    """Whether the folder with these *entries* is one model, by their names (:func:`names_one_model`)."""
     names: set[str] = set()
     is_leaf = True
     for entry in entries:
         names.add(entry.name)
         is_leaf = is_leaf and (entry.name.startswith(".") or not entry.is_dir())
+    return names_one_model(names, is_leaf)
+
+
+def names_one_model(names: Collection[str], is_leaf: bool) -> bool:
+    """Whether a folder with entries of these *names* is one model; *is_leaf* says that no folder is among them.
+
+    It is a diffusers pipeline if it has a ``model_index.json``. Without folders in it it is also one model if it has an
+    index of shards, an adapter as PEFT saves it, or a configuration and no other weights than those that diffusers and
+    transformers load with it.
+    """
     if "model_index.json" in names:
         return True
     if not is_leaf:

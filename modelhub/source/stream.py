@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
+from typing import Protocol
 
 from modelhub.errors import LimitExceeded, SourceError
 from modelhub.source.digest import CHUNK
 from modelhub.source.local import LocalSource
+
+
+class Readable(Protocol):
+    """What gives its bytes once and in order, empty at the end, as a binary file does."""
+
+    def read(self, size: int = ..., /) -> bytes: ...
 
 
 class StreamSource(LocalSource):
@@ -17,7 +23,7 @@ class StreamSource(LocalSource):
         """Nothing else has access to the bytes."""
 
 
-def spool(name: str, stream: BinaryIO, limit: int) -> StreamSource:
+def spool(name: str, stream: Readable, limit: int) -> StreamSource:
     """Read *stream* to its end, at most *limit* bytes, in flat memory; *name* is how people know it.
 
     Raises :class:`LimitExceeded` for a longer one, :class:`SourceError` when it cannot be read or kept.
@@ -40,7 +46,7 @@ def spool(name: str, stream: BinaryIO, limit: int) -> StreamSource:
     return StreamSource(name, fd, os.fstat(fd))
 
 
-def _next_block(stream: BinaryIO) -> bytes:
+def _next_block(stream: Readable) -> bytes:
     data: bytes | None = stream.read(CHUNK)
     if data is None:
         raise OSError("it does not wait for its data")

@@ -1,0 +1,189 @@
+"""The Hugging Face Hub: repositories of models, pinned to a commit, through huggingface_hub.
+
+``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME`` and ``HF_HUB_OFFLINE`` mean what they mean to huggingface_hub. The token is
+sent to the Hub alone, never to where it redirects downloads to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
+
+from modelhub.errors import AccessDenied, MissingExtra, NotFound, Offline, SourceError
+from modelhub.source.address import HUB
+from modelhub.source.web import Credentials, Web, is_loopback, origin_of
+
+try:
+    import httpx2
+    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub import errors as hub_errors
+    from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+except ImportError as _error:
+    raise MissingExtra("huggingface_hub", "hub") from _error
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+_TIMEOUT = 30.0
+_REFERENCE = re.compile(
+    r"hf://(?P<owner>[A-Za-z0-9][\w.-]*)/(?P<name>[A-Za-z0-9_][\w.-]*)"
+    r"(?:@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(?P<path>.*))?",
+    re.ASCII | re.DOTALL,
+)
+_PAGE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/(?:blob|resolve|tree)/(?P<revision>refs/pr/[^/]+|[^/]+)(?:/(?P<path>.*))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Reference(NamedTuple):
+    """A repository, and a revision and a path in it; an empty path, or one that ends with ``/``, is a folder."""
+
+    repo: str
+    revision: str | None = None
+    path: str = ""
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit, so that it can never be anything else."""
+        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
+
+    @property
+    def is_folder(self) -> bool:
+        return not self.path or self.path.endswith("/")
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{HUB}{self.repo}{revision}/{self.path}" if self.path or self.revision else f"{HUB}{self.repo}"
+
+
+class HubFile(NamedTuple):
+    """A file of a repository; ``sha256`` is what its LFS pointer claims (``None``: it is kept in git itself)."""
+
+    path: str
+    size: int
+    sha256: str | None
+
+
+def reference_of(address: str) -> Reference | None:
+    """What *address* names on the Hub, ``None`` for any other place.
+
+    Takes ``hf://...`` and the address of a file's or folder's page on the Hub. Raises :class:`NotFound` for an ``hf://``
+    that names nothing.
+    """
+    if address.startswith(HUB):
+        found = _REFERENCE.fullmatch(address)
+        if found is None or ".." in found["owner"] + found["name"] or found["owner"] in ("datasets", "spaces"):
+            hint = "write hf://OWNER/REPOSITORY[@REVISION][/PATH], a repository of models"
+            raise NotFound(f"{address}: names no repository of models on the Hub", path=address, hint=hint)
+        revision = unquote(found["revision"]) if found["revision"] else None
+        return Reference(f"{found['owner']}/{found['name']}", revision, found["path"] or "")
+    parts, here = urlsplit(address), urlsplit(endpoint())
+    found = _PAGE.fullmatch(parts.path) if (parts.scheme, parts.netloc) == (here.scheme, here.netloc) else None
+    if found is None:
+        return None
+    return Reference(unquote(found["repo"]), unquote(found["revision"]), unquote(found["path"] or ""))
+
+
+def endpoint() -> str:
+    """The Hub's address without a slash at its end. Raises :class:`AccessDenied` for one that is not https."""
+    address = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    parts = urlsplit(address)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+        raise AccessDenied(f"HF_ENDPOINT: {parts.scheme}://{parts.hostname} is not https", path=address)
+    return address
+
+
+def open_web() -> Web:
+    """A client that may read what the user's token may read. Raises :class:`Offline`."""
+    if constants.is_offline_mode():
+        raise Offline("the Hub cannot be asked: HF_HUB_OFFLINE is set")
+    hub, token = endpoint(), get_token()
+    credentials = Credentials(origin_of(hub), f"Bearer {token}") if token else None
+    return Web(credentials, frozenset({urlsplit(hub).hostname or ""}))
+
+
+def address_of(reference: Reference) -> str:
+    """Where the file *reference* is downloaded from."""
+    revision = quote(reference.revision or constants.DEFAULT_REVISION, safe="")
+    return f"{endpoint()}/{reference.repo}/resolve/{revision}/{quote(reference.path)}"
+
+
+def pin(reference: Reference) -> Reference:
+    """*reference* with its revision as the commit that it is now; asks the Hub unless it is one already."""
+    return reference if reference.is_pinned else reference._replace(revision=commit_of(about(reference), reference))
+
+
+def commit_of(info: ModelInfo, reference: Reference) -> str:
+    if info.sha is None or not _COMMIT.fullmatch(info.sha):
+        raise SourceError(f"{reference}: the Hub names no commit for it", path=str(reference))
+    return info.sha
+
+
+def about(reference: Reference) -> ModelInfo:
+    """What the Hub says of the repository at its revision: all of it claims, but the commit."""
+    with translated(reference):
+        return _api().model_info(reference.repo, revision=reference.revision, timeout=_TIMEOUT)
+
+
+def files_of(reference: Reference) -> Iterator[HubFile]:
+    """The files in the folder *reference* and below, in the order of their paths; one that is a file itself.
+
+    Raises :class:`NotFound` and its like when it cannot be listed.
+    """
+    with translated(reference):
+        session = get_session()
+        if session.timeout == httpx2.Timeout(None):
+            session.timeout = httpx2.Timeout(_TIMEOUT)
+        below = reference.path.rstrip("/") or None
+        tree = _api().list_repo_tree(reference.repo, below, recursive=True, revision=reference.revision)
+        for entry in tree:
+            if isinstance(entry, RepoFile):
+                yield HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None)
+
+
+@contextmanager
+def translated(reference: Reference) -> Iterator[None]:
+    """Errors of huggingface_hub as ours, about *reference*."""
+    name = str(reference)
+    try:
+        yield
+    except hub_errors.OfflineModeIsEnabled as error:
+        raise Offline(f"{name}: the Hub cannot be asked: HF_HUB_OFFLINE is set", path=name) from error
+    except hub_errors.GatedRepoError as error:
+        hint = "ask for access on the repository's page, and set HF_TOKEN or run 'hf auth login'"
+        raise AccessDenied(f"{name}: gated: its owner grants access", path=name, hint=hint) from error
+    except hub_errors.RepositoryNotFoundError as error:
+        hint = "if it is private, set HF_TOKEN or run 'hf auth login'"
+        raise NotFound(f"{name}: no such repository, or a private one", path=name, hint=hint) from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise NotFound(f"{name}: the repository has no such revision", path=name) from error
+    except hub_errors.EntryNotFoundError as error:
+        raise NotFound(f"{name}: the repository has no such file or folder", path=name) from error
+    except hub_errors.HfHubHTTPError as error:
+        raise _refusal(error, name) from error
+    except httpx2.TimeoutException as error:
+        raise SourceError(f"{name}: the Hub gives no answer in time", path=name) from error
+    except httpx2.HTTPError as error:
+        raise SourceError(f"{name}: the Hub cannot be reached: {error}", path=name) from error
+    except hub_errors.HFValidationError as error:
+        raise NotFound(f"{name}: names no repository of models on the Hub", path=name) from error
+
+
+def _refusal(error: hub_errors.HfHubHTTPError, name: str) -> SourceError:
+    status = error.response.status_code
+    if status in (401, 403):
+        hint = "set HF_TOKEN to a token that may read it, or run 'hf auth login'"
+        return AccessDenied(f"{name}: the Hub does not let you read it (status {status})", path=name, hint=hint)
+    if status == 429:
+        wait = error.response.headers.get("retry-after", "")
+        when = f"try again in {wait} seconds" if wait.isascii() and wait.isdigit() else "try again later"
+        return SourceError(f"{name}: the Hub asks for fewer requests (status 429)", path=name, hint=when)
+    return SourceError(f"{name}: the Hub answers with status {status}", path=name, hint="try again later")
+
+
+def _api() -> HfApi:
+    return HfApi(endpoint=endpoint(), library_name="modelhub")
