@@ -97,7 +97,7 @@ def what_lies_at(
 
 
 def _folders(paths: Iterable[str]) -> dict[str, set[str]]:
-    """The names in each folder, by its path with ``/`` at its end (``""``: the top); those of folders end with ``/``."""
+    """The names in each folder by its path, which is empty or ends with ``/``, as the names of folders in it do."""
     folders: dict[str, set[str]] = {}
     for path in paths:
         parts = path.split("/")
