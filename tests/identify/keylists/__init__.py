@@ -25,3 +25,18 @@ def _read(name: str) -> dict[str, Shapes]:
     with lzma.open(os.path.join(os.path.dirname(__file__), name), "rt") as file:
         lists = json.load(file)
     return {name: {key: tuple(shape) for key, shape in shapes.items()} for name, shapes in lists.items()}
+
+
+@cache
+def telling() -> dict[str, tuple[str | None, frozenset[str], dict[str, tuple[int, ...]]]]:
+    """Files of few tensors, as they are published: kind, architectures and shapes of each by a name for it."""
+    with open(os.path.join(os.path.dirname(__file__), "telling.json"), encoding="utf-8") as file:
+        rows = json.load(file)
+    return {
+        row["name"]: (
+            row["kind"],
+            frozenset(row["architectures"]),
+            {name: tuple(shape) for name, shape in row["tensors"].items()},
+        )
+        for row in rows
+    }

@@ -123,7 +123,7 @@ def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]
         (_of("cogview"), [named("transformer-cogview-4")]),
         (_of("omnigen"), [named("transformer-omnigen")]),
         (_of("kandinsky-5"), [named("transformer-kandinsky-5")]),
-        (_of("krea-2"), [named("transformer-krea-2")]),
+        (_of("krea-2"), [named("transformer-krea-2"), made(o.krea_2())]),
         (_of("ideogram-4"), [named("transformer-ideogram-4")]),
         (_of("ernie-image"), [named("transformer-ernie-image")]),
         (_of("allegro"), [named("transformer-allegro")]),

@@ -99,6 +99,25 @@ def wan(d: int, depth: int, ffn: int, *, image: bool = False) -> Layers:
     return _blocks("blocks", depth, layers) | ends
 
 
+def krea_2() -> Layers:
+    """As ComfyUI and sd-scripts name them; 48 heads for queries and 12 for keys and values."""
+    d, text = 6144, 2560
+
+    def block(width: int, keys: int, ffn: int) -> dict[str, tuple[int, int]]:
+        layers = {f"attn.{name}": (width, width) for name in ("wq", "wo", "gate")}
+        layers |= {f"attn.{name}": (keys, width) for name in ("wk", "wv")}
+        return layers | {"mlp.gate": (ffn, width), "mlp.up": (ffn, width), "mlp.down": (width, ffn)}
+
+    ends = {"first": (d, 64), "last.linear": (64, d), "tmlp.0": (d, 256), "tmlp.2": (d, d), "tproj.1": (6 * d, d)}
+    ends |= {"txtmlp.1": (d, text), "txtmlp.3": (d, d), "txtfusion.projector": (1, 12)}
+    return (
+        _blocks("blocks", 28, block(d, 1536, 16384))
+        | _blocks("txtfusion.layerwise_blocks", 2, block(text, text, 6912))
+        | _blocks("txtfusion.refiner_blocks", 2, block(text, text, 6912))
+        | ends
+    )
+
+
 def hunyuan_video(d: int, double: int, single: int) -> Layers:
     each = _both(
         {
