@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from modelhub.convert.content import content_digest as content_digest
     from modelhub.db import Catalog as Catalog
     from modelhub.errors import UnsafeModelError as UnsafeModelError
+    from modelhub.lowrank import RankRule as RankRule
+    from modelhub.lowrank import extract as extract
+    from modelhub.lowrank import plan_extract as plan_extract
+    from modelhub.lowrank import plan_resize as plan_resize
+    from modelhub.lowrank import resize as resize
     from modelhub.merge import merge as merge
     from modelhub.merge import plan_merge as plan_merge
     from modelhub.scan.findings import Finding as Finding
@@ -45,6 +50,7 @@ __all__ = [
     "Catalog",
     "Finding",
     "Inspection",
+    "RankRule",
     "ScanReport",
     "Severity",
     "UnsafeModelError",
@@ -54,12 +60,16 @@ __all__ = [
     "content_digest",
     "convert",
     "errors",
+    "extract",
     "identify",
     "inspect",
     "load_state_dict",
     "merge",
     "plan_blend",
+    "plan_extract",
     "plan_merge",
+    "plan_resize",
+    "resize",
     "scan",
     "smoke",
 ]
@@ -76,7 +86,12 @@ _HOME = {
     "inspect": "modelhub.verbs",
     "load_state_dict": "modelhub.weights",
     "plan_blend": "modelhub.blend",
+    "plan_extract": "modelhub.lowrank",
     "plan_merge": "modelhub.merge",
+    "plan_resize": "modelhub.lowrank",
+    "RankRule": "modelhub.lowrank",
+    "extract": "modelhub.lowrank",
+    "resize": "modelhub.lowrank",
 }
 _VERBS = {
     "blend": "modelhub.blend",

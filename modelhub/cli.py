@@ -24,6 +24,8 @@ COMMANDS: Mapping[str, str] = {
     "convert": "Turn a checkpoint into safetensors, never executing anything.",
     "merge": "Merge LoRAs and their relatives into a model's weights.",
     "blend": "Blend checkpoints: weighted sums, added differences, arcs.",
+    "extract": "Make a LoRA of the difference of two models.",
+    "resize": "Give a LoRA a smaller rank.",
     "restore": "Make a hypernetwork's safetensors file the .pt that programs load.",
     "verify": "Check a converted file against its receipt or its source.",
     "explain": "Explain a rule of the scanner: its meaning, an example, what to do.",

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from modelhub.blend.base import TAKES, Blended, BlendPlan, BlendRecipe
-from modelhub.blend.pairing import Place, Placed, placed
 from modelhub.blend.ratios import ratio_of
 from modelhub.blend.recipe import BLEND_KEY, written_blend
 from modelhub.container import Container, open_path
@@ -17,6 +16,7 @@ from modelhub.identify import identify
 from modelhub.merge import Address, Unmatched
 from modelhub.merge.bases import Base, open_base
 from modelhub.merge.lineage import placeholder, with_older
+from modelhub.merge.pairing import Place, Placed, placed
 from modelhub.source import Source
 from modelhub.tensors import DType, TensorInfo
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from modelhub.convert.layouts import CHECKPOINT, UNPLACED, Shapes, View, diffusers_views, to_ldm
 from modelhub.errors import ConversionError
@@ -73,6 +74,16 @@ _FLUX_ENDS = (
 """What of FLUX lies before and behind its blocks, under its own and under diffusers' names."""
 
 
+class NamedModule(NamedTuple):
+    """A module of a base that has a weight: *path* is its name in *component* with underscores, in the layout that is
+    *native* to its architecture (LDM's, SGM's, FLUX's, SD 3's), or in diffusers'."""
+
+    component: str
+    path: str
+    target: Target
+    native: bool
+
+
 class KeyMap:
     """The modules of a base by component and flattened name."""
 
@@ -81,6 +92,7 @@ class KeyMap:
         self._flux = flux
         self._targets: dict[tuple[str, str, Kind], Target] = {}
         self._blocks: dict[Address, str] = {}
+        self.modules: list[NamedModule] = []
 
     def find(self, component: str | None, path: str, kind: Kind) -> Target | None:
         """Where the module *path* of *component* lies; without a component it is looked for in all of them."""
@@ -106,7 +118,14 @@ class KeyMap:
         return frozenset(component for component, _, _ in self._targets)
 
     def _add(
-        self, components: tuple[str, ...], name: str, shape: Shape, parts: tuple[Part, ...], *, transposed: bool = False
+        self,
+        components: tuple[str, ...],
+        name: str,
+        shape: Shape,
+        parts: tuple[Part, ...],
+        *,
+        transposed: bool = False,
+        native: bool = False,
     ) -> None:
         stem, _, leaf = name.rpartition(".")
         kind = _KINDS.get(leaf)
@@ -115,6 +134,8 @@ class KeyMap:
         block = self.block(components[0], parts[0].address)
         target = Target(shape, parts, transposed, block)
         path = stem.replace(".", "_")
+        if kind == "weight":
+            self.modules.append(NamedModule(components[0], path, target, native))
         names = [path]
         for pattern, others in _ALIASES:
             if (match := pattern.fullmatch(path)) is not None:
@@ -144,7 +165,8 @@ def keymap_of_checkpoint(shapes: Shapes) -> KeyMap:
     own = [(root, name) for name in shapes for root in roots if root and name.startswith(root)]
     own = own or [("", name) for name in shapes if bare]
     for root, name in own:
-        made._add(roots[root], name.removeprefix(root), shapes[name], (_whole(Address("", name), shapes[name]),))
+        whole = (_whole(Address("", name), shapes[name]),)
+        made._add(roots[root], name.removeprefix(root), shapes[name], whole, native=True)
     prefix = "model.diffusion_model." if bare else ""
     try:
         components = diffusers_views({prefix + name: shape for name, shape in shapes.items()})
@@ -210,7 +232,7 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
         seen = _seen(views[0], components[views[0].component][views[0].name])
         seen = (first, *seen[1:]) if len(views) > 1 else seen
         inner = name.removeprefix(root)
-        made._add(CHECKPOINT_ROOTS[root], inner, seen, tuple(parts), transposed=views[0].transposed)
+        made._add(CHECKPOINT_ROOTS[root], inner, seen, tuple(parts), transposed=views[0].transposed, native=True)
     transformer = components.get("transformer", {})
     for fused in places(transformer):
         _add_native(made, fused, transformer, lambda name: address("transformer", name))
@@ -273,7 +295,7 @@ def _add_native(made: KeyMap, fused: Fused, shapes: Shapes, address: _Addressing
                 made_parts.append(Part(address(name), (0, shapes[name][0]), first))
                 first += shapes[name][0]
             parts = tuple(made_parts)
-        made._add(("denoiser",), fused.native + ending, shape, parts)
+        made._add(("denoiser",), fused.native + ending, shape, parts, native=True)
 
 
 def _rows(fused: Fused, total: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from modelhub.convert import Piece
-from modelhub.merge import Address
+from modelhub.merge.base import Address
 from modelhub.merge.bases import Base
 from modelhub.merge.keymap import CHECKPOINT_ROOTS
 

@@ -1,0 +1,98 @@
+"""``modelhub extract``: the difference of two models as a LoRA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, cast
+
+import click
+
+from modelhub.commands import ExitCode, merging
+from modelhub.commands.ranks import choosing_ranks
+from modelhub.report.sink import Sink
+
+if TYPE_CHECKING:
+    from modelhub.lowrank import Extraction, RankRule
+
+
+@click.command("extract")
+@click.argument("tuned", metavar="TUNED")
+@click.argument("base", metavar="BASE")
+@click.option("-o", "--output", "target", metavar="OUT", required=True, help="The safetensors file to write.")
+@choosing_ranks(32)
+@click.option(
+    "--dtype", type=click.Choice(("fp16", "bf16", "fp32")), default="fp16", show_default=True, help="The factors' type."
+)
+@click.option("--allow-unmatched", is_flag=True, help="Leave out what TUNED lacks or has in another shape.")
+@click.option("--salvage", is_flag=True, help="Take the tensors of files that are not SAFE as well.")
+@click.option("--force", is_flag=True, help="Replace OUT if it is a file that exists.")
+@click.option(
+    "--catalog", metavar="URL", help="Write down in this catalog what OUT was made of; 'modelhub show' tells it."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be extracted, and write nothing.")
+@merging
+def command(
+    *,
+    tuned: str,
+    base: str,
+    target: str,
+    rule: RankRule,
+    dtype: str,
+    allow_unmatched: bool,
+    salvage: bool,
+    force: bool,
+    catalog: str | None,
+    dry_run: bool,
+    sink: Sink,
+) -> int:
+    """Write the LoRA that makes the model TUNED of the model BASE, as nearly as its rank allows, to OUT.
+
+    Both are checkpoints or diffusers folders of one architecture. The answer says how much of each module's change the
+    LoRA has, and what changed that no LoRA has: norms, biases, embeddings.
+    """
+    from modelhub.lowrank import extract, plan_extract
+
+    factors = cast('Literal["fp16", "bf16", "fp32"]', dtype)
+    if dry_run:
+        with plan_extract(tuned, base, rule, dtype=factors, allow_unmatched=allow_unmatched, salvage=salvage) as plan:
+            if sink.machine:
+                from modelhub.report.lowrank import extract_plan_dict
+
+                _answer(sink, extract_plan_dict(plan, target))
+            else:
+                from modelhub.report.lowrank import extract_plan_lines
+
+                sink.lines(extract_plan_lines(plan, target, sink.verbosity))
+        return ExitCode.OK
+    done = extract(
+        tuned, base, rule, target=target, dtype=factors, allow_unmatched=allow_unmatched, salvage=salvage, force=force
+    )
+    if catalog is not None:
+        _remember(done, catalog, sink)
+    if sink.machine:
+        from modelhub.report.lowrank import extraction_dict
+
+        _answer(sink, extraction_dict(done))
+    else:
+        from modelhub.report.lowrank import extraction_lines
+
+        sink.lines(extraction_lines(done, sink.verbosity))
+    return ExitCode.OK
+
+
+def _remember(done: Extraction, catalog: str, sink: Sink) -> None:
+    from modelhub.commands.deriving import digest_at, remember
+    from modelhub.report.lowrank import rule_dict
+
+    inputs = []
+    for path, role in ((done.plan.tuned, "tuned"), (done.plan.base, "base")):
+        known = {path: done.digests[path]} if path in done.digests else None
+        inputs.append((digest_at(path, known), role))
+    params = rule_dict(done.plan.rule)
+    remember("extract", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)
+
+
+def _answer(sink: Sink, value: dict[str, object]) -> None:
+    from modelhub.report.json import EXTRACT_SCHEMA
+
+    sink.add(value)
+    sink.document(EXTRACT_SCHEMA, "reports", complete=True)

@@ -1,0 +1,148 @@
+"""The words that extracting and resizing answer in: which rank is kept, of which modules, and what that kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from modelhub.convert import Conversion, Piece
+from modelhub.merge import Unmatched
+
+Dynamic = Literal["sv_ratio", "sv_fro", "sv_cumulative"]
+FactorType = Literal["fp16", "bf16", "fp32"]
+
+
+@dataclass(frozen=True, slots=True)
+class RankRule:
+    """How many singular values of a module are kept: ``rank``, or ``conv_rank`` of convolutions with a kernel.
+
+    With *dynamic*, these are the most, and its name and number say how many of those. The names are kohya's
+    (sd-scripts ``networks/resize_lora.py``): ``sv_ratio`` those larger than the first divided by the number, ``sv_fro``
+    the fewest whose share of the Frobenius norm is the number, ``sv_cumulative`` whose share of the sum of all is.
+    """
+
+    rank: int = 32
+    conv_rank: int | None = None
+    dynamic: tuple[Dynamic, float] | None = None
+
+    def most(self, *, kernel: bool) -> int:
+        """The most that is kept of a module, a convolution with a *kernel* larger than one or not."""
+        return self.conv_rank if kernel and self.conv_rank is not None else self.rank
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was kept of a module's change: its rank before (``None``: not known) and after, the norm of the change, and
+    the share of its energy (the sum of the squared singular values) that the kept rank has."""
+
+    before: int | None
+    rank: int
+    norm: float
+    energy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Rows of a module's weight, from row ``first`` on, in the tuned model and in the base: *rows* of a tensor each."""
+
+    tuned: Piece
+    base: Piece
+    rows: tuple[int, int]
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractedModule:
+    """A module to extract: its ``name`` in the LoRA, its weight's ``shape`` as adapters see it, and where that lies."""
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[Difference, ...]
+    transposed: bool = False
+
+    @property
+    def kernel(self) -> bool:
+        """Whether it is a convolution with a kernel larger than one."""
+        return any(size > 1 for size in self.shape[2:])
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractPlan:
+    """Everything that an extraction will do. ``others`` are the pairs, tuned and base, of blended components' tensors
+    that no module is made of (norms, biases, embeddings), of which only the change is told. ``metadata`` is what is
+    said of the LoRA beforehand; ``notes`` are sentences."""
+
+    tuned: str
+    base: str
+    modules: tuple[ExtractedModule, ...]
+    others: Mapping[str, tuple[Piece, Piece]]
+    unmatched: tuple[Unmatched, ...]
+    rule: RankRule
+    dtype: FactorType
+    metadata: Mapping[str, str]
+    salvaged: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """An extraction that was carried out. ``kept`` is by module, ``same`` counts the modules that did not change, and
+    ``left`` are the norms of the changes, and of the weights, of what is in no module."""
+
+    plan: ExtractPlan
+    conversion: Conversion
+    kept: Mapping[str, Kept]
+    same: int
+    left: Mapping[str, tuple[float, float]]
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ResizedModule:
+    """A LoRA module to resize: its name, its tensors by role, its scale, and the name that its alpha will have
+    (``None``: as PEFT, it has none, and scale 1)."""
+
+    name: str
+    alpha: str | None
+    tensors: Mapping[str, Piece]
+    scale: float
+    rank: int
+
+    @property
+    def kernel(self) -> bool:
+        """Whether it is a convolution with a kernel larger than one."""
+        shape = self.tensors["mid" if "mid" in self.tensors else "down"].tensor.shape
+        return any(size > 1 for size in shape[2:])
+
+
+@dataclass(frozen=True, slots=True)
+class ResizePlan:
+    """Everything that resizing will do. ``copied`` are tensors that stay as they are, by name: those of other
+    algorithms, of magnitudes, of no module; ``algorithms`` counts the modules among them."""
+
+    source: str
+    modules: tuple[ResizedModule, ...]
+    copied: Mapping[str, Piece]
+    algorithms: Mapping[str, int]
+    rule: RankRule
+    dtype: FactorType | None
+    metadata: Mapping[str, str]
+    salvaged: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Resizing:
+    """A LoRA that was resized; ``kept`` is by module."""
+
+    plan: ResizePlan
+    conversion: Conversion
+    kept: Mapping[str, Kept]
+    sha256: str
+
+
+def in_total(kept: Mapping[str, Kept]) -> float:
+    """The share of the energy of all changes together that was kept; 1 where there is none."""
+    energy = sum(each.norm**2 for each in kept.values())
+    return sum(each.energy * each.norm**2 for each in kept.values()) / energy if energy else 1.0

@@ -1,0 +1,153 @@
+"""Deciding which modules of a tuned model are made a LoRA of."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+
+from modelhub.container import Container, open_path
+from modelhub.convert import Piece
+from modelhub.errors import IncompatibleArchitecture, MergeError, UnmatchedKeys
+from modelhub.identify import identify
+from modelhub.lowrank.base import Difference, ExtractedModule, ExtractPlan, FactorType, RankRule
+from modelhub.merge import Address, Unmatched
+from modelhub.merge.bases import Base, open_base
+from modelhub.merge.keymap import NamedModule
+from modelhub.merge.pairing import Place, placed
+from modelhub.tensors import DType
+
+_FLOATS = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64})
+_ONE_ENCODER = frozenset({"sd-1", "sd-2"})
+_TABLES = ("token_embedding", "position_embedding", "shared", "relative_attention_bias")
+"""Parts of the names of tables in text encoders, which no LoRA is made of."""
+
+_VERSIONS = {"sd-1": "sd_v1", "sd-2": "sd_v2", "sdxl": "sdxl_base_v1-0", "flux": "flux1"}
+"""What sd-scripts calls architectures in ``ss_base_model_version`` (``library/sdxl_model_util.py``, ``model_util.py``,
+``flux_utils.py``)."""
+
+
+def open_extract(
+    tuned_path: str,
+    base_path: str,
+    stack: ExitStack,
+    *,
+    judge: Callable[[Container], bool],
+    rule: RankRule,
+    dtype: FactorType,
+    allow_unmatched: bool = False,
+) -> ExtractPlan:
+    """The plan of extracting what *tuned_path* has and *base_path* has not; good until *stack* is closed.
+
+    *judge* says whether a file is safe, or raises. Raises :class:`IncompatibleArchitecture`, :class:`UnmatchedKeys` for
+    modules that the tuned model lacks or has in another shape, and :class:`MergeError`.
+    """
+    tuned_file, base_file = (stack.enter_context(open_path(path)) for path in (tuned_path, base_path))
+    safe = judge(tuned_file) and judge(base_file)
+    tuned, base = (open_base(each, identify(each), stack) for each in (tuned_file, base_file))
+    ours, theirs = base.identity.architecture, tuned.identity.architecture
+    if ours and theirs and ours != theirs:
+        raise IncompatibleArchitecture(f"{tuned_path}: it is {theirs}, and {base_path} is {ours}")
+    if (tuned_file.source is None) is not (base_file.source is None):
+        hint = "convert one of them first: convert --layout diffusers or ldm"
+        raise MergeError(f"{tuned_path}: one model is a folder and the other is a file", hint=hint)
+    there = placed(tuned)
+    places = {address: place for place, address in placed(base).addresses.items()}
+    modules: list[ExtractedModule] = []
+    unmatched: list[Unmatched] = []
+    covered: set[Address] = set()
+    for name, found in _named(base):
+        parts = []
+        for part in found.target.parts:
+            piece, other = base.pieces[part.address], there.pieces.get(places[part.address])
+            reason = _unlike(piece, other)
+            if reason or other is None:
+                unmatched.append(Unmatched(tuned_path, part.address.tensor, reason))
+                break
+            parts.append(Difference(other, piece, part.rows, part.first))
+            covered.add(part.address)
+        else:
+            modules.append(ExtractedModule(name, found.target.shape, tuple(parts), found.target.transposed))
+    if unmatched and not allow_unmatched:
+        first, more = unmatched[0], f" (and {len(unmatched) - 1:,} more)" if len(unmatched) > 1 else ""
+        hint = "--allow-unmatched extracts the others"
+        raise UnmatchedKeys(f"{tuned_path}: tensor {first.name!r:.100}: {first.reason}{more}", hint=hint)
+    if not modules:
+        raise MergeError(f"{tuned_path}: there is nothing in both models that a LoRA is made of")
+    for model in (tuned, base):
+        model.check_computable(address for address in covered if address in model.pieces)
+    others = _others(base, there.pieces, places, covered)
+    metadata = _metadata(base, rule)
+    return ExtractPlan(tuned_path, base_path, tuple(modules), others, tuple(unmatched), rule, dtype, metadata, not safe)
+
+
+def _named(base: Base) -> Iterator[tuple[str, NamedModule]]:
+    """The modules that a LoRA is made of, under the names that sd-scripts gives them, each tensor's rows once."""
+    architecture = base.identity.architecture or ""
+    foreign = {each.component for each in base.keymap.modules if not each.native}
+    taken: set[tuple[Address, tuple[int, int]]] = set()
+    for each in base.keymap.modules:
+        encoder = each.component.startswith("text_encoder")
+        native = each.component not in foreign if encoder else architecture not in _ONE_ENCODER
+        if not (encoder or each.component == "denoiser") or each.native is not native:
+            continue
+        shape = each.target.shape
+        if len(shape) not in (2, 4) or (encoder and any(table in each.path for table in _TABLES)):
+            continue
+        rows = {(part.address, part.rows) for part in each.target.parts}
+        if not taken & rows:
+            taken |= rows
+            yield _name(each, architecture), each
+
+
+def _name(module: NamedModule, architecture: str) -> str:
+    if module.component == "denoiser":
+        return f"lora_unet_{module.path}"
+    number = module.component.removeprefix("text_encoder").removeprefix("_") or "1"
+    path = module.path
+    if path.startswith(("encoder_layers_", "final_layer_norm")):  # transformers 5.6 and later leave text_model out
+        path = f"text_model_{path}"
+    return f"lora_te{'' if architecture in _ONE_ENCODER else number}_{path}"
+
+
+def _unlike(piece: Piece, other: Piece | None) -> str:
+    """Why *other* cannot be compared with *piece*; empty where it can."""
+    if other is None:
+        return "the tuned model has no such tensor"
+    if other.tensor.shape != piece.tensor.shape:
+        return f"it is {list(other.tensor.shape)} in the tuned model, and {list(piece.tensor.shape)} in the base"
+    return ""
+
+
+def _others(
+    base: Base, there: Mapping[Place, Piece], places: Mapping[Address, Place], covered: set[Address]
+) -> dict[str, tuple[Piece, Piece]]:
+    """What is no module's weight and may have changed all the same: tuned and base."""
+    found = {}
+    for address, piece in base.pieces.items():
+        other = there.get(places.get(address, Place("", "")))
+        if address in covered or other is None or other.tensor.shape != piece.tensor.shape:
+            continue
+        component = places[address].component
+        if component and component != "vae" and {piece.tensor.dtype, other.tensor.dtype} <= _FLOATS:
+            found[address.tensor] = (other, piece)
+    return found
+
+
+def _metadata(base: Base, rule: RankRule) -> dict[str, str]:
+    """What sd-scripts' own extraction writes down, and what its readers look for."""
+    architecture = base.identity.architecture or ""
+    dim = "Dynamic" if rule.dynamic is not None else str(rule.rank)
+    made = {
+        "ss_network_module": "networks.lora_flux" if architecture.startswith("flux") else "networks.lora",
+        "ss_network_dim": dim,
+        "ss_network_alpha": dim,
+        "ss_v2": str(architecture == "sd-2"),
+        "ss_sd_model_name": os.path.basename(base.container.name.rstrip(os.sep)),
+    }
+    if architecture in _VERSIONS:
+        made["ss_base_model_version"] = _VERSIONS[architecture]
+    if rule.conv_rank is not None:
+        made["ss_network_args"] = json.dumps({"conv_dim": rule.conv_rank, "conv_alpha": rule.conv_rank})
+    return made

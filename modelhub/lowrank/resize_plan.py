@@ -1,0 +1,74 @@
+"""Deciding which modules of a LoRA get another rank."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from modelhub.container import Container
+from modelhub.container.storages import Storages
+from modelhub.convert import Piece
+from modelhub.convert.convertible import convertible
+from modelhub.errors import MergeError
+from modelhub.lowrank.base import FactorType, RankRule, ResizedModule, ResizePlan
+from modelhub.merge.base import AdapterModule
+from modelhub.merge.modules import adapter_modules
+from modelhub.tensors import StateDict
+
+_STALE = frozenset(
+    {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "ss_network_dim", "ss_network_alpha"}
+)
+_PEFT = frozenset({"lora_adapter_metadata", "lora_alpha", "r", "rank_pattern", "alpha_pattern"})
+_ROLES = frozenset({"up", "down", "mid"})
+
+
+def open_resize(container: Container, *, safe: bool, rule: RankRule, dtype: FactorType | None) -> ResizePlan:
+    """The plan of resizing the LoRA in *container*. Raises :class:`MergeError` where it has no module to resize."""
+    if container.source is None:
+        raise MergeError(f"{container.name}: a folder is no LoRA", hint="name the file in it")
+    state_dict = convertible(container)
+    found = adapter_modules(container)
+    storages = Storages(container.source)
+    modules: list[ResizedModule] = []
+    taken: set[str] = set()
+    others: Counter[str] = Counter()
+    several = Counter(module.name for module in found.modules if module.kind == "weight")
+    for module in found.modules:
+        if module.kind != "weight":
+            continue
+        if module.algorithm != "lora" or not module.tensors.keys() <= _ROLES or several[module.name] > 1:
+            others[_word(module)] += 1
+            continue
+        rank = module.tensors["down"].tensor.shape[0]
+        scale = 1.0 if module.alpha is None else module.alpha / rank
+        names = {piece.tensor.name for piece in module.tensors.values()}
+        alpha = f"{module.name}.alpha"
+        peft = any("lora_A" in name for name in names)
+        modules.append(ResizedModule(module.name, None if peft else alpha, module.tensors, scale, rank))
+        taken |= names | {alpha}
+    if not modules:
+        kinds = f": it has {', '.join(sorted(others))}" if others else ""
+        raise MergeError(f"{container.name}: it has no module of LoRA or LoCon to resize{kinds}")
+    copied = {name: Piece(*storages.locate(tensor)) for name, tensor in state_dict.items() if name not in taken}
+    metadata = {k: v for k, v in state_dict.metadata.items() if k not in _STALE | _PEFT}
+    dim = "Dynamic" if rule.dynamic is not None else str(rule.rank)
+    metadata |= {"ss_network_dim": dim, "ss_network_alpha": dim}
+    notes = tuple(_notes(others, modules, state_dict))
+    return ResizePlan(container.name, tuple(modules), copied, dict(others), rule, dtype, metadata, not safe, notes)
+
+
+def _word(module: AdapterModule) -> str:
+    return f"{module.algorithm} with a sparse part" if module.algorithm == "lora" else module.algorithm
+
+
+def _notes(others: Mapping[str, int], modules: list[ResizedModule], state_dict: StateDict) -> Iterator[str]:
+    for word, count in sorted(others.items()):
+        yield f"modules of {word}, which keep their size: {count:,}"
+    scaled = [m.name for m in modules if f"{m.name}.dora_scale" in state_dict]
+    if scaled:
+        yield f"modules with magnitudes (DoRA): {len(scaled):,}; the magnitudes stay, the direction loses what is cut"
+    cores = sum("mid" in module.tensors for module in modules)
+    if cores:
+        yield f"convolutions in CP form, which become ordinary ones: {cores:,}"
+    if any(key in state_dict.metadata for key in _PEFT):
+        yield "PEFT's scales were in the metadata, and are in the factors now"

@@ -1,0 +1,118 @@
+"""Carrying a planned resizing out."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from modelhub import __version__
+from modelhub.convert import SALVAGED_KEY, ConversionPlan, OutputFile, PlannedTensor
+from modelhub.convert.execute import check_target
+from modelhub.convert.integrity import check_sources
+from modelhub.errors import MergeError, WouldOverwrite
+from modelhub.lowrank.base import Kept, ResizedModule, ResizePlan, Resizing, in_total
+from modelhub.lowrank.decomposing import Decomposed, balanced, kept_rank
+from modelhub.lowrank.spool import TYPES, Spool
+from modelhub.merge.peft import CONFIG
+from modelhub.merge.reading import whole
+from modelhub.source import LocalSource
+
+RESIZE_KEY = "modelhub.resize"
+"""Metadata key: how the LoRA was resized, as JSON."""
+
+
+def execute(
+    plan: ResizePlan,
+    target: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Resizing:
+    """Write the LoRA that *plan* says to *target*; *progress* is told modules as they are done.
+
+    Each module is ``up @ down`` of a smaller rank, and as strong as it was. The product itself is not made: with
+    ``up = Q R`` and ``down.T = P S`` its singular values are those of ``R S.T``, which has the old rank's size.
+
+    Raises :class:`MergeError` for factors that do not fit each other or are not finite, and what
+    :func:`modelhub.convert.execute` raises.
+    """
+    path = os.fspath(target)
+    check_target(ConversionPlan(path, ()), path, force=force)
+    read = _read(plan)
+    (source,) = read.sources()
+    if os.path.exists(path) and isinstance(source, LocalSource) and os.path.samefile(path, source.stat.path):
+        raise WouldOverwrite(f"{path}: it is the source itself", hint="name another target")
+    folder = os.path.dirname(os.path.abspath(path))
+    if any(module.alpha is None for module in plan.modules) and os.path.exists(os.path.join(folder, CONFIG)):
+        hint = "name another folder: the scales are in the factors now"
+        raise MergeError(f"{path}: {CONFIG} beside it would scale it once more", hint=hint)
+    (checked,) = check_sources(read, threading.Event(), digest=True)
+    assert checked.digest is not None
+    kept: dict[str, Kept] = {}
+    with Spool(path) as spool:
+        for module in plan.modules:
+            kept[module.name] = _resize(module, plan, spool)
+            if progress is not None:
+                progress(1)
+        conversion = spool.write(plan.copied, _metadata(plan, kept, checked.digest.sha256), force=force)
+    return Resizing(plan, conversion, kept, checked.digest.sha256)
+
+
+def _resize(module: ResizedModule, plan: ResizePlan, spool: Spool) -> Kept:
+    up, down, inner = _factors(module, plan.source)
+    left, core = torch.linalg.qr(up)
+    right, other = torch.linalg.qr(down.T)
+    u, values, vh = torch.linalg.svd(core @ other.T)
+    energy = float(values.square().sum())
+    rank = kept_rank(values, energy, plan.rule, plan.rule.most(kernel=module.kernel))
+    found = Decomposed(values[:rank], left @ u[:, :rank], values[:rank, None] * (vh[:rank] @ right.T), energy)
+    new_up, new_down = balanced(found)
+    dtype = TYPES[plan.dtype] if plan.dtype is not None else module.tensors["down"].tensor.dtype
+    ones = (1,) * (len(module.tensors["up"].tensor.shape) - 2)
+    spool.add(module.tensors["up"].tensor.name, new_up.reshape(-1, rank, *ones), dtype)
+    spool.add(module.tensors["down"].tensor.name, new_down.reshape(rank, *inner), dtype)
+    if module.alpha is not None:
+        spool.add(module.alpha, torch.tensor(float(rank)), dtype)
+    share = float(values[:rank].square().sum()) / energy if energy else 1.0
+    return Kept(module.rank, rank, math.sqrt(energy), share)
+
+
+def _factors(module: ResizedModule, source: str) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """The factors as matrices in F64, the scale in one of them, and the shape of what lies behind down's rank."""
+    tensors = {role: whole(piece, torch.float64) for role, piece in module.tensors.items()}
+    if not all(bool(each.isfinite().all()) for each in tensors.values()):
+        raise MergeError(f"{source}: {module.name}: it has values that are not finite")
+    up = tensors["up"].flatten(1) * module.scale
+    down = tensors["down"]
+    if "mid" in tensors:
+        down = torch.einsum("mnkl,ni->mikl", tensors["mid"], down.flatten(1))
+    if up.shape[1] != down.shape[0]:
+        raise MergeError(f"{source}: {module.name}: its factors do not fit each other")
+    return up, down.flatten(1), tuple(down.shape[1:])
+
+
+def _read(plan: ResizePlan) -> ConversionPlan:
+    pieces = [piece for module in plan.modules for piece in module.tensors.values()]
+    planned = (PlannedTensor(p.tensor.name, p.tensor.dtype, p.tensor.shape, (p,), 0, 0) for p in pieces)
+    return ConversionPlan(plan.source, (OutputFile("", b"", tuple(planned), {}),))
+
+
+def _metadata(plan: ResizePlan, kept: Mapping[str, Kept], sha256: str) -> dict[str, str]:
+    rule = plan.rule
+    how = {
+        "version": __version__,
+        "source": os.path.basename(plan.source),
+        "sha256": sha256,
+        "rank": rule.rank,
+        "conv_rank": rule.conv_rank,
+        "dynamic": f"{rule.dynamic[0]}={rule.dynamic[1]:g}" if rule.dynamic is not None else None,
+        "energy": round(in_total(kept), 6),
+    }
+    salvaged = {SALVAGED_KEY: "true"} if plan.salvaged else {}
+    return {**plan.metadata, **salvaged, RESIZE_KEY: json.dumps(how)}

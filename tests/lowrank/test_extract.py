@@ -1,0 +1,202 @@
+"""LoRAs out of the difference of two models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import modelhub
+from modelhub.convert import ConversionOptions, convert
+from modelhub.errors import IncompatibleArchitecture, MergeError, SettingsError, UnmatchedKeys
+from modelhub.lowrank import RankRule, dynamic_rank, plan_extract
+from modelhub.lowrank.decomposing import balanced, decompose
+from modelhub.samples.layouts import Base, lora
+from modelhub.tensors import DType
+from tests.merge.build import Weights, base_weights
+
+NORM = "model.diffusion_model.input_blocks.1.1.norm.weight"
+
+
+def small_lora(architecture: Base, weights: Weights, rank: int, folder: Path) -> Path:
+    """A LoRA for the small base *weights* in sd-scripts' names: every module that a real one has, as small as it."""
+    from modelhub.merge.keymap import keymap_of_checkpoint
+
+    keymap = keymap_of_checkpoint({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    generator = torch.Generator().manual_seed(11)
+    made: Weights = {}
+    for name in {each.partition(".")[0] for each in lora(architecture)}:
+        head, _, path = name.partition("_unet_")
+        component = "denoiser" if path else {"1": "text_encoder", "2": "text_encoder_2"}[name[7:8].strip("_") or "1"]
+        path = path or name.partition("_text_model")[2].removeprefix("_")
+        target = keymap.find(component, path, "weight") or keymap.find(component, f"text_model_{path}", "weight")
+        assert target is not None, (head, name)
+        made[f"{name}.lora_up.weight"] = torch.randn(target.shape[0], rank, generator=generator) * 0.1
+        made[f"{name}.lora_down.weight"] = torch.randn(rank, *target.shape[1:], generator=generator) * 0.1
+        if len(target.shape) == 4:
+            made[f"{name}.lora_up.weight"] = made[f"{name}.lora_up.weight"].reshape(-1, rank, 1, 1)
+        made[f"{name}.alpha"] = torch.tensor(rank / 2)
+    save_file(made, folder / "lora.safetensors")
+    return folder / "lora.safetensors"
+
+
+def products(path: Path) -> Weights:
+    """What each module of a LoRA adds, scaled."""
+    tensors = load_file(path)
+    made: Weights = {}
+    for name in {each.partition(".")[0] for each in tensors}:
+        down = tensors[f"{name}.lora_down.weight"].double().flatten(1)
+        up = tensors[f"{name}.lora_up.weight"].double().flatten(1)
+        made[name] = up @ down * float(tensors[f"{name}.alpha"]) / down.shape[0]
+    return made
+
+
+@pytest.mark.parametrize("architecture", ["sd-1", "sd-2", "sdxl"])
+def test_a_merged_lora_is_recovered(tmp_path: Path, architecture: Base) -> None:
+    """Of the difference of a merge and its base the LoRA comes back: the same modules, at equal rank within 1e-3."""
+    weights = base_weights(architecture, DType.F32)
+    save_file(weights, tmp_path / "base.safetensors", {"format": "pt"})
+    adapter = small_lora(architecture, weights, 4, tmp_path)
+    modelhub.merge(tmp_path / "base.safetensors", [f"{adapter}:0.7"], target=tmp_path / "tuned.safetensors")
+    out = tmp_path / "out.safetensors"
+    done = modelhub.extract(
+        tmp_path / "tuned.safetensors", tmp_path / "base.safetensors", RankRule(4), target=out, dtype="fp32"
+    )
+    expected, found = products(adapter), products(out)
+    assert found.keys() == expected.keys() == done.kept.keys()
+    for name, product in expected.items():
+        assert (found[name] - 0.7 * product).norm() <= 1e-3 * (0.7 * product).norm(), name
+    assert not done.left and done.same
+    assert all(each.energy > 1 - 1e-6 for each in done.kept.values())
+    again = tmp_path / "again.safetensors"
+    modelhub.merge(tmp_path / "base.safetensors", [str(out)], target=again)
+    tuned, remade = load_file(tmp_path / "tuned.safetensors"), load_file(again)
+    for name, tensor in tuned.items():
+        torch.testing.assert_close(remade[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_folders_give_the_same_lora(tmp_path: Path) -> None:
+    """Two diffusers folders give the modules, names and products that their checkpoints give."""
+    weights = base_weights("sdxl", DType.F32)
+    save_file(weights, tmp_path / "base.safetensors", {"format": "pt"})
+    adapter = small_lora("sdxl", weights, 2, tmp_path)
+    modelhub.merge(tmp_path / "base.safetensors", [str(adapter)], target=tmp_path / "tuned.safetensors")
+    for name in ("base", "tuned"):
+        convert(tmp_path / f"{name}.safetensors", tmp_path / name, options=ConversionOptions(layout="diffusers"))
+    modelhub.extract(tmp_path / "tuned", tmp_path / "base", RankRule(2), target=tmp_path / "f.safetensors")
+    modelhub.extract(
+        tmp_path / "tuned.safetensors", tmp_path / "base.safetensors", RankRule(2), target=tmp_path / "c.safetensors"
+    )
+    ours, theirs = products(tmp_path / "f.safetensors"), products(tmp_path / "c.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, product in theirs.items():
+        torch.testing.assert_close(ours[name], product, rtol=1e-2, atol=1e-3)
+
+
+def test_convolutions_and_what_no_lora_has(tmp_path: Path) -> None:
+    """Convolutions have their own rank; changes of norms and biases are told, since they are in no module."""
+    weights = base_weights("sd-1", DType.F32)
+    tuned = {name: tensor.clone() for name, tensor in weights.items()}
+    conv = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
+    line = "model.diffusion_model.time_embed.0.weight"
+    for name in (conv, line, NORM):
+        tuned[name] += torch.randn(tuned[name].shape) * 0.1
+    save_file(weights, tmp_path / "base.safetensors", {"format": "pt"})
+    save_file(tuned, tmp_path / "tuned.safetensors", {"format": "pt"})
+    models, target = (tmp_path / "tuned.safetensors", tmp_path / "base.safetensors"), tmp_path / "out.safetensors"
+    done = modelhub.extract(*models, RankRule(3, conv_rank=2), target=target)
+    found = load_file(target)
+    assert done.kept["lora_unet_down_blocks_0_resnets_0_conv1"].rank == 2
+    assert done.kept["lora_unet_time_embedding_linear_1"].rank == 3
+    assert found["lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight"].shape == (2, *weights[conv].shape[1:])
+    assert set(done.left) == {NORM}
+    change, weight = done.left[NORM]
+    assert change == pytest.approx(float((tuned[NORM] - weights[NORM]).norm()), rel=1e-4)
+    assert weight == pytest.approx(float(weights[NORM].norm()), rel=1e-4)
+
+
+def test_metadata_and_digests(tmp_path: Path) -> None:
+    """The LoRA says what sd-scripts' own extraction says, and which files it came from."""
+    import hashlib
+
+    weights = base_weights("sdxl")
+    tuned = {
+        name: (t * 1.1).to(t.dtype) if t.dim() == 2 and t.is_floating_point() else t for name, t in weights.items()
+    }
+    save_file(weights, tmp_path / "base.safetensors", {"format": "pt"})
+    torch.save(tuned, tmp_path / "tuned.pt")
+    rule = RankRule(4, dynamic=("sv_fro", 0.9))
+    modelhub.extract(tmp_path / "tuned.pt", tmp_path / "base.safetensors", rule, target=tmp_path / "out.safetensors")
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert metadata["ss_network_module"] == "networks.lora" and metadata["ss_network_dim"] == "Dynamic"
+    told = json.loads(metadata["modelhub.extract"])
+    assert told["dynamic"] == "sv_fro=0.9"
+    for path in (tmp_path / "tuned.pt", tmp_path / "base.safetensors"):
+        assert told["sha256"][path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert modelhub.identify(tmp_path / "out.safetensors").architecture == "sdxl"
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    """Models of two architectures, models that are the same, lacking tensors and senseless ranks are one sentence."""
+    weights = base_weights("sd-1")
+    save_file(weights, tmp_path / "a.safetensors", {"format": "pt"})
+    save_file(base_weights("sdxl"), tmp_path / "xl.safetensors", {"format": "pt"})
+    lacking = dict(weights)
+    del lacking["model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_q.weight"]
+    save_file(lacking, tmp_path / "b.safetensors", {"format": "pt"})
+    a, target = tmp_path / "a.safetensors", tmp_path / "out.safetensors"
+    with pytest.raises(IncompatibleArchitecture):
+        modelhub.extract(tmp_path / "xl.safetensors", a, target=target)
+    with pytest.raises(MergeError, match=r"differs from .* in no module"):
+        modelhub.extract(a, a, target=target)
+    with pytest.raises(UnmatchedKeys, match="no such tensor"):
+        modelhub.extract(tmp_path / "b.safetensors", a, target=target)
+    with plan_extract(tmp_path / "b.safetensors", a, allow_unmatched=True) as plan:
+        assert len(plan.unmatched) == 1
+    with pytest.raises(SettingsError):
+        modelhub.extract(a, a, RankRule(0), target=target)
+    for text in ("sv_fro", "sv_fro=2", "sv_fro=nan", "sv_ratio=0.5", "rank=3", "sv_ratio=inf"):
+        with pytest.raises(SettingsError):
+            dynamic_rank(text)
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("shape", [(96, 640), (640, 96), (700, 1200), (1200, 700)])
+def test_the_decomposition_is_the_best_there_is(shape: tuple[int, int]) -> None:
+    """Exact or from a random subspace, a rank keeps the energy that the singular values of the matrix say."""
+    generator = torch.Generator().manual_seed(1)
+    matrix = torch.randn(*shape, generator=generator) * torch.logspace(0, -2, shape[1])
+    values = torch.linalg.svdvals(matrix.double())
+    found = decompose(matrix, RankRule(16), 16)
+    up, down = balanced(found)
+    error = float((matrix.double() - up @ down).norm())
+    assert error == pytest.approx(float(values[16:].norm()), rel=2e-4)
+    assert found.energy == pytest.approx(float(values.square().sum()), rel=1e-6)
+    torch.testing.assert_close(found.values, values[:16], rtol=2e-3, atol=0)
+
+
+def test_noise_alone_is_decomposed_as_well(tmp_path: Path) -> None:
+    """Where no direction stands out the random subspace still has at least 99.5% of what the best one has."""
+    matrix = torch.randn(800, 900, generator=torch.Generator().manual_seed(3))
+    values = torch.linalg.svdvals(matrix.double())
+    found = decompose(matrix, RankRule(32), 32)
+    assert float(found.values.square().sum()) >= 0.995 * float(values[:32].square().sum())
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "expected"),
+    [(("sv_ratio", 4.0), 2), (("sv_fro", 0.9), 2), (("sv_cumulative", 0.9), 3), (("sv_fro", 1.0), 4), (None, 4)],
+)
+def test_rules_for_ranks(dynamic: tuple[str, float] | None, expected: int) -> None:
+    """Each rule keeps what its definition says of the singular values 8, 4, 2 and 1."""
+    left, _ = torch.linalg.qr(torch.randn(30, 4, dtype=torch.float64))
+    right, _ = torch.linalg.qr(torch.randn(50, 4, dtype=torch.float64))
+    matrix = (left * torch.tensor([8.0, 4.0, 2.0, 1.0])) @ right.T
+    found = decompose(matrix.float(), RankRule(4, dynamic=dynamic), 4)  # type: ignore[arg-type]
+    assert len(found.values) == expected

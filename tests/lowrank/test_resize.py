@@ -1,0 +1,124 @@
+"""LoRAs of a smaller rank."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import modelhub
+from modelhub.errors import MergeError, WouldOverwrite
+from modelhub.lowrank import RankRule, in_total, plan_resize
+
+MODULE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+CONV = "lora_unet_down_blocks_0_resnets_0_conv1"
+Weights = dict[str, torch.Tensor]
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(list(shape)).normal(size=shape).astype(np.float32))
+
+
+def file_of(folder: Path, tensors: Weights, metadata: dict[str, str] | None = None) -> Path:
+    save_file(tensors, folder / "lora.safetensors", metadata)
+    return folder / "lora.safetensors"
+
+
+def linear(alpha: float | None = 3.0) -> Weights:
+    tensors = {f"{MODULE}.lora_up.weight": drawn(64, 8), f"{MODULE}.lora_down.weight": drawn(8, 48)}
+    return tensors if alpha is None else tensors | {f"{MODULE}.alpha": torch.tensor(alpha)}
+
+
+@pytest.mark.parametrize("alpha", [3.0, None])
+def test_a_smaller_rank_is_the_best_there_is(tmp_path: Path, alpha: float | None) -> None:
+    """The resized product, with its scale, is the best approximation of the old one, and its energy is told."""
+    tensors = linear(alpha)
+    source = file_of(tmp_path, tensors, {"ss_network_dim": "8", "ss_tag": "kept"})
+    done = modelhub.resize(source, RankRule(5), target=tmp_path / "out.safetensors")
+    found = load_file(tmp_path / "out.safetensors")
+    assert found[f"{MODULE}.lora_down.weight"].shape == (5, 48)
+    scale = 1.0 if alpha is None else alpha / 8
+    product = scale * (tensors[f"{MODULE}.lora_up.weight"] @ tensors[f"{MODULE}.lora_down.weight"]).double()
+    remade = (found[f"{MODULE}.lora_up.weight"] @ found[f"{MODULE}.lora_down.weight"]).double()
+    assert float(found[f"{MODULE}.alpha"]) == 5
+    values = torch.linalg.svdvals(product)
+    assert float((remade - product).norm()) == pytest.approx(float(values[5:].norm()), rel=1e-5)
+    (kept,) = done.kept.values()
+    assert kept.before == 8 and kept.rank == 5
+    assert kept.energy == pytest.approx(float(values[:5].square().sum() / values.square().sum()), rel=1e-9)
+    assert in_total(done.kept) == kept.energy
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["ss_tag"] == "kept" and metadata["ss_network_dim"] == "5"
+    assert json.loads(metadata["modelhub.resize"])["sha256"] == done.sha256
+
+
+def test_the_same_rank_is_the_same_lora(tmp_path: Path) -> None:
+    """At its own rank, or a larger one, a LoRA adds what it added, convolutions and CP forms too."""
+    tensors = linear()
+    tensors |= {f"{CONV}.lora_up.weight": drawn(32, 6, 1, 1), f"{CONV}.lora_down.weight": drawn(6, 16, 1, 1)}
+    tensors |= {f"{CONV}.lora_mid.weight": drawn(6, 6, 3, 3), f"{CONV}.alpha": torch.tensor(2.0)}
+    done = modelhub.resize(file_of(tmp_path, tensors), RankRule(64, conv_rank=6), target=tmp_path / "out.safetensors")
+    found = load_file(tmp_path / "out.safetensors")
+    exact = torch.einsum(
+        "mnkl,om,ni->oikl",
+        tensors[f"{CONV}.lora_mid.weight"].double(),
+        tensors[f"{CONV}.lora_up.weight"].double()[:, :, 0, 0],
+        tensors[f"{CONV}.lora_down.weight"].double()[:, :, 0, 0],
+    )
+    remade = torch.einsum(
+        "or,rikl->oikl",
+        found[f"{CONV}.lora_up.weight"].double()[:, :, 0, 0],
+        found[f"{CONV}.lora_down.weight"].double(),
+    )
+    torch.testing.assert_close(remade, exact * 2 / 6, rtol=1e-4, atol=1e-4)
+    assert f"{CONV}.lora_mid.weight" not in found
+    assert any("CP form" in note for note in done.plan.notes)
+    assert done.kept[MODULE].rank == 8 and done.kept[MODULE].energy == pytest.approx(1.0)
+
+
+def test_other_algorithms_are_kept_and_told(tmp_path: Path) -> None:
+    """What is no product of two factors is copied byte for byte and counted; a file of nothing else is refused."""
+    loha = {f"{CONV}.{role}": drawn(8, 4) if role.endswith("a") else drawn(4, 8) for role in ("hada_w1_a", "hada_w2_a")}
+    loha |= {f"{CONV}.{role}": drawn(4, 8) for role in ("hada_w1_b", "hada_w2_b")}
+    tensors = linear() | loha | {f"{MODULE}.dora_scale": drawn(64, 1)}
+    done = modelhub.resize(file_of(tmp_path, tensors), RankRule(2), target=tmp_path / "out.safetensors")
+    found = load_file(tmp_path / "out.safetensors")
+    for name in (*loha, f"{MODULE}.dora_scale"):
+        assert torch.equal(found[name], tensors[name])
+    assert done.plan.algorithms == {"loha": 1}
+    assert any("DoRA" in note for note in done.plan.notes)
+    save_file(loha, tmp_path / "loha.safetensors")
+    with pytest.raises(MergeError, match="no module of LoRA or LoCon to resize: it has loha"):
+        modelhub.resize(tmp_path / "loha.safetensors", target=tmp_path / "no.safetensors")
+
+
+def test_peft_scales_go_into_the_factors(tmp_path: Path) -> None:
+    """PEFT's alpha stands beside its tensors: the resized file needs none, and is refused where one would apply."""
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {f"{name}.lora_A.weight": drawn(8, 48), f"{name}.lora_B.weight": drawn(64, 8)}
+    folder = tmp_path / "peft"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 24, "r": 8}))
+    source = file_of(folder, tensors)
+    modelhub.resize(source, RankRule(8), target=tmp_path / "out.safetensors")
+    found = load_file(tmp_path / "out.safetensors")
+    assert found.keys() == tensors.keys()
+    product = tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"] * 3
+    torch.testing.assert_close(found[f"{name}.lora_B.weight"] @ found[f"{name}.lora_A.weight"], product)
+    with pytest.raises(MergeError, match="scale it once more"):
+        modelhub.resize(source, RankRule(8), target=folder / "out.safetensors")
+    with pytest.raises(WouldOverwrite):
+        modelhub.resize(source, RankRule(8), target=source, force=True)
+
+
+def test_planning_needs_no_torch(tmp_path: Path) -> None:
+    """A plan tells modules and what stays, and reads no factor."""
+    with plan_resize(file_of(tmp_path, linear()), RankRule(4)) as plan:
+        assert [module.name for module in plan.modules] == [MODULE]
+        assert not plan.copied and plan.rule.rank == 4
