@@ -46,13 +46,17 @@ def decompose(matrix: Tensor, rule: RankRule, most: int) -> Decomposed:
         return Decomposed(turned.values, turned.right.T / values, turned.left.T * turned.values[:, None], turned.energy)
     energy = _energy(matrix)
     whole = rule.dynamic is not None and rule.dynamic[0] == "sv_cumulative"
-    small = min(matrix.shape) <= max(_EXACT, 2 * most)
-    left = _exact(matrix) if whole or small else _iterated(matrix, most)
-    right = _product(left, matrix)
-    values, turn = _rotated(right)
+    if whole or min(matrix.shape) <= max(_EXACT, 2 * most):
+        values, left = _largest_first(_gram(matrix))
+        kept = kept_rank(values, energy, rule, most)
+        left = left[:, :kept]
+        return Decomposed(values[:kept], left, _product(left, matrix), energy)
+    basis = _iterated(matrix, most)
+    right = _product(basis, matrix)
+    values, turn = _largest_first(right @ right.T)
     kept = kept_rank(values, energy, rule, most)
     turn = turn[:, :kept]
-    return Decomposed(values[:kept], left @ turn, turn.T @ right, energy)
+    return Decomposed(values[:kept], basis @ turn, turn.T @ right, energy)
 
 
 def kept_rank(values: Tensor, energy: float, rule: RankRule, most: int) -> int:
@@ -81,15 +85,13 @@ def _energy(matrix: Tensor) -> float:
     return float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
 
 
-def _exact(matrix: Tensor) -> Tensor:
-    """All left singular vectors of *matrix*, whose rows are fewer than its columns, in F64."""
-    rows = matrix.shape[0]
-    gram = torch.zeros(rows, rows, dtype=torch.float64)
+def _gram(matrix: Tensor) -> Tensor:
+    """``matrix @ matrix.T`` in F64."""
+    gram = torch.zeros(matrix.shape[0], matrix.shape[0], dtype=torch.float64)
     for columns in torch.split(matrix, _COLUMNS, 1):
         wide = columns.to(torch.float64)
         gram.addmm_(wide, wide.T)
-    vectors: Tensor = torch.linalg.eigh(gram).eigenvectors
-    return vectors.flip(1)
+    return gram
 
 
 def _iterated(matrix: Tensor, most: int) -> Tensor:
@@ -115,10 +117,10 @@ def _product(left: Tensor, matrix: Tensor) -> Tensor:
     return torch.cat([left.T @ columns.to(torch.float64) for columns in torch.split(matrix, _COLUMNS, 1)], 1)
 
 
-def _rotated(right: Tensor) -> tuple[Tensor, Tensor]:
-    """The singular values of *right*, the largest first, and its left singular vectors."""
-    values, vectors = torch.linalg.eigh(right @ right.T)
-    return values.clamp(min=0).sqrt().flip(0), vectors.flip(1)
+def _largest_first(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The singular values, the largest first, and the left singular vectors of what *gram* is the Gram matrix of."""
+    squares, vectors = torch.linalg.eigh(gram)
+    return squares.clamp(min=0).sqrt().flip(0), vectors.flip(1)
 
 
 def balanced(found: Decomposed) -> tuple[Tensor, Tensor]:
