@@ -28,7 +28,7 @@ def weigh_claims(identity: Identity, metadata: Mapping[str, str]) -> Identity:
     if identity.kind is None:
         return identity
     for key in _KEYS:
-        claimed = _architecture_of(metadata.get(key, ""))
+        claimed = claimed_architecture(metadata.get(key, ""))
         if claimed is None:
             continue
         detail = f"{key} is {metadata[key][:80]!r}"
@@ -43,7 +43,8 @@ def weigh_claims(identity: Identity, metadata: Mapping[str, str]) -> Identity:
     return identity
 
 
-def _architecture_of(claim: str) -> str | None:
+def claimed_architecture(claim: str) -> str | None:
+    """The architecture that somebody means by *claim*, the one whose known name fits the longest part of it."""
     plain = "".join(filter(str.isalnum, claim.lower()))
     fitting = [
         (len(beginning), known.name)
