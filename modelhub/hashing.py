@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from modelhub.container import Container, open_path
 from modelhub.db import Catalog, ToHash
-from modelhub.errors import ChangedDuringRead, ModelHubError
+from modelhub.errors import ChangedDuringRead, ModelHubError, SourceError
 from modelhub.intake import digest_of_container, stat_of
-from modelhub.source import LocalSource
+from modelhub.source import LocalSource, digest_of, open_local
 from modelhub.source.digests import Run, digests_of
 
 Progress = Callable[[int], None]
@@ -46,6 +47,20 @@ def hash_files(
             yield Hashed(place.stat.path, {}, error)
         else:
             yield Hashed(place.stat.path, digests)
+
+
+def hash_images(catalog: Catalog, selectors: Sequence[str] = ()) -> None:
+    """Compute the SHA-256 of the pictures beside the records that *selectors* fit, or beside all, that have none yet.
+
+    One that cannot be read, or is no file any more, is left to the next time.
+    """
+    ids = [catalog.show(selector).entry.id for selector in selectors] if selectors else None
+    found = {}
+    for image in catalog.side_files.images_to_hash(ids):
+        with suppress(SourceError), open_local(image.path) as source:
+            found[image.id] = digest_of(source).sha256
+    if found:
+        catalog.side_files.put_image_digests(found)
 
 
 def _digests(place: ToHash, progress: Progress | None) -> dict[str, str]:

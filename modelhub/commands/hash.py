@@ -25,7 +25,7 @@ def command(*, selectors: tuple[str, ...], everything: bool, catalog: str | None
     """
     if bool(selectors) == everything:
         raise click.UsageError("Name records, or give --all.", ctx=click.get_current_context())
-    from modelhub.hashing import hash_files
+    from modelhub.hashing import hash_files, hash_images
 
     done = failed = 0
     with open_catalog(catalog, sink) as opened, sink.progress() as bar:
@@ -44,6 +44,7 @@ def command(*, selectors: tuple[str, ...], everything: bool, catalog: str | None
                 sink.warn(str(hashed.error))
             else:
                 sink.lines([line(Span(hashed.digests["sha256"][:10], "bold"), f"  {hashed.path}")])
+        hash_images(opened, selectors)
     if sink.machine:
         from modelhub.report.json import HASH_SCHEMA
 

@@ -110,6 +110,7 @@ def sync(*, libraries: tuple[str, ...], jobs: int | None, catalog: str | None, s
             complete=not report.unread and not report.offline,
             libraries=report.libraries,
             counts=report.counts,
+            side_files=report.side_files,
             offline=report.offline,
             unclear=[{"path": path, "candidates": list(candidates)} for path, candidates in report.unclear],
             unread=[unread._asdict() for unread in report.unread],
@@ -122,7 +123,7 @@ def sync(*, libraries: tuple[str, ...], jobs: int | None, catalog: str | None, s
         sink.warn(f"{path}: the folder is not there, or an empty one stands in its place: its files are offline")
     for unread in report.unread:
         sink.warn(f"{unread.path}: {unread.reason}")
-    sink.note(tally(report.counts))
+    sink.note(tally(report.counts, report.side_files))
     return ExitCode.INCOMPLETE if report.unread or (libraries and report.offline) else ExitCode.OK
 
 

@@ -18,7 +18,8 @@ from modelhub.report.sink import Sink
 @catalog_option
 @reporting_in("csv")
 def command(*, text: tuple[str, ...], filters: dict[str, Any], catalog: str | None, sink: Sink) -> int:
-    """Find the records in which every word of TEXT occurs: in the name, a path, a tag, the notes or the metadata."""
+    """Find the records in which every word of TEXT occurs: in the name, a path, a tag, the notes, a trigger word, a
+    side file or the metadata."""
     from modelhub.db import Query
 
     with open_catalog(catalog, sink) as opened:

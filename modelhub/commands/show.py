@@ -14,7 +14,8 @@ from modelhub.report.sink import Sink
 @catalog_option
 @reporting
 def command(*, selector: str, catalog: str | None, sink: Sink) -> int:
-    """Show what the catalog knows of one record: where it lies, verdict, findings, identity, lineage, metadata.
+    """Show what the catalog knows of one record: where it lies, verdict, findings, identity, lineage, metadata, and
+    what others claim of it: side files, previews, trigger words.
 
     SELECTOR is its id, its exact name, a path, or the beginning of its SHA-256 (six digits or more).
     """

@@ -7,6 +7,7 @@ from modelhub.db.catalog import Catalog
 from modelhub.db.entries import (
     ENTRY_FIELDS,
     SORTS,
+    Claim,
     Collection,
     Derivation,
     Detail,
@@ -16,6 +17,7 @@ from modelhub.db.entries import (
     Identified,
     KnownDigest,
     Place,
+    Preview,
     Query,
     Relative,
     ScanRun,
@@ -23,6 +25,7 @@ from modelhub.db.entries import (
 )
 from modelhub.db.libraries import Libraries
 from modelhub.db.places import Batch, Change, Holding, Known, LibraryRoot, Moved, Reading, Seen, ToHash
+from modelhub.db.side_files import ImageToHash, KnownSideFile, SideFileBatch, SideFileRead, SideFiles
 from modelhub.db.smoke_runs import SmokeRuns
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "Batch",
     "Catalog",
     "Change",
+    "Claim",
     "Collection",
     "Derivation",
     "Detail",
@@ -39,17 +43,23 @@ __all__ = [
     "FoundBefore",
     "Holding",
     "Identified",
+    "ImageToHash",
     "Known",
     "KnownDigest",
+    "KnownSideFile",
     "Libraries",
     "LibraryRoot",
     "Moved",
     "Place",
+    "Preview",
     "Query",
     "Reading",
     "Relative",
     "ScanRun",
     "Seen",
+    "SideFileBatch",
+    "SideFileRead",
+    "SideFiles",
     "SmokeRun",
     "SmokeRuns",
     "ToHash",

@@ -31,6 +31,7 @@ from modelhub.db.engine import Store, default_url, parse_url
 from modelhub.db.entries import Derivation, Detail, Duplicates, Entry, Query
 from modelhub.db.libraries import Libraries
 from modelhub.db.schema import record
+from modelhub.db.side_files import SideFiles
 from modelhub.db.smoke_runs import SmokeRuns
 from modelhub.db.text import name_for
 from modelhub.db.upgrade import bring_up_to_date
@@ -95,6 +96,11 @@ class Catalog:
     def smoke_runs(self) -> SmokeRuns:
         """What smoke tests came to."""
         return SmokeRuns(self._store)
+
+    @cached_property
+    def side_files(self) -> SideFiles:
+        """What stands beside the models in the folders that the catalog follows."""
+        return SideFiles(self._store)
 
     @property
     def url(self) -> str:

@@ -9,6 +9,9 @@ _CLAIMS = {"sshs_model_hash": "autov3", "modelspec.hash_sha256": "autov3"}
 """Metadata keys that state a digest, and which one it is: kohya's and ModelSpec's are both of the data area, the former
 of the file as the trainer first wrote it."""
 
+OF_HEADERS = frozenset(_CLAIMS)
+"""Who claims the digests that are claimed by no side file."""
+
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 
 

@@ -12,6 +12,7 @@ from modelhub.db.claims import claims_of
 from modelhub.db.full_text import about_of, words_of
 from modelhub.db.places import Reading, Seen
 from modelhub.db.text import fingerprint, int64, name_for, plain
+from modelhub.db.triggers import listed, trigger_words
 
 AS_JSON = ("components", "adapter", "evidence", "candidates")
 """Columns of an identification that are kept as JSON."""
@@ -42,6 +43,7 @@ def reading_of(
 ) -> Reading:
     """The reading of *seen*, whose *identity* is what :func:`identification_columns` gave."""
     pairs = plain(metadata)
+    triggers = trigger_words(metadata)
     text = json.dumps(pairs, sort_keys=True, separators=(",", ":"))
     header, sample = prints
     return Reading(
@@ -53,8 +55,9 @@ def reading_of(
         metadata=text,
         metadata_sha256=hashlib.sha256(text.encode()).hexdigest(),  # its fingerprint
         claims=claims_of(metadata),
-        about=about_of([name_for(seen.path, seen.is_folder), seen.path], metadata),
+        about=about_of([name_for(seen.path, seen.is_folder), seen.path], triggers),
         words=words_of(metadata),
+        triggers=listed(triggers),
         layout_digest=layout[0],
         layout=layout[1],
         observation=observation,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from modelhub.db import artifacts, full_text, lineage, search
+from modelhub.db import artifacts, full_text, hearsay, lineage, search
 from modelhub.db.entries import Detail, Entry, FoundBefore, Identified, KnownDigest, Place, Query, ScanRun
 from modelhub.db.facts import overrides
 from modelhub.db.recording import metadata_of
@@ -119,6 +119,8 @@ def detail(connection: Connection, entry: Entry) -> Detail:
     notes = connection.execute(select(record.c.notes).where(record.c.id == entry.artifact)).scalar_one()
     metadata = metadata_of(connection, row.content_id)
     digests = _digests(connection, row.content_id)
+    said = hearsay.claims_of(connection, row.content_id, metadata)
+    beside = [phrase for claim in said for phrase in claim.facts.get("triggers", ())]
     return Detail(
         entry=entry,
         notes=notes,
@@ -129,9 +131,11 @@ def detail(connection: Connection, entry: Entry) -> Detail:
         problem=row.problem,
         overrides=overrides(connection, entry.id),
         digests=digests,
-        disagreements=tuple(disagreements(entry.digest, digests)),
+        disagreements=(*disagreements(entry.digest, digests), *hearsay.contradictions(said, entry)),
         metadata=metadata,
-        triggers=trigger_words(metadata),
+        triggers=trigger_words(metadata, beside),
+        claims=said,
+        previews=hearsay.previews_of(connection, row.content_id),
         parents=lineage.parents(connection, entry.digest),
         children=lineage.children(connection, entry.digest),
         versions=_versions(connection, entry),
@@ -163,7 +167,7 @@ def disagreements(sha256: str | None, digests: Sequence[KnownDigest]) -> Iterato
     """The claimed ones of *digests* that what was computed contradicts, in words."""
     computed = {each.algorithm: each.value for each in digests if each.origin == "computed"}
     if sha256 is not None:
-        computed["sha256"] = sha256
+        computed["sha256"] = computed["autov2"] = sha256
     for each in digests:
         known = computed.get(each.algorithm)
         if each.origin == "claimed" and known is not None:

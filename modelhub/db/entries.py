@@ -45,6 +45,7 @@ class Entry:
     else the newest identification says; ``digest`` is the SHA-256 in hex (``None``: the bytes have not been read whole
     yet), ``size`` in bytes, ``path`` where the bytes lie (of several places the one recorded last, ``None`` when none
     is left), ``state`` ``live``, ``offline`` or ``gone``, ``rating`` from 0 to 5, ``added`` ISO 8601 in UTC.
+    ``triggers`` are the first of the trigger words, ``preview`` is the path of a picture beside the file.
     """
 
     id: int
@@ -64,6 +65,8 @@ class Entry:
     rating: int | None
     tags: tuple[str, ...]
     added: str
+    triggers: tuple[str, ...] = ()
+    preview: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON has them."""
@@ -108,6 +111,38 @@ class KnownDigest:
     value: str
     origin: str
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What somebody else says of a record's bytes: ``origin`` is the dialect of a side file, or ``metadata`` for the
+    bytes' own header.
+
+    ``facts`` are those of :meth:`modelhub.sidefiles.Claims.as_dict`, ``problem`` is what is wrong with the side file.
+    It lies at ``path``, was last changed at ``changed`` and read at ``read``; at ``ended`` the bytes were found to be
+    elsewhere, and it was not with them. Times are ISO 8601 in UTC.
+    """
+
+    origin: str
+    facts: Mapping[str, Any]
+    path: str | None = None
+    problem: str | None = None
+    changed: str | None = None
+    read: str | None = None
+    ended: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A picture or film beside a record's file: ``role`` is ``preview``, or ``picture`` for one that merely has the
+    model's name; ``media_type`` is told by its bytes; ``sha256`` is ``None`` until it has been hashed."""
+
+    path: str
+    role: str
+    media_type: str
+    size: int
+    sha256: str | None
+    ended: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +252,10 @@ class SmokeRun:
 class Detail:
     """Everything that the catalog knows of one record; ``scans`` begins with the newest, which made ``findings``.
 
-    ``triggers`` are the words that the metadata says call the model up, the commonest first. ``overrides`` are the
-    facts that the user set, ``disagreements`` the claimed digests that the computed ones contradict, in words.
-    ``problem`` is what is wrong with the file. ``versions`` are the other records of the artifact, the newest first,
-    ``collections`` those that it is in.
+    ``triggers`` are the words that side files and metadata say call the model up, the commonest first. ``overrides``
+    are the facts that the user set, ``claims`` what side files and the header say, ``disagreements`` those of the
+    claims that what is known contradicts, in words. ``problem`` is what is wrong with the file. ``versions`` are the
+    other records of the artifact, the newest first, ``collections`` those that it is in.
     """
 
     entry: Entry
@@ -235,6 +270,8 @@ class Detail:
     disagreements: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     triggers: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    previews: tuple[Preview, ...] = ()
     parents: tuple[Relative, ...] = ()
     children: tuple[Relative, ...] = ()
     versions: tuple[Entry, ...] = ()

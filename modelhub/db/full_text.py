@@ -1,15 +1,16 @@
 """Words, and the records in which they occur.
 
-``about`` holds what people and file names say (name, paths, tags, notes, trigger words): a word sought may lie anywhere
-within one of its words. ``words`` holds what the header says, megabytes of it in some files: there a word sought begins
-a word, except where no index can tell words apart (signs, and scripts beside the Latin one), where it may lie anywhere.
-SQLite answers from its full-text indexes, PostgreSQL from GIN indexes over trigrams and a tsvector.
+``about`` holds what people and file names say (name, paths, tags, notes, trigger words, side files): a word sought may
+lie anywhere within one of its words. ``words`` holds what the header says, megabytes of it in some files: there a word
+sought begins a word, except where no index can tell words apart (signs, and scripts beside the Latin one), where it may
+lie anywhere. SQLite answers from its full-text indexes, PostgreSQL from GIN indexes over trigrams and a tsvector.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
@@ -30,9 +31,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSQUERY
 
 from modelhub.db.artifacts import HOLDER
-from modelhub.db.schema import content, location, record, record_tag, search_text
+from modelhub.db.schema import content, location, record, record_tag, search_text, side_file
 from modelhub.db.text import distinct_words, sought
-from modelhub.db.triggers import trigger_words
+from modelhub.db.triggers import listed, trigger_words
 from modelhub.errors import CatalogError
 
 INDEXED = 2 << 20
@@ -107,13 +108,14 @@ def put_words(connection: Connection, content_id: int, metadata: Mapping[str, st
     connection.execute(insert(search_text).values(content_id=content_id, about="", words=words_of(metadata)))
 
 
-def about_of(texts: Iterable[str], metadata: Mapping[str, str]) -> str:
-    """The different words of a record's own *texts* and of its trigger words, one per line, as they are searched."""
-    return distinct_words([*texts, *trigger_words(metadata)], INDEXED)
+def about_of(texts: Iterable[str], triggers: Iterable[str]) -> str:
+    """The different words of a record's own *texts* and of its *triggers*, one per line, as they are searched."""
+    return distinct_words([*texts, *triggers], INDEXED)
 
 
 def put_about(connection: Connection, content_id: int, metadata: Mapping[str, str]) -> None:
-    """Make the name, notes, tags, live paths and trigger words of *content_id*'s record searchable."""
+    """Make the name, notes, tags, live paths and trigger words of *content_id*'s record searchable, and what is claimed
+    of it beside its files; and let the record list the trigger words."""
     texts: list[str] = []
     holder = select(HOLDER).where(record.c.content_id == content_id).scalar_subquery()
     for statement in (
@@ -123,5 +125,23 @@ def put_about(connection: Connection, content_id: int, metadata: Mapping[str, st
         select(location.c.path).where(location.c.content_id == content_id, location.c.live_key.is_not(None)),
     ):
         texts += [part for row in connection.execute(statement) for part in row]
-    about = about_of(texts, metadata)
+    beside = select(side_file.c.claims).where(side_file.c.content_id == content_id)
+    said = list(connection.scalars(beside.order_by(*IN_ORDER)))
+    triggers = trigger_words(metadata, [phrase for claims in said for phrase in claims.get("triggers", ())])
+    about = about_of([*texts, *(each for claims in said for each in _words_of(claims))], triggers)
     connection.execute(update(search_text).where(search_text.c.content_id == content_id).values(about=about))
+    connection.execute(update(record).where(record.c.content_id == content_id).values({"triggers": listed(triggers)}))
+
+
+IN_ORDER = (side_file.c.ended.is_not(None), side_file.c.dialect, side_file.c.id)
+"""How the side files of one content are told: those that are beside it first."""
+
+_CLAIMED = ("name", "version", "base_model", "kind", "creator", "notes", "description")
+_CLAIMED_AT_MOST = 4000
+
+
+def _words_of(claims: Mapping[str, Any]) -> Iterator[str]:
+    """What is searched of a side file's claims: names and tags, and the beginning of what is told at length."""
+    yield from claims.get("tags", ())
+    for name in _CLAIMED:
+        yield claims.get(name, "")[:_CLAIMED_AT_MOST]

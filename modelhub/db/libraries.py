@@ -12,6 +12,7 @@ from modelhub.db.engine import Store
 from modelhub.db.places import Batch, Change, Holding, Known, LibraryRoot
 from modelhub.db.recording import index_record
 from modelhub.db.schema import change, content, library_root, location, record
+from modelhub.db.side_files import leave
 from modelhub.db.syncing import write_batch
 from modelhub.db.text import path_key
 from modelhub.errors import Conflict
@@ -62,6 +63,7 @@ class Libraries:
             gone = {"live_key": None, "state": "removed", "ended": now()}
             connection.execute(update(location).where(*live).values(gone))
             connection.execute(update(location).where(location.c.root_id == root.id).values(root_id=None))
+            leave(connection, root.id)
             connection.execute(library_root.delete().where(library_root.c.id == root.id))
             for content_id in contents:
                 index_record(connection, content_id)

@@ -34,7 +34,7 @@ from sqlalchemy import (
 
 from modelhub.db.text import path_of, plain, storable, stored_path
 
-REVISION = "0005"
+REVISION = "0006"
 """The migration that makes the tables below; a catalog at this revision is opened without loading alembic."""
 
 VERSION_TABLE = "modelhub_schema"
@@ -192,7 +192,8 @@ class RecordColumns(TypedColumns):
     ``artifact_id`` is the record that keeps the tags, notes, rating and collections of all that are one artifact with
     it (null: itself); see :mod:`modelhub.db.artifacts`.
     ``kind`` to ``precision`` are what lists show: the user's override or else the newest identification's; ``verdict``
-    and ``container`` those of the newest scan. :func:`modelhub.db.facts.settle` keeps them so.
+    and ``container`` those of the newest scan. :func:`modelhub.db.facts.settle` keeps them so. ``triggers`` are the
+    first of the trigger words, which :func:`modelhub.db.full_text.put_about` keeps.
     """
 
     id = Column(Integer, primary_key=True)
@@ -208,6 +209,7 @@ class RecordColumns(TypedColumns):
     precision: Named[str | None] = Column(SafeName)
     container: Named[str | None] = Column(SafeName)
     verdict: Named[str | None] = Column(String(16), index=True)
+    triggers: Named[Any] = Column(Json, nullable=False)
     added: Named[str] = Column(String(32), index=True)
 
 
@@ -311,6 +313,37 @@ class HeaderColumns(TypedColumns):
     observation: Named[str | None] = Column(SafeText)
 
 
+class SideFileColumns(TypedColumns):
+    """A small file of another program beside a model, and what it claims (:class:`modelhub.sidefiles.Claims`, as JSON).
+
+    ``model_key`` is the ``live_key`` of the place beside which it stood when it was read. ``dialect`` is that of its
+    content, ``problem`` what is wrong with it. ``read`` is when it was read last; ``ended`` when the model was found to
+    be elsewhere and the file was not, from when on its claims are the last that are known.
+    """
+
+    id = Column(Integer, primary_key=True)
+    content_id: Named[int] = Column(ForeignKey("content.id"), index=True)
+    root_id: Named[int | None] = Column(ForeignKey("library_root.id"), index=True)
+    path: Named[str] = Column(PathText)
+    model_key: Named[str] = Column(String(64))
+    dialect: Named[str] = Column(String(32))
+    size: Named[int] = Column(BigInteger)
+    mtime_ns: Named[str] = Column(String(40))
+    claims: Named[Any] = Column(Json, nullable=False)
+    problem: Named[str | None] = Column(SafeText)
+    added: Named[str] = Column(String(32))
+    read: Named[str] = Column(String(32))
+    ended: Named[str | None] = Column(String(32))
+
+
+class ImageColumns(TypedColumns):
+    """A picture or film among the side files: its media type by its bytes, and its SHA-256 once somebody asked."""
+
+    side_file_id: Named[int] = Column(ForeignKey("side_file.id"), primary_key=True, autoincrement=False)
+    media_type: Named[str] = Column(String(32))
+    sha256: Named[str | None] = Column(String(64))
+
+
 class SearchTextColumns(TypedColumns):
     """What a search looks at: ``about`` from the record and its paths, ``words`` from the header."""
 
@@ -374,6 +407,8 @@ finding = Table("finding", metadata, FindingColumns)
 identification = Table("identification", metadata, IdentificationColumns)
 layout = Table("layout", metadata, LayoutColumns)
 header = Table("header", metadata, HeaderColumns)
+side_file = Table("side_file", metadata, SideFileColumns)
+image = Table("image", metadata, ImageColumns)
 search_text = Table("search_text", metadata, SearchTextColumns)
 derivation = Table("derivation", metadata, DerivationColumns)
 derivation_input = Table("derivation_input", metadata, DerivationInputColumns)

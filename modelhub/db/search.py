@@ -16,10 +16,12 @@ from modelhub.db.schema import (
     collection_member,
     content,
     content_digest,
+    image,
     location,
     record,
     record_tag,
     scan_report,
+    side_file,
 )
 from modelhub.db.text import name_key, path_key, storable
 from modelhub.errors import CatalogError, Conflict
@@ -61,6 +63,15 @@ _ENTRIES = select(
     .label("place"),
     _SPEAKER.c.rating,
     record.c.added,
+    record.c.triggers,
+    select(side_file.c.path)
+    .join(image, image.c.side_file_id == side_file.c.id)
+    .where(side_file.c.content_id == content.c.id, side_file.c.ended.is_(None))
+    .order_by(side_file.c.dialect.desc(), side_file.c.id)  # a preview before any other picture
+    .limit(1)
+    .correlate(content)
+    .scalar_subquery()
+    .label("preview"),
 ).select_from(record.join(content, record.c.content_id == content.c.id).join(_SPEAKER, _SPEAKER.c.id == HOLDER))
 
 
@@ -252,7 +263,8 @@ def _load(
     entries = []
     for row in rows:
         path, state = places.get(row.pop("place"), (None, "gone"))
-        entries.append(Entry(**row, path=path, state=state, tags=tuple(tags.get(row["artifact"], ()))))
+        row |= {"tags": tuple(tags.get(row["artifact"], ())), "triggers": tuple(row["triggers"])}
+        entries.append(Entry(**row, path=path, state=state))
     return entries
 
 

@@ -198,6 +198,7 @@ def _add(
                 "notes": "",
                 "added": at,
                 "container": reading.container,
+                "triggers": reading.triggers,
                 **{name: reading.identity[name] for name in FACTS},
             }
             for content_id, seen, reading in found

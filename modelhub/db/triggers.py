@@ -1,9 +1,10 @@
-"""The words that call a model up, as its metadata states them."""
+"""The words that call a model up, as its metadata and the files beside it state them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 STATED = ("modelspec.trigger_phrase", "modelspec.trigger_word", "trigger_words", "trained_words", "activation_text")
 """Keys whose value is the phrase itself; the first is ModelSpec's (github.com/Stability-AI/ModelSpec)."""
@@ -15,15 +16,25 @@ MOST = 100
 LONGEST = 2 << 20
 """How many tags are taken from the counts, and how many characters of JSON are read for it."""
 
+LISTED = 20
+NAME_LENGTH = 255
+"""How many a list tells of each record, and of how many characters each."""
 
-def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """The phrases that *metadata* states, then the tags that it counts, the commonest first; each once."""
-    stated = (metadata[key].strip() for key in STATED if key in metadata)
+
+def trigger_words(metadata: Mapping[str, str], beside: Iterable[str] = ()) -> tuple[str, ...]:
+    """The phrases that side files (*beside*) and *metadata* state, then the tags that the latter counts, the commonest
+    first; each once."""
+    stated = [*beside, *(metadata[key].strip() for key in STATED if key in metadata)]
     counts: dict[str, int] = {}
     for tag, count in _counted(metadata.get(COUNTED, "")):
         counts[tag] = counts.get(tag, 0) + count
     found = [*stated, *sorted(counts, key=counts.__getitem__, reverse=True)[:MOST]]
     return tuple(dict.fromkeys(phrase for phrase in found if phrase))
+
+
+def listed(words: Iterable[str]) -> list[str]:
+    """The first of the trigger *words*, cut to what a row of a list has room for."""
+    return [word[:NAME_LENGTH] for word in islice(words, LISTED)]
 
 
 def _counted(text: str) -> Iterator[tuple[str, int]]:

@@ -92,6 +92,11 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
         yield line("  ", Span("at  ", "dim"), place["path"], Span(gone, "dim"))
     for version in detail["versions"]:
         yield _version(version)
+    for preview in detail["previews"]:
+        ended = f", last seen before {preview['ended']}" if preview["ended"] else ""
+        yield line("  ", Span("preview  ", "dim"), preview["path"], Span(f"  ({preview['media_type']}{ended})", "dim"))
+    for claim in detail["claims"]:
+        yield from _claim(claim, limit)
     for text in detail["disagreements"]:
         yield line("  ", Span("contradiction  ", "suspicious"), text)
     for name, value in detail["overrides"].items():
@@ -118,6 +123,55 @@ def _version(entry: Plain) -> Line:
     told = " ".join(part for part in (entry["precision"], entry["container"], byte_size(entry["size"])) if part)
     where = entry["path"] if entry["state"] == "live" else f"{entry['path'] or entry['name']} ({entry['state']})"
     return line("  ", Span("also  ", "dim"), f"#{entry['id']} ", _verdict(entry), f"  {told}  ", where)
+
+
+_CLAIMED = {
+    "name": "name",
+    "version": "version",
+    "base_model": "base model",
+    "kind": "kind",
+    "prediction_type": "prediction type",
+    "creator": "creator",
+    "licence": "licence",
+    "nsfw": "nsfw",
+    "favourite": "favourite",
+    "triggers": "trigger words",
+    "negative": "negative",
+    "weight": "weight",
+    "tags": "tags",
+    "description": "description",
+    "notes": "notes",
+    "url": "page",
+    "digests": "digests",
+    "dated": "dated",
+}
+"""What is shown of a claim, and what it is called."""
+
+
+def _claim(claim: Plain, limit: int) -> Iterator[Line]:
+    """What a side file or the header says, which decides nothing."""
+    when = f", {claim['changed']}" if claim["changed"] else ""
+    ended = f", not beside it since {claim['ended']}" if claim["ended"] else ""
+    where = claim["path"] or "in its header"
+    yield line("  ", Span("claimed  ", "dim"), where, Span(f"  ({claim['origin']}{when}{ended})", "dim"))
+    if claim["problem"]:
+        yield line("    ", Span("problem  ", "unknown"), claim["problem"])
+    said = ((label, _said(claim["facts"].get(name))) for name, label in _CLAIMED.items())
+    yield from fields(((label, shortened(text, limit)) for label, text in said if text), 4)
+
+
+def _said(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case Mapping():
+            return ", ".join(f"{name} {item}" for name, item in value.items())
+        case list() | tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return " ".join(str(value).split())
 
 
 def _findings(findings: Sequence[Plain], verbosity: int) -> Iterator[Line]:

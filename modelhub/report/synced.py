@@ -116,7 +116,8 @@ def sync_lines(report: Synced, limit: int | None) -> Iterator[Line]:
         yield line(Span("unclear   ", "unknown"), path, Span(f"  may be any of {', '.join(candidates)}", "dim"))
 
 
-def tally(counts: Mapping[str, int]) -> str:
-    """``12 added, 3 moved, 4,990 unchanged``."""
+def tally(counts: Mapping[str, int], side_files: Mapping[str, int]) -> str:
+    """``12 added, 3 moved, 4,990 unchanged; side files: 5 added``."""
     told = [f"{counts[kind]:,} {kind}" for kind in _ORDER if counts.get(kind)]
-    return ", ".join(told) or counted(0, "file")
+    beside = [f"{number:,} {kind}" for kind, number in side_files.items()]
+    return (", ".join(told) or counted(0, "file")) + (f"; side files: {', '.join(beside)}" if beside else "")

@@ -47,7 +47,7 @@ def claimed_in_header(metadata: Mapping[str, str]) -> Claims:
     return replace(
         said,
         name=said.name or text(metadata, "ss_output_name"),
-        base_model=said.base_model or text(metadata, "ss_base_model_version", "ss_sd_model_name"),
+        base_model=said.base_model or text(metadata, "ss_base_model_version"),
         notes=said.notes or long_text(metadata, "ss_training_comment"),
         triggers=(),
         digests=(),

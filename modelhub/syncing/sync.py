@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from modelhub.db import Batch, Catalog, Change, Known, LibraryRoot, Seen
 from modelhub.errors import SourceError
 from modelhub.syncing.compare import Comparison, Decision, Print, compare, decide, to_be_read
+from modelhub.syncing.side_files import sync_side_files
 from modelhub.syncing.walk import Walk, walk
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class SyncReport:
 
     ``counts`` are files by what became of them (``unchanged``, ``added``, ``moved``, ``replaced``, ``returned``,
     ``touched``, ``grown``, ``linked``, ``vanished``, ``offline``), ``changes`` each of those but the unchanged.
+    ``side_files`` are the small files beside them: how many were ``added``, ``changed`` or ``removed``.
     ``offline`` are libraries that are not there, ``unclear`` files that might be any of several lost ones, with their
     paths; they are among the added.
     """
@@ -45,6 +47,7 @@ class SyncReport:
     offline: tuple[str, ...] = ()
     unclear: tuple[tuple[str, tuple[str, ...]], ...] = ()
     unread: tuple[Unread, ...] = ()
+    side_files: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -102,6 +105,7 @@ def sync(
         run.write(Batch(touched=touched))
     _read_and_add(run, decision, processes or os.cpu_count() or 1)
     _let_go(run, here, walks, decision.missing)
+    side_files = sync_side_files(catalog, here, walks)
     for root in here:
         seen_as = walks[root.id]
         catalog.libraries.came_to_an_end(root, seen_as.device, seen_as.inode)
@@ -113,6 +117,7 @@ def sync(
         gone_with_them,
         tuple((file.path, tuple(place.path for place in places)) for file, places in decision.unclear),
         tuple(run.unread),
+        side_files,
     )
 
 

@@ -11,11 +11,12 @@ from modelhub.db import LibraryRoot, Seen
 from modelhub.errors import ModelHubError
 from modelhub.source.layouts import folders_of
 from modelhub.source.resolve import is_entered, is_model_name, is_one_model
+from modelhub.syncing.beside import SeenBeside, beside_models
 
 
 @dataclass(slots=True)
 class Walk:
-    """What a walk found, and where it could not look.
+    """What a walk found, and where it could not look. ``beside`` are the small files that stand beside models.
 
     ``device`` and ``inode`` are the library folder's own; ``devices`` those of every folder that was entered;
     ``closed`` the folders that could not be listed, ``dangling`` links that lead nowhere, as paths. ``is_there`` is
@@ -27,6 +28,7 @@ class Walk:
     inode: int = 0
     seen: list[Seen] = field(default_factory=list)
     devices: set[int] = field(default_factory=set)
+    beside: list[SeenBeside] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     dangling: list[str] = field(default_factory=list)
 
@@ -78,6 +80,7 @@ def _below(
             _take_folder(folder, root, found)
             continue
         below = []
+        first = len(found.seen)
         for entry in entries:
             try:
                 if entry.is_symlink():
@@ -93,6 +96,7 @@ def _below(
                         found.seen.append(Seen(entry.path, st.st_size, st.st_mtime_ns, st.st_dev, st.st_ino, root.id))
             except OSError:
                 found.closed.append(entry.path)
+        found.beside += beside_models(entries, found.seen[first:], root)
         waiting += sorted(below, reverse=True)
 
 

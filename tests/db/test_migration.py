@@ -40,7 +40,8 @@ INSERT INTO scan_report VALUES
   (2, 1, 'safe', 'safetensors', TRUE, '[]', 'p1', 'v1', 's1', '2026-01-01T00:00:00Z'),
   (3, 2, 'unsafe', 'torch-zip', TRUE, '[]', 'p1', 'v1', 's2', '2026-01-02T00:00:00Z');
 INSERT INTO finding VALUES (1, 3, 'pickle.unsafe-import', 'critical', 'high', 'imports os.system', NULL, 3, NULL);
-INSERT INTO metadata_entry VALUES (1, 1, 'author', 'someone'), (2, 1, 'ss_output_name', 'harbour');
+INSERT INTO metadata_entry VALUES (1, 1, 'author', 'someone'), (2, 1, 'ss_output_name', 'harbour'),
+  (3, 1, 'modelspec.trigger_phrase', 'at dusk');
 INSERT INTO search_text VALUES (1, 'alpha\n/m/a.safetensors\nstyle', 'author\nsomeone\nharbour'), (2, 'b', '');
 INSERT INTO derivation VALUES (1, 'convert', '{a}', '{{}}', 'v1', 'd', '2026-01-01T00:00:00Z');
 INSERT INTO derivation_input VALUES (1, 0, '{b}', 'source');
@@ -79,7 +80,12 @@ def check(catalog: Catalog) -> None:
     assert (alpha.entry.kind, alpha.entry.architecture, alpha.entry.precision) == ("lora", "sdxl", "fp16")
     assert (alpha.entry.verdict, alpha.entry.container, alpha.entry.digest) == ("safe", "safetensors", A)
     assert (alpha.notes, alpha.entry.tags) == ("a note", ("style",))
-    assert alpha.metadata == {"author": "someone", "ss_output_name": "harbour"}
+    assert alpha.metadata == {
+        "author": "someone",
+        "ss_output_name": "harbour",
+        "modelspec.trigger_phrase": "at dusk",
+    }
+    assert alpha.triggers == alpha.entry.triggers == ("at dusk",)
     assert [(place.path, place.state) for place in alpha.locations] == [
         ("/m/a.safetensors", "live"),
         ("/m/old.safetensors", "missing"),
@@ -109,7 +115,7 @@ def test_copied_before(database: Path) -> None:
     copy = Path(f"{database}.0001.backup")
     assert revision(copy) == "0001"
     with closing(sqlite3.connect(copy)) as connection:
-        assert connection.execute("SELECT count(*) FROM metadata_entry").fetchone() == (2,)
+        assert connection.execute("SELECT count(*) FROM metadata_entry").fetchone() == (3,)
 
 
 def test_no_copy_no_migration(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ def test_entry_says_what_was_recorded(shelf: Shelf) -> None:
         "rating": None,
         "tags": (),
         "added": entry.added,
+        "triggers": (),
+        "preview": None,
     }
     assert shelf.catalog.entries() == [entry]
 
