@@ -1,9 +1,16 @@
-"""The digests of the catalog's files, computed when somebody asks for them: each file read once, and only once."""
+"""The digests of the catalog's files, computed when somebody asks for them: each file read once, and only once.
+
+A disk that spins is read by one reader from the first file to the last; other disks, and several disks, at the same
+time. What is found is written down here, by one writer.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import NamedTuple
 
 from modelhub.container import Container, open_path
@@ -12,8 +19,10 @@ from modelhub.errors import ChangedDuringRead, ModelHubError, SourceError
 from modelhub.intake import digest_of_container, stat_of
 from modelhub.source import LocalSource, digest_of, open_local
 from modelhub.source.digests import Run, digests_of
+from modelhub.source.disks import disk_of
 
 Progress = Callable[[int], None]
+Answer = tuple[ToHash, "dict[str, str] | BaseException"]
 
 
 class Hashed(NamedTuple):
@@ -29,24 +38,90 @@ def hash_files(
     selectors: Sequence[str] = (),
     *,
     progress: Progress | None = None,
-    on_file: Callable[[str, int], None] | None = None,
+    on_start: Callable[[int, int], None] | None = None,
 ) -> Iterator[Hashed]:
-    """Compute what digests *catalog* lacks, of the records that *selectors* fit or of all; the smallest file first.
+    """Compute what digests *catalog* lacks, of the records that *selectors* fit or of all; of each disk the smallest
+    file first.
 
     A file's digests are written down as soon as it has been read, so that a run that is interrupted goes on where it
-    was. A file that has changed since the last sync is left to the next one, with an error.
+    was. A file that has changed since the last sync is left to the next one, with an error. *on_start* is told how many
+    files and bytes there are to read, *progress* bytes as they are read, from any thread.
     """
     ids = [catalog.show(selector).entry.id for selector in selectors] if selectors else None
-    for place in catalog.digests.to_compute(ids):
-        if on_file is not None:
-            on_file(place.stat.path, place.stat.size)
-        try:
-            digests = _digests(place, progress)
-            catalog.digests.put(place, digests)
-        except ModelHubError as error:
-            yield Hashed(place.stat.path, {}, error)
-        else:
-            yield Hashed(place.stat.path, digests)
+    places = catalog.digests.to_compute(ids)
+    if on_start is not None:
+        on_start(len(places), sum(place.stat.size for place in places))
+    readers = _Readers(places, progress)
+    try:
+        for place, found in readers.answers():
+            try:
+                if isinstance(found, BaseException):
+                    raise found
+                catalog.digests.put(place, found)
+            except ModelHubError as error:
+                yield Hashed(place.stat.path, {}, error)
+            else:
+                yield Hashed(place.stat.path, found)
+    finally:
+        readers.stop()
+
+
+class _Stopped(Exception):
+    """Nobody waits for the digests any more."""
+
+
+class _Readers:
+    """Threads that read: of each disk as many as it bears."""
+
+    def __init__(self, places: Sequence[ToHash], progress: Progress | None) -> None:
+        self._progress = progress
+        self._answers: SimpleQueue[Answer] = SimpleQueue()
+        self._expected = len(places)
+        self._stopping = threading.Event()
+        waiting: dict[str, deque[ToHash]] = {}
+        readers: dict[str, int] = {}
+        for place in places:
+            disk = disk_of(place.stat.dev)
+            waiting.setdefault(disk.name, deque()).append(place)
+            readers[disk.name] = disk.readers
+        self._threads = [
+            threading.Thread(target=self._read, args=(queue,), daemon=True)
+            for name, queue in waiting.items()
+            for _ in range(min(readers[name], len(queue)))
+        ]
+
+    def answers(self) -> Iterator[Answer]:
+        """Each place with its digests or why they cannot be had, as they come."""
+        for thread in self._threads:
+            thread.start()
+        for _ in range(self._expected):
+            yield self._answers.get()
+
+    def stop(self) -> None:
+        """End the threads; what they are at is not finished."""
+        self._stopping.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def _read(self, waiting: deque[ToHash]) -> None:
+        while not self._stopping.is_set():
+            try:
+                place = waiting.popleft()
+            except IndexError:
+                return
+            found: dict[str, str] | BaseException
+            try:
+                found = _digests(place, self._advance)
+            except BaseException as error:  # whoever waits for it is told
+                found = error
+            self._answers.put((place, found))
+
+    def _advance(self, nbytes: int) -> None:
+        if self._stopping.is_set():
+            raise _Stopped
+        if self._progress is not None:
+            self._progress(nbytes)
 
 
 def hash_images(catalog: Catalog, selectors: Sequence[str] = ()) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from modelhub.db import Catalog, Query
+from modelhub import hashing
+from modelhub.db import Catalog, Query, ToHash
 from modelhub.hashing import hash_files
 from modelhub.samples import layouts
 from modelhub.samples.safetensors_files import write_safetensors
@@ -208,3 +211,65 @@ def test_duplicates(catalog: Catalog, url: str, tmp_path: Path, monkeypatch: pyt
     document = modelhub("duplicates", "--format", "json").json()
     assert (len(document["groups"]), document["not_hashed"]) == (2, 0)
     assert "same tensors" in modelhub("duplicates").out
+
+
+@pytest.mark.parametrize(("readers", "together"), [(1, 1), (3, 3)])
+def test_readers_of_a_disk(
+    catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch, readers: int, together: int
+) -> None:
+    """A disk that spins is read by one reader, another by as many as it bears, at the same time."""
+    at_once = threading.Barrier(together, timeout=20)
+    reading: list[str] = []
+    most = []
+
+    def digests(place: ToHash, _: object) -> dict[str, str]:
+        reading.append(place.stat.path)
+        most.append(len(reading))
+        at_once.wait()
+        reading.remove(place.stat.path)
+        return {"sha256": digest(Path(place.stat.path))}
+
+    monkeypatch.setattr(hashing, "_digests", digests)
+    monkeypatch.setattr(hashing, "disk_of", lambda _: SimpleNamespace(name="disk", readers=readers))
+    assert len(list(hash_files(catalog))) == 3
+    assert max(most) == together
+    assert all(entry.digest for entry in catalog.entries())
+
+
+def test_disks_are_read_beside_one_another(catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files on two disks that spin are read at the same time, one of each."""
+    both = threading.Barrier(3, timeout=20)
+    real = hashing._digests
+
+    def digests(place: ToHash, progress: hashing.Progress | None) -> dict[str, str]:
+        both.wait()
+        return real(place, progress)
+
+    numbers = iter("abc")
+    monkeypatch.setattr(hashing, "_digests", digests)
+    monkeypatch.setattr(hashing, "disk_of", lambda _: SimpleNamespace(name=next(numbers), readers=1))
+    started = []
+    found = list(hash_files(catalog, on_start=lambda files, nbytes: started.append((files, nbytes))))
+    assert [each.error for each in found] == [None] * 3
+    assert started == [(3, sum((models / f"m{number}.safetensors").stat().st_size for number in range(3)))]
+
+
+def test_left_in_the_middle(catalog: Catalog, models: Path) -> None:
+    """Whoever stops listening ends the readers, and what has not been told is not written down."""
+    found = hash_files(catalog)
+    next(found)
+    found.close()
+    assert not [thread for thread in threading.enumerate() if "_read" in thread.name]
+    assert sum(entry.digest is not None for entry in catalog.entries()) == 1
+    assert len(list(hash_files(catalog))) == 2
+
+
+def test_a_fault_of_ours_is_not_hidden(catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong in a reader beside the file's own faults is raised where it is waited for."""
+
+    def digests(*_: object) -> dict[str, str]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(hashing, "_digests", digests)
+    with pytest.raises(ZeroDivisionError):
+        list(hash_files(catalog))

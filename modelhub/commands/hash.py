@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from modelhub.commands import ExitCode, reporting
@@ -21,7 +19,8 @@ def command(*, selectors: tuple[str, ...], everything: bool, catalog: str | None
     """Compute SHA-256, AutoV1, AutoV3, CRC-32, BLAKE3 (if installed) and a digest of the tensors, in one reading.
 
     RECORD is what 'modelhub show' takes. What is known is not computed again, and a run that is interrupted goes on
-    where it was. Files whose bytes were told by their header alone are read, and told apart where they differ.
+    where it was. Files whose bytes were told by their header alone are read, and told apart where they differ. A disk
+    that spins is read by one reader, others by several.
     """
     if bool(selectors) == everything:
         raise click.UsageError("Name records, or give --all.", ctx=click.get_current_context())
@@ -30,11 +29,11 @@ def command(*, selectors: tuple[str, ...], everything: bool, catalog: str | None
     done = failed = 0
     with open_catalog(catalog, sink) as opened, sink.progress() as bar:
 
-        def on_file(path: str, size: int) -> None:
+        def on_start(files: int, nbytes: int) -> None:
             if bar is not None:
-                bar.begin(os.path.basename(path), size)
+                bar.begin(counted(files, "file"), nbytes)
 
-        for hashed in hash_files(opened, selectors, progress=bar.advance if bar else None, on_file=on_file):
+        for hashed in hash_files(opened, selectors, progress=bar.advance if bar else None, on_start=on_start):
             done += hashed.error is None
             failed += hashed.error is not None
             if sink.machine:

@@ -38,6 +38,7 @@ COMFYUI: Mapping[str, tuple[str, ...]] = {
     "t2i-adapter": ("models/controlnet", "models/t2i_adapter"),
     "ip-adapter": ("models/ipadapter",),
     "style-model": ("models/style_models",),
+    "gligen": ("models/gligen",),
     "motion-module": ("models/animatediff_models",),
     "upscaler": ("models/upscale_models",),
 }
