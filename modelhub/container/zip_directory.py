@@ -14,7 +14,9 @@ from typing import NamedTuple
 from modelhub.anomalies import Anomaly
 from modelhub.source import Source
 
-MAX_ENTRIES = 100_000
+MAX_ENTRIES = 200_000
+"""Members of one archive: a checkpoint of a hundred thousand tensors has as many and a few."""
+
 MAX_DIRECTORY = 32 << 20
 
 _END = struct.Struct("<4s4H2LH")

@@ -154,7 +154,7 @@ def _check_layout(source: Source, directory: Directory, anomalies: list[Anomaly]
                 continue
         yield index, start
         reached = max(reached, end + _descriptor_size(window, entry, end, max(0, following - end), anomalies))
-    if reached < directory.start:
+    if reached < directory.start and (directory.whole or directory.entries):
         message = f"{directory.start - reached} bytes before the directory belong to no member"
         anomalies.append(Anomaly("zip.gap", message, offset=reached))
     if inferred:

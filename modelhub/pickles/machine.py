@@ -173,7 +173,8 @@ class Machine:
         """Set *items*, keys and values in turn, on *target*."""
         if len(items) % 2:
             fail("pickle.stack", "a dict's items do not come in pairs", at)
-        if type(target) is Dict and self.frugal and _PLAIN_TYPES.issuperset(map(type, items)):
+        # Python's pickler ends a dict whose size is a multiple of its batches with one of no items.
+        if type(target) is Dict and self.frugal and items and _PLAIN_TYPES.issuperset(map(type, items)):
             if not target.pairs:
                 target.pairs = _PLAIN_PAIRS
             elif target.pairs[-1] is not _PLAIN_PAIR:

@@ -323,3 +323,12 @@ def test_a_network_that_is_met_over_and_over_ends():
     reading = read(dumps([part] * 20_000))
     assert rules(reading) == ["tensor.limit"]
     assert time.monotonic() - begun < 5
+
+
+def test_a_hundred_thousand_tensors_are_all_there_and_nothing_else():
+    """The empty batch that ends a dict of a multiple of a thousand items is not taken for values that were dropped."""
+    tensors = torch.zeros(100_000).unbind()
+    trace = trace_pickle(BytesSource("data.pkl", program_of({f"k{n}": each for n, each in enumerate(tensors)})))
+    reading = read_state_dict(trace, Surroundings(storages_of(trace)))
+    assert len(reading.state_dict) == 100_000
+    assert reading.state_dict.leftovers == ()
