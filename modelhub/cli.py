@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, str] = {
     "set": "Set facts of a record that its files get wrong; they always win.",
     "unset": "Leave facts of a record to its files again.",
     "reidentify": "Identify known files by new rules, without opening them.",
+    "export": "Write what is known of records as side files for other programs.",
     "duplicates": "List files with the same bytes, or with the same tensors.",
     "db": "Check the catalog itself, and copy it while it is in use.",
     "smoke": "Try models out: does each load, generate, and heed its prompt?",

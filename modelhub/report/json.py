@@ -38,6 +38,7 @@ DUPLICATES_SCHEMA = "modelhub.duplicates/1"
 REIDENTIFY_SCHEMA = "modelhub.reidentify/1"
 ORGANISE_SCHEMA = "modelhub.organise/1"
 COLLECTION_SCHEMA = "modelhub.collection/1"
+EXPORT_SCHEMA = "modelhub.export/1"
 SMOKE_SCHEMA = "modelhub.smoke/1"
 COMPARE_SCHEMA = "modelhub.compare/1"
 
