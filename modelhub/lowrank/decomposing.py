@@ -82,7 +82,8 @@ def _first_reaching(shares: Tensor, number: float) -> int:
 
 
 def _energy(matrix: Tensor) -> float:
-    return float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
+    parts = torch.split(matrix, _COLUMNS, 1)
+    return sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in parts)
 
 
 def _gram(matrix: Tensor) -> Tensor:

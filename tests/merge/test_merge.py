@@ -619,6 +619,82 @@ def test_flux_has_its_rows_changed(root: str, tmp_path: Path) -> None:
         assert_merged(found[name], exact, weights[name])
 
 
+SD3 = {
+    "joint_blocks.0.x_block.attn.qkv.weight": (96, 32),
+    "joint_blocks.0.x_block.attn.proj.weight": (32, 32),
+    "joint_blocks.0.context_block.attn.qkv.weight": (96, 32),
+    "joint_blocks.0.context_block.mlp.fc1.weight": (128, 32),
+    "joint_blocks.1.x_block.attn.qkv.weight": (96, 32),
+    "joint_blocks.1.context_block.adaLN_modulation.1.weight": (64, 32),
+    "joint_blocks.1.context_block.attn.qkv.weight": (96, 32),
+    "final_layer.adaLN_modulation.1.weight": (64, 32),
+    "context_embedder.weight": (32, 64),
+    "x_embedder.proj.weight": (32, 16, 2, 2),
+}
+_ENCODERS = {
+    "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight": (64, 16),
+    "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight": (32, 32),
+    "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight": (32, 32),
+}
+_SD3_MODULES = {
+    "transformer.transformer_blocks.0.attn.to_v": ("joint_blocks.0.x_block.attn.qkv.weight", [slice(64, 96)]),
+    "transformer.transformer_blocks.0.attn.add_k_proj": (
+        "joint_blocks.0.context_block.attn.qkv.weight",
+        [slice(32, 64)],
+    ),
+    "transformer.transformer_blocks.0.attn.to_out.0": ("joint_blocks.0.x_block.attn.proj.weight", [slice(0, 32)]),
+    "transformer.transformer_blocks.0.ff_context.net.0.proj": (
+        "joint_blocks.0.context_block.mlp.fc1.weight",
+        [slice(0, 128)],
+    ),
+    "transformer.norm_out.linear": ("final_layer.adaLN_modulation.1.weight", [slice(32, 64), slice(0, 32)]),
+    "transformer.transformer_blocks.1.norm1_context.linear": (
+        "joint_blocks.1.context_block.adaLN_modulation.1.weight",
+        [slice(32, 64), slice(0, 32)],
+    ),
+    "lora_unet_joint_blocks_1_x_block_attn_qkv": ("joint_blocks.1.x_block.attn.qkv.weight", [slice(0, 96)]),
+    "lora_unet_x_embedder_proj": ("x_embedder.proj.weight", [slice(0, 32)]),
+    "lora_te1_text_model_encoder_layers_0_mlp_fc1": (next(iter(_ENCODERS)), [slice(0, 64)]),
+    "lora_te2_text_model_encoder_layers_0_self_attn_q_proj": (list(_ENCODERS)[1], [slice(0, 32)]),
+    "lora_te3_encoder_block_0_layer_0_SelfAttention_q": (list(_ENCODERS)[2], [slice(0, 32)]),
+}
+
+
+@pytest.mark.parametrize("s", [-1.0, 0.5, 1.0])
+def test_sd3_has_its_rows_changed(tmp_path: Path, s: float) -> None:
+    """diffusers' and sd-scripts' modules of SD 3 change their rows of its fused matrices, of its three encoders and of
+    its patch convolution; of the last block's context, and of the end, scale and shift are swapped."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {f"model.diffusion_model.{name}": shape for name, shape in SD3.items()} | _ENCODERS
+    weights = {name: torch.randn(shape, generator=generator).half() for name, shape in shapes.items()}
+    base = tmp_path / "sd3.safetensors"
+    save_file(weights, base)
+    tensors, changed = {}, {}
+    for module, (name, parts_of) in _SD3_MODULES.items():
+        full = name if name in weights else f"model.diffusion_model.{name}"
+        inner = tuple(weights[full].shape[1:])
+        rows = sum(each.stop - each.start for each in parts_of)
+        up, down = random(rows, 4), random(4, *inner, seed=1)
+        peft = module.startswith("transformer.")
+        high, low = ("lora_B.weight", "lora_A.weight") if peft else ("lora_up.weight", "lora_down.weight")
+        tensors |= {f"{module}.{high}": up.reshape(rows, 4, *(1,) * (len(inner) - 1)), f"{module}.{low}": down}
+        tensors |= {} if peft else {f"{module}.alpha": np.array(3.0)}
+        scale = s * (1.0 if peft else 3.0 / 4)
+        change = (as_stored(up) @ as_stored(down).reshape(4, -1) * scale).reshape(rows, *inner)
+        exact, first = weights[full].to(torch.float64).numpy().copy(), 0
+        for rows_of in parts_of:
+            count = rows_of.stop - rows_of.start
+            exact[rows_of] += change[first : first + count]
+            first += count
+        changed[full] = exact
+    target = tmp_path / "out.safetensors"
+    merge(base, [f"{write_adapter(tmp_path / 'a.safetensors', tensors)}:{s}"], target=target)
+    found = load(target)
+    assert_same(found, weights, set(changed))
+    for name, exact in changed.items():
+        assert_merged(found[name], exact, weights[name])
+
+
 def test_a_transformer_folder_takes_fused_modules(tmp_path: Path) -> None:
     """A module of FLUX's own names is shared out among the matrices of a diffusers folder; one that needs its whole
     weight has no place there."""
