@@ -13,18 +13,19 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from modelhub.db import Catalog
+from modelhub.db import Batch, Catalog, Change
 from modelhub.organising import moving, organise, plan_organising, recover, run
 from modelhub.organising.journal import NAME
 from modelhub.syncing import add_library, sync
 from tests.syncing.files import lora, put, vae
 
-CHANGES = frozenset({"os.link", "os.rename", "os.remove", "os.mkdir", "os.truncate", "os.utime", "os.chmod"})
-"""The audit events of what changes the disk (docs.python.org, "Audit events table")."""
+CHANGES = frozenset({"os.link", "os.rename", "os.remove", "os.mkdir", "os.truncate", "os.utime", "os.chmod", "catalog"})
+"""The audit events of what changes the disk (docs.python.org, "Audit events table"), and one of ours."""
 
 FILES = {
     **{f"x/m{number}.safetensors": lora(number) for number in range(5)},
@@ -54,6 +55,7 @@ class Library:
     def organise(self) -> None:
         with Catalog.open(self.url) as catalog, pytest.MonkeyPatch.context() as patch:
             patch.setattr(run, "TOGETHER", 3)
+            patch.setattr(catalog.libraries, "write", audited(catalog.libraries.write))
             if self.copying:
                 patch.setattr(moving, "rename_to_free_name", other_disk)
             (root,) = catalog.libraries.all()
@@ -110,6 +112,14 @@ class Library:
             for number in range(5):
                 assert live[str(self.root / f"lora/sd-1/m{number}.safetensors")] == (f"tag {number}",)
             assert {k: n for k, n in sync(catalog, processes=1).counts.items() if n} == {"unchanged": 6}
+
+
+def audited(write: Callable[[Batch], list[Change]]) -> Callable[[Batch], list[Change]]:
+    def work(batch: Batch) -> list[Change]:
+        sys.audit("catalog")
+        return write(batch)
+
+    return work
 
 
 def other_disk(source: str, target: str) -> None:
