@@ -10,19 +10,23 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import NamedTuple
 
 from modelhub.container import Container, open_path
+from modelhub.convert import casts
+from modelhub.convert.components import bare_name, component_of
 from modelhub.db import Catalog, ToHash
-from modelhub.errors import ChangedDuringRead, ModelHubError, SourceError
+from modelhub.errors import ChangedDuringRead, ConversionError, ModelHubError, SourceError
 from modelhub.intake import digest_of_container, stat_of
 from modelhub.source import LocalSource, digest_of, open_local
-from modelhub.source.digests import Run, digests_of
+from modelhub.source.digests import Cast, Digested, Run, read_digests
 from modelhub.source.disks import disk_of
+from modelhub.tensors import DType, TensorInfo
 
 Progress = Callable[[int], None]
-Answer = tuple[ToHash, "dict[str, str] | BaseException"]
+Answer = tuple[ToHash, Digested | BaseException]
 
 
 class Hashed(NamedTuple):
@@ -37,6 +41,7 @@ def hash_files(
     catalog: Catalog,
     selectors: Sequence[str] = (),
     *,
+    components: bool = False,
     progress: Progress | None = None,
     on_start: Callable[[int, int], None] | None = None,
 ) -> Iterator[Hashed]:
@@ -45,23 +50,24 @@ def hash_files(
 
     A file's digests are written down as soon as it has been read, so that a run that is interrupted goes on where it
     was. A file that has changed since the last sync is left to the next one, with an error. *on_start* is told how many
-    files and bytes there are to read, *progress* bytes as they are read, from any thread.
+    files and bytes there are to read, *progress* bytes as they are read, from any thread. With *components* those of
+    its tensors are told apart, too, and of files of float32 also as they would be in float16, where numpy is installed.
     """
     ids = [catalog.show(selector).entry.id for selector in selectors] if selectors else None
-    places = catalog.digests.to_compute(ids)
+    places = catalog.digests.to_compute(ids, components=components)
     if on_start is not None:
         on_start(len(places), sum(place.stat.size for place in places))
-    readers = _Readers(places, progress)
+    readers = _Readers(places, progress, components)
     try:
         for place, found in readers.answers():
             try:
                 if isinstance(found, BaseException):
                     raise found
-                catalog.digests.put(place, found)
+                catalog.digests.put(place, found.digests, found.parts)
             except ModelHubError as error:
                 yield Hashed(place.stat.path, {}, error)
             else:
-                yield Hashed(place.stat.path, found)
+                yield Hashed(place.stat.path, found.digests)
     finally:
         readers.stop()
 
@@ -73,7 +79,8 @@ class _Stopped(Exception):
 class _Readers:
     """Threads that read: of each disk as many as it bears."""
 
-    def __init__(self, places: Sequence[ToHash], progress: Progress | None) -> None:
+    def __init__(self, places: Sequence[ToHash], progress: Progress | None, components: bool) -> None:
+        self._components = components
         self._progress = progress
         self._answers: SimpleQueue[Answer] = SimpleQueue()
         self._expected = len(places)
@@ -110,9 +117,9 @@ class _Readers:
                 place = waiting.popleft()
             except IndexError:
                 return
-            found: dict[str, str] | BaseException
+            found: Digested | BaseException
             try:
-                found = _digests(place, self._advance)
+                found = _read(place, self._advance, self._components)
             except BaseException as error:  # whoever waits for it is told
                 found = error
             self._answers.put((place, found))
@@ -138,21 +145,24 @@ def hash_images(catalog: Catalog, selectors: Sequence[str] = ()) -> None:
         catalog.side_files.put_image_digests(found)
 
 
-def _digests(place: ToHash, progress: Progress | None) -> dict[str, str]:
+def _read(place: ToHash, progress: Progress | None, components: bool) -> Digested:
     path = place.stat.path
     if stat_of(path)[1:3] != place.stat[1:3]:
         raise ChangedDuringRead(f"{path}: it has changed since the last sync", hint="run 'modelhub library sync'")
     with open_path(path) as container:
         if container.source is None:
-            return {"sha256": digest_of_container(container, progress).sha256}
-        digests = digests_of(container.source, tensor_runs(container), progress)
+            return Digested({"sha256": digest_of_container(container, progress).sha256}, ())
+        read = read_digests(container.source, tensor_runs(container, components=components), progress)
         if isinstance(container.source, LocalSource):
             container.source.check_unchanged()
-        return digests
+        return read if components else Digested(read.digests, ())
 
 
-def tensor_runs(container: Container) -> list[Run] | None:
-    """Where the tensors of *container* lie; ``None`` where their bytes do not all lie plainly in the file, in order."""
+def tensor_runs(container: Container, *, components: bool = False) -> list[Run] | None:
+    """Where the tensors of *container* lie; ``None`` where their bytes do not all lie plainly in the file, in order.
+
+    With *components* each is of its component, and those of float32 have a cast to float16.
+    """
     state_dict, source = container.state_dict, container.source
     if not state_dict or source is None or container.skipped:
         return None
@@ -162,5 +172,33 @@ def tensor_runs(container: Container) -> list[Run] | None:
         as_they_are = storage.plain and storage.byteorder == "little" and not (tensor.conj or tensor.neg)
         if not tensor.contiguous or not as_they_are:
             return None
-        runs.append(Run(tensor.start, tensor.nbytes, f"{tensor.dtype.label} {list(tensor.shape)} {tensor.name}"))
-    return runs
+        runs.append(Run(tensor.start, tensor.nbytes, _label(tensor.dtype, tensor, tensor.name)))
+    return (
+        [_of_part(run, tensor) for run, tensor in zip(runs, state_dict.values(), strict=True)] if components else runs
+    )
+
+
+def _of_part(run: Run, tensor: TensorInfo) -> Run:
+    name = bare_name(tensor.name)
+    cast = None
+    if tensor.dtype is DType.F32 and find_spec("numpy") is not None:
+        cast = Cast(_half(tensor.name), tensor.dtype.itemsize, _label(DType.F16, tensor, name))
+    label = _label(tensor.dtype, tensor, name)
+    return run._replace(part=component_of(tensor.name) or "", part_label=label, cast=cast)
+
+
+def _label(dtype: DType, tensor: TensorInfo, name: str) -> str:
+    return f"{dtype.label} {list(tensor.shape)} {name}"
+
+
+def _half(name: str) -> Callable[[memoryview], memoryview]:
+    """From elements of float32 to float16, rounded once; ``ValueError`` for one beyond its range."""
+    cast = casts.Cast(DType.F32, DType.F16, name)
+
+    def apply(data: memoryview) -> memoryview:
+        try:
+            return cast(data) if data else data
+        except ConversionError as error:
+            raise ValueError(name) from error
+
+    return apply

@@ -12,13 +12,16 @@ from types import SimpleNamespace
 import pytest
 
 from modelhub import hashing
+from modelhub.convert import ConversionOptions, convert, dtype_rule
 from modelhub.db import Catalog, Query, ToHash
 from modelhub.hashing import hash_files
 from modelhub.samples import layouts
 from modelhub.samples.safetensors_files import write_safetensors
 from modelhub.samples.torch_files import write_torch_legacy, write_torch_zip
 from modelhub.samples.weights import random_weights
+from modelhub.source.digests import Digested
 from modelhub.syncing import add_library, sync
+from modelhub.tensors import DType
 from tests.cli.run import modelhub
 from tests.syncing.files import lora, put
 
@@ -222,14 +225,14 @@ def test_readers_of_a_disk(
     reading: list[str] = []
     most = []
 
-    def digests(place: ToHash, _: object) -> dict[str, str]:
+    def digests(place: ToHash, *_: object) -> Digested:
         reading.append(place.stat.path)
         most.append(len(reading))
         at_once.wait()
         reading.remove(place.stat.path)
-        return {"sha256": digest(Path(place.stat.path))}
+        return Digested({"sha256": digest(Path(place.stat.path))}, ())
 
-    monkeypatch.setattr(hashing, "_digests", digests)
+    monkeypatch.setattr(hashing, "_read", digests)
     monkeypatch.setattr(hashing, "disk_of", lambda _: SimpleNamespace(name="disk", readers=readers))
     assert len(list(hash_files(catalog))) == 3
     assert max(most) == together
@@ -239,14 +242,14 @@ def test_readers_of_a_disk(
 def test_disks_are_read_beside_one_another(catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files on two disks that spin are read at the same time, one of each."""
     both = threading.Barrier(3, timeout=20)
-    real = hashing._digests
+    real = hashing._read
 
-    def digests(place: ToHash, progress: hashing.Progress | None) -> dict[str, str]:
+    def digests(place: ToHash, progress: hashing.Progress | None, components: bool) -> Digested:
         both.wait()
-        return real(place, progress)
+        return real(place, progress, components)
 
     numbers = iter("abc")
-    monkeypatch.setattr(hashing, "_digests", digests)
+    monkeypatch.setattr(hashing, "_read", digests)
     monkeypatch.setattr(hashing, "disk_of", lambda _: SimpleNamespace(name=next(numbers), readers=1))
     started = []
     found = list(hash_files(catalog, on_start=lambda files, nbytes: started.append((files, nbytes))))
@@ -267,9 +270,70 @@ def test_left_in_the_middle(catalog: Catalog, models: Path) -> None:
 def test_a_fault_of_ours_is_not_hidden(catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes wrong in a reader beside the file's own faults is raised where it is waited for."""
 
-    def digests(*_: object) -> dict[str, str]:
+    def digests(*_: object) -> Digested:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(hashing, "_digests", digests)
+    monkeypatch.setattr(hashing, "_read", digests)
     with pytest.raises(ZeroDivisionError):
         list(hash_files(catalog))
+
+
+def test_shared_components(catalog: Catalog, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A VAE that lies in two checkpoints, and alone in a pickle under bare names, is one; what it costs is said."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    vae = random_weights(layouts.vae(width=1 / 64, dtype=DType.F16), seed=9)
+    for number in range(2):
+        weights = random_weights(layouts.checkpoint("sd-1", width=1 / 64), seed=number)
+        weights |= {f"first_stage_model.{name}": weight for name, weight in vae.items()}
+        write_safetensors(folder / f"c{number}.safetensors", weights)
+    write_torch_zip(folder / "vae.pt", {"state_dict": vae})
+    write_torch_zip(
+        folder / "c0.ckpt", {"state_dict": random_weights(layouts.checkpoint("sd-1", width=1 / 64), seed=7)}
+    )
+    monkeypatch.setenv("MODELHUB_CATALOG", url)
+    add_library(catalog, str(folder))
+    sync(catalog)
+    assert modelhub("hash", "--all").code == 0
+    assert catalog.duplicates()[0] == []
+    assert "4 files read" in modelhub("hash", "--all", "--components").err
+    assert modelhub("hash", "--all", "--components").err == "0 files read\n"
+    (group,) = modelhub("duplicates", "--format", "json").json()["groups"]
+    size = sum(weight.storage.nbytes for weight in vae.values())
+    assert group == {
+        "kind": "same component",
+        "component": "vae",
+        "paths": [str(folder / name) for name in ("c0.safetensors", "c1.safetensors", "vae.pt")],
+        "extra_bytes": 2 * size,
+    }
+    assert "same component (vae)" in modelhub("duplicates").out
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_fp16_twins(catalog: Catalog, tmp_path: Path, ema: bool) -> None:
+    """A file that is another's rounded to fp16 is its twin, whatever its container, and with or without the averaged
+    weights of the wider one; one with a single other value is none."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    weights = random_weights(layouts.checkpoint("sd-1", width=1 / 64, ema=ema, dtype=DType.F32), seed=1)
+    write_torch_legacy(folder / "wide.ckpt", {"state_dict": weights})
+    options = ConversionOptions(dtypes=(dtype_rule("fp16"),), prune=True)
+    convert(folder / "wide.ckpt", folder / "half.safetensors", options=options)
+    other = bytearray((folder / "half.safetensors").read_bytes())
+    other[-1] ^= 1
+    (folder / "other.safetensors").write_bytes(other)
+    add_library(catalog, str(folder))
+    sync(catalog)
+    for hashed in hash_files(catalog, components=True):
+        assert hashed.error is None
+    twins = [group for group in catalog.duplicates()[0] if group.kind == "fp16 twin"]
+    assert [group.paths for group in twins] == [(str(folder / "wide.ckpt"), str(folder / "half.safetensors"))]
+
+
+def test_components_of_bytes_that_become_one(catalog: Catalog, models: Path) -> None:
+    """Two contents that turn out to be the same bytes have one set of components."""
+    assert len(list(hash_files(catalog, components=True))) == 3
+    put(models / "copy.safetensors", lora(1))
+    sync(catalog)
+    assert [hashed.error for hashed in hash_files(catalog, components=True)] == [None]
+    assert [group.kind for group in catalog.duplicates()[0]] == ["same bytes"]

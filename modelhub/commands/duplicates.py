@@ -18,7 +18,9 @@ from modelhub.report.sink import Sink
 def command(*, catalog: str | None, sink: Sink) -> int:
     """List files with the same bytes, and files with the same tensors under other headers or in other containers.
 
-    Only what 'modelhub hash' has read can be compared. Links to one file are no duplicates. Nothing is deleted.
+    After 'modelhub hash --all --components' also components (a VAE, a text encoder) that several models have, and
+    files that are others' rounded to fp16. Only what has been read can be compared. Links to one file are no
+    duplicates. Nothing is deleted.
     """
     with open_catalog(catalog, sink) as opened:
         groups, unknown = opened.duplicates()
@@ -30,7 +32,8 @@ def command(*, catalog: str | None, sink: Sink) -> int:
         sink.document(DUPLICATES_SCHEMA, "groups", not_hashed=unknown)
     else:
         for group in groups:
-            sink.lines([line(Span(f"{group.kind}  ", "bold"), f"{byte_size(group.extra_bytes)} too many")])
+            what = group.kind if group.component is None else f"{group.kind} ({group.component})"
+            sink.lines([line(Span(f"{what}  ", "bold"), f"{byte_size(group.extra_bytes)} too many")])
             sink.lines(line(f"    {path}") for path in group.paths)
     extra = sum(group.extra_bytes for group in groups if group.kind == "same bytes")
     sink.note(f"{counted(len(groups), 'group')}; copies of the same bytes take {byte_size(extra)}")

@@ -13,9 +13,10 @@ from modelhub.report.sink import Sink
 @click.command("hash")
 @click.argument("selectors", metavar="RECORD...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every record whose digests are not known yet.")
+@click.option("--components", is_flag=True, help="Also what 'modelhub duplicates' tells components and fp16 twins by.")
 @catalog_option
 @reporting
-def command(*, selectors: tuple[str, ...], everything: bool, catalog: str | None, sink: Sink) -> int:
+def command(*, selectors: tuple[str, ...], everything: bool, components: bool, catalog: str | None, sink: Sink) -> int:
     """Compute SHA-256, AutoV1, AutoV3, CRC-32, BLAKE3 (if installed) and a digest of the tensors, in one reading.
 
     RECORD is what 'modelhub show' takes. What is known is not computed again, and a run that is interrupted goes on
@@ -33,7 +34,9 @@ def command(*, selectors: tuple[str, ...], everything: bool, catalog: str | None
             if bar is not None:
                 bar.begin(counted(files, "file"), nbytes)
 
-        for hashed in hash_files(opened, selectors, progress=bar.advance if bar else None, on_start=on_start):
+        for hashed in hash_files(
+            opened, selectors, components=components, progress=bar.advance if bar else None, on_start=on_start
+        ):
             done += hashed.error is None
             failed += hashed.error is not None
             if sink.machine:

@@ -122,7 +122,7 @@ def _narrowed(wide: NDArray[np.float32], dtype: DType) -> NDArray[Any] | None:
     narrower = _narrower()
     if narrower is None:
         return None
-    narrow: NDArray[Any] = narrower(wide, dtype)
+    narrow: NDArray[Any] = narrower(np.require(wide, requirements="A"), dtype)  # it takes no elements across words
     exponent = 0x7F80 if dtype is DType.BF16 else 0x7C00
     if int((narrow.view("<u2") & np.uint16(0x7FFF)).max(initial=0)) >= exponent:
         return None

@@ -93,7 +93,7 @@ def split(draft: Draft, words: tuple[str, ...], name: str, whole: str | None) ->
     for key, made in draft.tensors.items():
         component = component_of(key, whole)
         if component is not None and any(is_part(component, word) for word in wanted):
-            parts.setdefault(component, {})[_bare(key)] = made
+            parts.setdefault(component, {})[bare_name(key)] = made
         else:
             left.append(Leftover(key, "a tensor of no component that was asked for"))
     for word in wanted:
@@ -104,5 +104,6 @@ def split(draft: Draft, words: tuple[str, ...], name: str, whole: str | None) ->
     return {component: Draft(tensors) for component, tensors in parts.items()}, draft.changed({}, left=left)
 
 
-def _bare(key: str) -> str:
+def bare_name(key: str) -> str:
+    """The tensor's name in a file of its component alone."""
     return next((key[len(prefix) :] for prefix, _ in _CHECKPOINT if key.startswith(prefix)), key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
 
 from modelhub.db import merging, search
 from modelhub.db.clock import now
@@ -12,10 +12,11 @@ from modelhub.db.engine import Store
 from modelhub.db.facts import settle
 from modelhub.db.places import ToHash
 from modelhub.db.recording import index_record
-from modelhub.db.schema import content, content_digest, header, identification, location, record, search_text
+from modelhub.db.schema import component, content, content_digest, header, identification, location, record, search_text
 from modelhub.db.text import name_for
 from modelhub.errors import CatalogError
 from modelhub.source import FileStat
+from modelhub.source.digests import Part
 
 
 def put_claims(connection: Connection, claims: Sequence[tuple[int, str, str, str]]) -> None:
@@ -54,15 +55,18 @@ class Digests:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def to_compute(self, record_ids: Sequence[int] | None) -> list[ToHash]:
+    def to_compute(self, record_ids: Sequence[int] | None, *, components: bool = False) -> list[ToHash]:
         """The places to read so that every digest is known, and every place proven; of these records, or of all.
 
-        One place for each content that lacks digests, the smallest first, and every place that is not proven.
+        One place for each content that lacks digests, the smallest first, and every place that is not proven. With
+        *components* one for each content whose tensors are known, but not its components, too.
         """
 
         def work(connection: Connection) -> list[ToHash]:
             computed = select(content_digest.c.content_id).where(content_digest.c.origin == "computed")
             lacking = content.c.sha256.is_(None) | content.c.id.not_in(computed)
+            if components:
+                lacking |= _has_tensors() & content.c.id.not_in(select(component.c.content_id))
             wanted = (
                 select(
                     location.c.id,
@@ -98,8 +102,9 @@ class Digests:
 
         return self._store.read(work)
 
-    def put(self, place: ToHash, digests: Mapping[str, str]) -> None:
-        """Write down the *digests* of the bytes at *place*, ``sha256`` among them.
+    def put(self, place: ToHash, digests: Mapping[str, str], components: Sequence[Part] = ()) -> None:
+        """Write down the *digests* of the bytes at *place*, ``sha256`` among them, and their *components* if there are
+        any.
 
         Contents that turn out to be the same bytes become one; a place whose bytes turn out to be others than were
         assumed gets a record of its own. Nothing is written when the place has changed since.
@@ -132,6 +137,8 @@ class Digests:
                 content_id = _part(connection, place, content_id, known, sha256)
             connection.execute(update(location).where(location.c.id == place.place_id).values(proven=True))
             _put_computed(connection, content_id, digests)
+            if components:
+                _put_components(connection, content_id, components)
 
         self._store.write(work)
 
@@ -154,6 +161,16 @@ def _put_computed(connection: Connection, content_id: int, digests: Mapping[str,
     ]
     if rows:
         connection.execute(insert(content_digest), rows)
+
+
+def _has_tensors() -> ColumnElement[bool]:
+    known = content_digest.c.algorithm == "tensors", content_digest.c.origin == "computed"
+    return content.c.id.in_(select(content_digest.c.content_id).where(*known))
+
+
+def _put_components(connection: Connection, content_id: int, components: Sequence[Part]) -> None:
+    connection.execute(delete(component).where(component.c.content_id == content_id))
+    connection.execute(insert(component), [{"content_id": content_id, **each._asdict()} for each in components])
 
 
 def _part(connection: Connection, place: ToHash, assumed: int, known: int | None, sha256: str) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from sqlalchemy import Connection, func, select
 
 from modelhub.db.entries import Duplicates
-from modelhub.db.schema import content, content_digest, location
+from modelhub.db.schema import component, content, content_digest, location
+
+_CHUNK = 500  # values in one IN (...), below every database's bound on parameters
 
 
 def duplicates(connection: Connection) -> list[Duplicates]:
     """Every group, the one whose extra copies take most bytes first."""
-    groups = [*_twins(connection), *_same_tensors(connection)]
+    groups = [*_twins(connection), *_same_tensors(connection), *_shared(connection), *_half_as_wide(connection)]
     return sorted(groups, key=lambda group: (-group.extra_bytes, group.paths))
 
 
@@ -68,6 +70,92 @@ def _same_tensors(connection: Connection) -> Iterator[Duplicates]:
         if len(files) > 1:
             sizes = sorted(size for _, size in files)
             yield Duplicates("same tensors", tuple(path for path, _ in files), sum(sizes[1:]))
+
+
+def _components(connection: Connection, *, is_cast: bool) -> dict[str, dict[int, tuple[str, int]]]:
+    """By fingerprint, the contents with this component that lie somewhere, each with its name and bytes there.
+
+    What has no component's name counts where it is all there is: the file is a component as a whole, or a LoRA.
+    """
+    counts = select(component.c.content_id).where(~component.c.is_cast).group_by(component.c.content_id)
+    single = counts.having(func.count() == 1)
+    live = select(location.c.content_id).where(location.c.live_key.is_not(None), location.c.proven)
+    rows = connection.execute(
+        select(component.c.fingerprint, component.c.content_id, component.c.name, component.c.nbytes).where(
+            component.c.is_cast == is_cast,
+            component.c.content_id.in_(live),
+            (component.c.name != "") | component.c.content_id.in_(single),
+        )
+    )
+    found: dict[str, dict[int, tuple[str, int]]] = {}
+    for fingerprint, content_id, name, nbytes in rows:
+        found.setdefault(fingerprint, {})[content_id] = (name, nbytes)
+    return found
+
+
+def _shared(connection: Connection) -> Iterator[Duplicates]:
+    """One VAE or text encoder in several models, unless those are the same tensors altogether."""
+    groups = {mark: found for mark, found in _components(connection, is_cast=False).items() if len(found) > 1}
+    ids = sorted({content_id for found in groups.values() for content_id in found})
+    paths, tensors = _paths(connection, ids), _tensors(connection, ids)
+    for found in groups.values():
+        different = {tensors.get(content_id, str(content_id)): content_id for content_id in sorted(found)}
+        if len(different) > 1:
+            name = next((name for name, _ in found.values() if name), "whole file")
+            nbytes = next(nbytes for _, nbytes in found.values())
+            where = sorted(paths[content_id] for content_id in different.values())
+            yield Duplicates("same component", tuple(where), nbytes * (len(different) - 1), name)
+
+
+def _half_as_wide(connection: Connection) -> Iterator[Duplicates]:
+    """Files whose components are those of a file of float32, each rounded to float16; the wider one may have averaged
+    weights beside them."""
+    casts, stored = _components(connection, is_cast=True), _components(connection, is_cast=False)
+    wide, narrow = _by_content(casts), _by_content(stored)
+    pairs = {
+        (one, other)
+        for mark in casts.keys() & stored.keys()
+        for one in casts[mark]
+        for other in stored[mark]
+        if one != other
+        and narrow[other].keys() <= wide[one].keys()
+        and all(mark in narrow[other] for mark, (name, _) in wide[one].items() if name != "ema")
+    }
+    paths = _paths(connection, sorted({each for pair in pairs for each in pair}))
+    for one, other in sorted(pairs):
+        yield Duplicates("fp16 twin", (paths[one], paths[other]), sum(nbytes for _, nbytes in wide[one].values()))
+
+
+def _by_content(components: Mapping[str, Mapping[int, tuple[str, int]]]) -> dict[int, dict[str, tuple[str, int]]]:
+    found: dict[int, dict[str, tuple[str, int]]] = {}
+    for mark, contents in components.items():
+        for content_id, told in contents.items():
+            found.setdefault(content_id, {})[mark] = told
+    return found
+
+
+def _paths(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+    """A path of each content."""
+    found: dict[int, str] = {}
+    for start in range(0, len(ids), _CHUNK):
+        rows = select(location.c.content_id, func.min(location.c.path)).where(
+            location.c.content_id.in_(ids[start : start + _CHUNK]), location.c.live_key.is_not(None), location.c.proven
+        )
+        found |= {row[0]: row[1] for row in connection.execute(rows.group_by(location.c.content_id))}
+    return found
+
+
+def _tensors(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+    """The digest of each content's tensors."""
+    found: dict[int, str] = {}
+    for start in range(0, len(ids), _CHUNK):
+        rows = select(content_digest.c.content_id, content_digest.c.value).where(
+            content_digest.c.content_id.in_(ids[start : start + _CHUNK]),
+            content_digest.c.algorithm == "tensors",
+            content_digest.c.origin == "computed",
+        )
+        found |= {row[0]: row[1] for row in connection.execute(rows)}
+    return found
 
 
 def not_comparable(connection: Connection) -> int:

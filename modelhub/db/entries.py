@@ -219,12 +219,16 @@ class Derivation:
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Files that are one too many: ``kind`` is ``same bytes`` or ``same tensors``, ``extra_bytes`` what all but one of
-    them take (of those with the same tensors, all but the smallest)."""
+    """Files that are one too many: ``kind`` is ``same bytes``, ``same tensors``, ``same component`` or ``fp16 twin``.
+
+    ``extra_bytes`` is what all but one of them take: of those with the same tensors, all but the smallest; of
+    twins, the wider one's components. ``component`` is which one is the same.
+    """
 
     kind: str
     paths: tuple[str, ...]
     extra_bytes: int
+    component: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

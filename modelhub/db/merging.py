@@ -8,6 +8,7 @@ from modelhub.db import artifacts, full_text
 from modelhub.db.facts import overrides, put_overrides, settle
 from modelhub.db.schema import (
     change,
+    component,
     content,
     content_digest,
     header,
@@ -31,6 +32,7 @@ def merge(connection: Connection, gone: int, kept: int) -> None:
         connection.execute(update(table).where(table.c.content_id == gone).values(content_id=kept))
     connection.execute(update(smoke_run).where(smoke_run.c.base_id == gone).values(base_id=kept))
     _move_digests(connection, gone, kept)
+    _move_components(connection, gone, kept)
     _move_row(connection, header, gone, kept)
     _move_row(connection, search_text, gone, kept)
     _merge_records(connection, gone, kept)
@@ -59,6 +61,14 @@ def _move_digests(connection: Connection, gone: int, kept: int) -> None:
     ]
     if moved:
         connection.execute(insert(content_digest), moved)
+
+
+def _move_components(connection: Connection, gone: int, kept: int) -> None:
+    """The components of *gone* become those of *kept*, if it has none."""
+    if connection.scalar(select(component.c.content_id).where(component.c.content_id == kept).limit(1)) is None:
+        connection.execute(update(component).where(component.c.content_id == gone).values(content_id=kept))
+    else:
+        connection.execute(delete(component).where(component.c.content_id == gone))
 
 
 def _move_row(connection: Connection, table: Table, gone: int, kept: int) -> None:

@@ -34,7 +34,7 @@ from sqlalchemy import (
 
 from modelhub.db.text import path_of, plain, storable, stored_path
 
-REVISION = "0006"
+REVISION = "0007"
 """The migration that makes the tables below; a catalog at this revision is opened without loading alembic."""
 
 VERSION_TABLE = "modelhub_schema"
@@ -130,6 +130,17 @@ class ContentDigestColumns(TypedColumns):
     source: Named[str] = Column(SafeName, primary_key=True)
     value: Named[str] = Column(String(128), index=True)
     added: Named[str] = Column(String(32))
+
+
+class ComponentColumns(TypedColumns):
+    """A component of the bytes; see :class:`modelhub.source.digests.Part`. Without a name it is of no component, or the
+    file is one as a whole."""
+
+    content_id: Named[int] = Column(ForeignKey("content.id"), primary_key=True)
+    name: Named[str] = Column(String(32), primary_key=True)
+    is_cast: Named[bool] = Column(Boolean, primary_key=True)
+    fingerprint: Named[str] = Column(String(64), index=True)
+    nbytes: Named[int] = Column(BigInteger)
 
 
 class LibraryRootColumns(TypedColumns):
@@ -394,6 +405,7 @@ class SmokeRunColumns(TypedColumns):
 
 content = Table("content", metadata, ContentColumns)
 content_digest = Table("content_digest", metadata, ContentDigestColumns)
+component = Table("component", metadata, ComponentColumns)
 library_root = Table("library_root", metadata, LibraryRootColumns)
 location = Table("location", metadata, LocationColumns)
 change = Table("change", metadata, ChangeColumns)

@@ -142,6 +142,14 @@ def test_the_bytes_are_the_same_with_and_without_numkong(target, monkeypatch):
     assert cast(data, DType.F32, target) == with_it
 
 
+@pytest.mark.parametrize("target", [DType.F16, DType.BF16], ids=lambda d: d.label)
+def test_elements_that_lie_across_words(target):
+    """Bytes that begin anywhere in memory are cast as those that begin at a word."""
+    values = np.linspace(-2, 2, 999, dtype="<f4").tobytes()
+    shifted = memoryview(b"?" + values)[1:]
+    assert bytes(Cast(DType.F32, target, "x")(shifted)) == cast(values, DType.F32, target)
+
+
 def test_numkong_is_not_used_where_it_rounds_otherwise(monkeypatch):
     """A processor on which it rounds another way than to the nearest, ties to even, gets numpy's arithmetic."""
     numkong = pytest.importorskip("numkong")

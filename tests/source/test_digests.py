@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from modelhub.source import BytesSource
 from modelhub.source import digests as room
-from modelhub.source.digests import Run, digests_of
+from modelhub.source.digests import Cast, Run, digests_of, read_digests
 
 
 def source(data: bytes) -> BytesSource:
@@ -65,11 +65,8 @@ def test_blake3_where_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(data=st.binary(max_size=300), chunk=st.integers(1, 64), cuts=st.lists(st.integers(0, 300), max_size=12))
 def test_any_chunks(data: bytes, chunk: int, cuts: list[int]) -> None:
     """However the file falls into chunks, and however tensors lie over one another, the answers are the same."""
-    runs = [
-        Run(min(a, b), abs(a - b), f"t{number}")
-        for number, (a, b) in enumerate(pairwise(cuts))
-        if max(a, b) <= len(data)
-    ]
+    inside = [cut % (len(data) + 1) for cut in cuts]
+    runs = [Run(min(a, b), abs(a - b), f"t{number}") for number, (a, b) in enumerate(pairwise(inside))]
     before = room.CHUNK
     room.CHUNK = chunk
     try:
@@ -86,3 +83,43 @@ def test_a_file_that_ends_before_its_tensors() -> None:
     """A file that is cut off has no digest of its tensors."""
     assert "tensors" not in digests_of(source(b"abc"), [Run(1, 5, "t")])
     assert "tensors" not in digests_of(source(b"abc"), [Run(7, 5, "t")])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(min_size=8, max_size=90), chunk=st.integers(1, 40), cut=st.integers(0, 8))
+def test_components(data: bytes, chunk: int, cut: int) -> None:
+    """A component has the fingerprint of a file that it is alone in, and of its cast that of the narrower file;
+    elements that lie across chunks are cast whole."""
+    size = len(data) // 4 * 4
+    cut = min(cut * 4, size)
+
+    def halved(part: memoryview) -> memoryview:
+        assert len(part) % 4 == 0
+        return memoryview(b"".join(bytes(part[i : i + 2]) for i in range(0, len(part), 4)))
+
+    cast = Cast(halved, 4, "half a")
+    runs = [Run(0, cut, "x.a", "one", "a", cast), Run(cut, size - cut, "y.b", "two", "b")]
+    before = room.CHUNK
+    room.CHUNK = chunk
+    try:
+        found = {(part.name, part.is_cast): part for part in read_digests(source(data), runs).parts}
+    finally:
+        room.CHUNK = before
+    assert found.keys() == {("one", False), ("one", True), ("two", False)}
+    alone = digests_of(source(data[:cut]), [Run(0, cut, "a")])["tensors"]
+    narrow = bytes(halved(memoryview(data[:cut])))
+    as_half = digests_of(source(narrow), [Run(0, len(narrow), "half a")])["tensors"]
+    assert (found["one", False].fingerprint, found["one", True].fingerprint) == (alone, as_half)
+    assert found["two", False].nbytes == size - cut
+
+
+def test_a_cast_that_cannot_be_made() -> None:
+    """A component with a value that has no counterpart has no cast, and all else is as it was."""
+
+    def refuse(part: memoryview) -> memoryview:
+        raise ValueError
+
+    runs = [Run(0, 4, "a", "one", "a", Cast(refuse, 4, "half a")), Run(4, 4, "b", "one", "b")]
+    (part,) = read_digests(source(b"12345678"), runs).parts
+    assert (part.name, part.is_cast, part.nbytes) == ("one", False, 8)
+    assert read_digests(source(b"123"), runs).parts == ()
