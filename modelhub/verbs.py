@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from modelhub.container import Container, open_container, open_path
+from modelhub.container import Container, open_anywhere, open_container
 from modelhub.container.shards import missing_components, shards_of
 from modelhub.source import Digest, LocalSource, Traffic, digest_of, is_distant, traffic_of
 
@@ -196,7 +196,7 @@ def _opened(target: Target, *, whole: bool = False) -> Iterator[Container]:
     if isinstance(target, Container):
         yield target
     elif isinstance(target, (str, os.PathLike)):
-        with open_path(os.fspath(target), whole=whole) as container:
+        with open_anywhere(os.fspath(target), whole=whole) as container:
             yield container
     else:
         from modelhub.source.file_object import open_file_object

@@ -190,13 +190,13 @@ class Outcome:
         return ExitCode.OK if self.complete and not self._open else ExitCode.INCOMPLETE
 
 
-def each_source(paths: Sequence[str]) -> Iterator[tuple[str, SourceError | None]]:
+def each_source(paths: Sequence[str], *, addresses: bool = False) -> Iterator[tuple[str, SourceError | None]]:
     """The files and folders that *paths* lead to, each with the error that bars the way to it, if one does."""
     from modelhub.source import find_sources
 
     if STDIN in paths:
         yield STDIN, None
-    for found in find_sources(path for path in paths if path != STDIN):
+    for found in find_sources((path for path in paths if path != STDIN), addresses=addresses):
         if isinstance(found, SourceError):
             yield found.path or "", found
         else:

@@ -34,7 +34,7 @@ def command(*, paths: Sequence[str], tensors: bool, explain: bool, content_diges
     """
     understood = 0
     asked = 0
-    for path, barred in each_source(paths):
+    for path, barred in each_source(paths, addresses=True):
         asked += 1
         understood += _fail(path, barred, sink) if barred else _inspect(path, tensors, explain, content_digest, sink)
     if sink.machine:

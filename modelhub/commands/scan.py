@@ -86,7 +86,7 @@ def command(
         progress, on_file = (bar.advance, _beginner(bar, options)) if bar else (None, None)
         if STDIN in paths:
             run.add(run.judge_stdin(progress, on_file))
-        sources = find_sources((path for path in paths if path != STDIN), every_file=not by_name)
+        sources = find_sources((path for path in paths if path != STDIN), every_file=not by_name, addresses=True)
         with closing(
             sweep(sources, options, jobs=jobs, cache=cache, progress=progress, on_file=on_file, on_note=sink.note)
         ) as answers:
@@ -146,11 +146,11 @@ class _Run:
 
     def _decompiled(self, path: str) -> tuple[Decompiled, ...]:
         """The pickles of *path*; none where it cannot be opened any more."""
-        from modelhub.container import open_path
+        from modelhub.container import open_anywhere
         from modelhub.scan.explain import decompile
 
         try:
-            with nullcontext(self._stdin) if path == STDIN and self._stdin else open_path(path) as container:
+            with nullcontext(self._stdin) if path == STDIN and self._stdin else open_anywhere(path) as container:
                 return decompile(container, policy=self._options.policy)
         except ModelHubError as error:
             self._sink.warn(str(error))

@@ -2,7 +2,7 @@
 
 from modelhub.container.base import Container, PickleProgram, Skipped
 from modelhub.container.open import open_container
-from modelhub.container.path import open_path
+from modelhub.container.path import open_anywhere, open_path
 from modelhub.container.sniff import KINDS
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Container",
     "PickleProgram",
     "Skipped",
+    "open_anywhere",
     "open_container",
     "open_path",
 ]

@@ -8,31 +8,45 @@ from contextlib import ExitStack, contextmanager
 
 from modelhub.container.base import Container
 from modelhub.container.open import open_container
+from modelhub.errors import SourceError
 from modelhub.source import is_remote, open_local
 
 
 @contextmanager
-def open_path(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[Container]:
+def open_path(path: str | os.PathLike[str]) -> Iterator[Container]:
     """Open the file, or the diffusers folder, at *path*, and close everything that was opened at the end.
 
-    *path* may be an address (``hf://...``, ``https://...``), which is read over the network as far as it is needed;
-    *whole* is the consent to read all of it. Raises :class:`~modelhub.errors.SourceError` when it cannot be had.
+    Raises :class:`~modelhub.errors.SourceError` when it cannot be had.
     """
     name = os.fspath(path)
     with ExitStack() as stack:
-        if is_remote(name):
-            from modelhub.source.network import RemoteFolder, open_address
-
-            lying = open_address(name, stack, whole=whole)
-            if isinstance(lying, RemoteFolder):
-                from modelhub.container.folder import read_remote_folder
-
-                yield read_remote_folder(lying)
-            else:
-                yield open_container(lying)
-        elif os.path.isdir(name):
+        if os.path.isdir(name):
             from modelhub.container.folder import read_folder
 
             yield read_folder(name, stack)
+        elif is_remote(name):
+            hint = "download it first"
+            raise SourceError(f"{name}: an address; what lies there has to be here for this", path=name, hint=hint)
         else:
             yield open_container(stack.enter_context(open_local(name)))
+
+
+@contextmanager
+def open_anywhere(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[Container]:
+    """:func:`open_path` of a path or an address (``hf://...``, ``https://...``): read over the network as far as
+    it is needed; *whole* is the consent to read all of it."""
+    name = os.fspath(path)
+    if not is_remote(name):
+        with open_path(name) as container:
+            yield container
+        return
+    from modelhub.source.network import RemoteFolder, open_address
+
+    with ExitStack() as stack:
+        lying = open_address(name, stack, whole=whole)
+        if isinstance(lying, RemoteFolder):
+            from modelhub.container.folder import read_remote_folder
+
+            yield read_remote_folder(lying)
+        else:
+            yield open_container(lying)

@@ -30,22 +30,26 @@ class Found(NamedTuple):
     expected: bool = True
 
 
-def find_sources(arguments: Iterable[str], *, every_file: bool = False) -> Iterator[Found | SourceError]:
+def find_sources(
+    arguments: Iterable[str], *, every_file: bool = False, addresses: bool = False
+) -> Iterator[Found | SourceError]:
     """The files and the folders of one model that *arguments* name, in a stable order, each once.
 
-    What an address leads to (:func:`modelhub.source.network.what_lies_at`) is named by its pinned address.
+    With *addresses*, what an address leads to (:func:`modelhub.source.network.what_lies_at`) is named by its pinned
+    address; without, it is an error.
     A file is taken whatever its extension; a directory is walked (hidden folders are not entered, links to folders
     not followed) for files with one of :data:`MODEL_EXTENSIONS`, or for *every_file*; a pattern that names no file is
     expanded. What cannot be had is yielded as the error, its ``path`` set, in its place, so that the rest goes on.
     What is remembered grows with the number of folders, links and arguments, not with that of files.
     """
-    return _Finder(every_file).find(arguments)
+    return _Finder(every_file, addresses).find(arguments)
 
 
 class _Finder:
     """One run of :func:`find_sources`: what it has yielded already, as real paths."""
 
-    def __init__(self, every_file: bool) -> None:
+    def __init__(self, every_file: bool, addresses: bool) -> None:
+        self._addresses = addresses
         self._every_file = every_file
         self._single: set[str] = set()
         self._walked: set[str] = set()
@@ -65,6 +69,12 @@ class _Finder:
 
     def _far(self, address: str) -> Iterator[Found | SourceError]:
         """What lies at *address*; of a repository's files, those with a model's name."""
+        if not self._addresses:
+            hint = "download it first"
+            yield SourceError(
+                f"{address}: an address; what lies there has to be here for this", path=address, hint=hint
+            )
+            return
         from modelhub.source.network import what_lies_at
 
         try:

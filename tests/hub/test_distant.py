@@ -274,7 +274,7 @@ def test_too_much_to_read_from_here(hub: Hub, tmp_path: Path) -> None:
     hub.repo("org/odd", {"odd.pt": tmp_path / "odd.pt"})
     with pytest.raises(SourceError, match=r"requests|MiB") as caught:
         verbs.scan("hf://org/odd/odd.pt")
-    assert "fetch" in caught.value.hint
+    assert "download" in caught.value.hint
 
 
 def _safetensors(seed: int) -> bytes:
@@ -284,3 +284,13 @@ def _safetensors(seed: int) -> bytes:
         path = Path(folder) / "a"
         write_safetensors(str(path), random_weights({"a.weight": (DType.F16, (8, 8))}, seed=seed), {})
         return path.read_bytes()
+
+
+@pytest.mark.parametrize("command", [("convert",), ("intake", "--catalog", "c.db"), ("hash", "--catalog", "c.db")])
+def test_what_has_to_be_here(hub: Hub, command: tuple[str, ...]) -> None:
+    """Commands that read whole files do not take an address for one, and ask no server for it."""
+    hub.repo("org/m", {"a.safetensors": _safetensors(1)})
+    ran = modelhub(command[0], "hf://org/m/a.safetensors", *command[1:])
+    assert ran.code == 2
+    assert "Traceback" not in ran.err
+    assert hub.asked() == []
