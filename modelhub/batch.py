@@ -173,7 +173,7 @@ class _Batch:
                 dry_run=request.dry_run,
                 digests=request.digests,
                 receipt=request.receipt,
-                resume=not request.dry_run,
+                resume=True,
                 progress=self._tell,
                 on_verify=self._go_on,
             )

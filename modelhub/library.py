@@ -18,7 +18,7 @@ from modelhub.convert import SALVAGED_KEY, ConversionPlan, default_target, execu
 from modelhub.convert.content import content_digest_of
 from modelhub.convert.folder_files import NO_FILES, files_of, is_safetensors, open_beside
 from modelhub.db import Catalog, Entry
-from modelhub.errors import ChangedDuringRead, ConversionError, FormatError, ModelHubError, SourceError
+from modelhub.errors import ChangedDuringRead, ModelHubError, SourceError
 from modelhub.identify import Identity, stored
 from modelhub.intake import Examination, Progress, examine, stat_of
 from modelhub.placing import free_or_same, is_inside, library_path, place, place_folder
@@ -166,7 +166,7 @@ class _Intake:
             if not safe and not self.options.salvage:
                 return result(self._would("refused"))
             target = self._convert(container, examined)
-        except (ConversionError, FormatError) as error:  # the latter of bytes that do not match their checksum
+        except ModelHubError as error:  # what was examined is recorded, whatever became of it
             return result("failed", error=error)
         return result(self._would("converted" if safe else "salvaged"), target=target)
 

@@ -129,6 +129,13 @@ def test_a_dry_run_writes_nothing(shelf, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_knows_what_is_done_already(shelf, tmp_path):
+    """What is there as it would be written is no obstacle to a run, nor said to be one before it."""
+    actions(shelf, tmp_path / "out")
+    found = actions(shelf, tmp_path / "out", BatchRequest(NO_OPTIONS, dry_run=True))
+    assert found["a.ckpt"] == "already converted"
+
+
 def test_giving_up_leaves_whole_files_only(tmp_path):
     """A run that is ended in the middle leaves no part files, and the next one goes on."""
     shelf = tmp_path / "shelf"

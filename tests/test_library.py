@@ -281,6 +281,18 @@ def test_a_full_disk_fails_one_file_and_loses_nothing(tmp_path, catalog, downloa
     assert take(catalog, downloads)["colours.vae.pt"].action == "converted"
 
 
+def test_a_folder_that_cannot_be_written_to_is_no_verdict(catalog, downloads, monkeypatch):
+    """What cannot be converted where it lies is a failure with its verdict and record, as of any other file."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("modelhub.convert.target._create", refuse)
+    result = take(catalog, downloads / "colours.vae.pt")["colours.vae.pt"]
+    assert (result.action, result.report.verdict.label, result.entry.verdict) == ("failed", "safe", "safe")
+    assert "read-only" in str(result.error)
+
+
 def test_copies_of_one_file_are_one_record(tmp_path, catalog, downloads):
     """The same bytes at two paths are one record with two places."""
     shutil.copy(downloads / "style.safetensors", tmp_path / "copy.safetensors")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelhub.container import Container
@@ -119,6 +120,9 @@ def convert(
             target = name
         else:
             target = default_target(name, wanted, folder=plan.is_folder)
+        if (in_place or delete_source) and os.path.islink(name):
+            note = f"{name} is a link: what it leads to, {os.path.realpath(name)}, stays as it was"
+            plan = replace(plan, notes=(*plan.notes, note))
         if delete_source and container.source is None:
             raise ConversionError(f"{name}: a folder is not deleted", hint="leave out --delete-source")
         if resume and not (force or in_place) and os.path.lexists(target) and holds(target, plan):

@@ -150,7 +150,8 @@ def check_target(
         if _exists(path):
             read = any(isinstance(source, LocalSource) and _is_same_file(path, source) for source in plan.sources())
             if read and not in_place:
-                raise WouldOverwrite(f"{path}: it is the source itself", hint="name another target, or say --in-place")
+                hint = "name another target" + (", or say --in-place" if path.endswith(".safetensors") else "")
+                raise WouldOverwrite(f"{path}: it is the source itself", hint=hint)
             if plan.is_folder:
                 if not os.path.isdir(path) or os.listdir(path):
                     raise WouldOverwrite(f"{path}: exists already", hint="name a new folder: none is ever replaced")

@@ -216,7 +216,7 @@ _SQLITE_SENTENCES = {
     sqlite3.SQLITE_PERM: "the catalog may not be opened",
     sqlite3.SQLITE_CANTOPEN: "the catalog cannot be opened",
     sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_IOERR: "reading or writing the catalog failed",
+    sqlite3.SQLITE_IOERR: "reading or writing the catalog failed: its disk may be full",
     sqlite3.SQLITE_TOOBIG: "a text is longer than the database can hold",
 }
 _POSTGRESQL_SENTENCES = {

@@ -357,6 +357,20 @@ def test_in_place_replaces_the_source_with_the_verified_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path):
+    """A cache's file that a link leads to is somebody else's: in place the link makes way, and the report says so."""
+    blob, path = tmp_path / "blob", tmp_path / "m.safetensors"
+    save_file({"w": torch.ones(4)}, blob)
+    before = blob.read_bytes()
+    path.symlink_to(blob)
+    options = ConversionOptions(dtypes=(dtype_rule("fp16"),))
+    done = convert(path, options=options, in_place=True)
+    assert f"{path} is a link: what it leads to, {blob}, stays as it was" in done.plan.notes
+    assert load_file(path)["w"].dtype is torch.float16
+    assert not path.is_symlink()
+    assert blob.read_bytes() == before
+
+
 def test_in_place_keeps_the_source_when_something_goes_wrong(tmp_path):
     """A weight that cannot be cast, found in the middle of the work, leaves the file as it was."""
     path = tmp_path / "m.safetensors"
