@@ -44,7 +44,7 @@ COMMANDS: Mapping[str, str] = {
     "reidentify": "Identify known files by new rules, without opening them.",
     "export": "Write what is known of records as side files for other programs.",
     "duplicates": "List files with the same bytes, or with the same tensors.",
-    "db": "Check the catalog itself, and copy it while it is in use.",
+    "db": "Check the catalog, copy it, take it elsewhere, and mend it.",
     "smoke": "Try models out: does each load, generate, and heed its prompt?",
     "compare": "Draw the same with two models, and tell how alike it is.",
     "demo": "Build a sample library in a folder of its own and run intake on it.",

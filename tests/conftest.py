@@ -22,12 +22,15 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(params=BACKENDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where the test's catalog is or, in a file, comes to be."""
     if request.param == "postgresql":
         server: Server = request.getfixturevalue("server")
-        return server.catalog()
-    return str(tmp_path / "folder" / "catalog.db")
+        url = server.catalog()
+        yield url
+        server.drop(url)
+    else:
+        yield str(tmp_path / "folder" / "catalog.db")
 
 
 @pytest.fixture(params=BACKENDS)

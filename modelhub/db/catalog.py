@@ -35,6 +35,7 @@ from modelhub.db.side_files import SideFiles
 from modelhub.db.smoke_runs import SmokeRuns
 from modelhub.db.text import name_for
 from modelhub.db.upgrade import bring_up_to_date
+from modelhub.db.upkeep import Upkeep
 from modelhub.errors import CatalogError
 from modelhub.source import Digest, FileStat
 
@@ -101,6 +102,11 @@ class Catalog:
     def side_files(self) -> SideFiles:
         """What stands beside the models in the folders that the catalog follows."""
         return SideFiles(self._store)
+
+    @cached_property
+    def upkeep(self) -> Upkeep:
+        """Exports, imports and rebuilding."""
+        return Upkeep(self._store)
 
     @property
     def url(self) -> str:
