@@ -109,6 +109,26 @@ class SideFiles:
         """Write down what was found beside the models, all of *batch* or nothing."""
         self._store.write(lambda connection: _write(connection, batch))
 
+    def moved(self, content_ids: Collection[int], paths: Mapping[str, str]) -> None:
+        """Write down that side files of these contents were moved together with their models: *paths* has the new path
+        of each file and model by its old one."""
+        models = {path_key(source): path_key(target) for source, target in paths.items()}
+
+        def work(connection: Connection) -> None:
+            for chunk in _chunks(content_ids):
+                rows = connection.execute(
+                    select(side_file.c.id, side_file.c.path, side_file.c.model_key).where(
+                        side_file.c.content_id.in_(chunk), side_file.c.ended.is_(None)
+                    )
+                )
+                for id_, path, model in rows.all():
+                    if path in paths and model in models:
+                        new = {"path": paths[path], "model_key": models[model]}
+                        connection.execute(update(side_file).where(side_file.c.id == id_).values(new))
+            _put_digests(connection, content_ids)
+
+        self._store.write(work)
+
     def images_to_hash(self, record_ids: Sequence[int] | None) -> list[ImageToHash]:
         """The pictures beside these records, or all, that have no digest yet."""
 

@@ -120,7 +120,10 @@ def _settled(catalog: Catalog, root: LibraryRoot, units: Sequence[Sequence[Step]
     flush(folders | {above for folder in folders for above in _above(folder, root.path)})
     moved = []
     targets = {step.source: step.target for step in steps if step.is_model}
-    for place in catalog.libraries.at(list(targets)):
+    places = catalog.libraries.at(list(targets))
+    if any(not step.is_model for step in steps):
+        catalog.side_files.moved([place.content_id for place in places], {step.source: step.target for step in steps})
+    for place in places:
         with suppress(ModelHubError):  # somebody has moved it on: the next sync knows it by its inode
             st = stat_of(targets[place.path])
             seen = Seen(st.path, st.size, st.mtime_ns, st.dev, st.ino, root.id, is_folder=place.is_folder)

@@ -63,7 +63,10 @@ def test_files_go_where_they_belong_with_what_stands_beside_them() -> None:
     put(LIBRARY / "x/a.v2.png", b"of the other")
     put(LIBRARY / "x/ab.png", b"of nobody")
     modelhub("tag", "a.safetensors", "mine")
+    modelhub("library", "sync")
     before = listing()
+    claimed = _side_files()
+    assert {os.path.basename(path) for path in claimed} == set(beside)
     planned = organise("--dry-run")
     assert listing() == before
     assert set(planned) == set(before) - {"x/ab.png"}
@@ -75,11 +78,20 @@ def test_files_go_where_they_belong_with_what_stands_beside_them() -> None:
     assert after["vae/unknown/a.v2.png"] == b"of the other"
     assert after["x/ab.png"] == b"of nobody"
     assert len(after) == len(before)
-    assert resync() == {"unchanged": 2}
+    moved = {path.replace("/x/", "/lora/sd-1/"): dialect for path, dialect in claimed.items()}
+    assert _side_files() == moved
+    ran = modelhub("library", "sync")
+    assert ("2 unchanged" in ran.err, "side files" in ran.err) == (True, False)
+    assert _side_files() == moved
     (entry,) = modelhub("list", "--tag", "mine", "--format", "jsonl").json_lines()
     assert entry["path"] == os.path.abspath("lib/lora/sd-1/a.safetensors")
     assert {action for action, _ in organise().values()} == {"in place"}
     assert not (LIBRARY / NAME).exists()
+
+
+def _side_files() -> dict[str, str]:
+    (record,) = modelhub("show", "a.safetensors", "--format", "json").json()["records"]
+    return {each["path"]: each["origin"] for each in record["claims"] if each["path"] is not None}
 
 
 def test_clashes_and_twins_stay() -> None:
@@ -134,13 +146,11 @@ def test_what_nobody_identified_stays_unless_it_is_asked_for() -> None:
     assert organise("--unidentified")["page.ckpt"] == ("moved", "unknown/unknown/page.ckpt")
 
 
-def test_what_belongs_together_stays() -> None:
-    """Files of a model in several files, links and what they lead to, and files changed since the last sync stay."""
+def test_what_is_held() -> None:
+    """Links and what they lead to, files changed since the last sync, and folders that lack a part of their model."""
     lay(
         ("parts/model-00001-of-00002.safetensors", lora(1)),
         ("parts/model.safetensors.index.json", b"{}"),
-        ("peft/adapter_model.safetensors", lora(2)),
-        ("peft/adapter_config.json", b"{}"),
         ("real.safetensors", lora(3)),
         ("new.safetensors", lora(4)),
     )
@@ -148,10 +158,22 @@ def test_what_belongs_together_stays() -> None:
     modelhub("library", "sync")
     put(LIBRARY / "new.safetensors", lora(5), mtime=10**18)
     answers = organise()
-    assert {action for action, _ in answers.values()} == {"held"}
-    assert "index.json" in answers["parts/model-00001-of-00002.safetensors"][1]
+    assert {path: action for path, (action, _) in answers.items()} == {
+        "parts": "unidentified",
+        "real.safetensors": "held",
+        "link.safetensors": "held",
+        "new.safetensors": "held",
+    }
     assert "link leads to it" in answers["real.safetensors"][1]
     assert "changed" in answers["new.safetensors"][1]
+
+
+def test_a_folder_of_an_adapter() -> None:
+    """A PEFT folder is one model, and moves with all that is in it."""
+    lay(("x/peft/adapter_model.safetensors", lora(2)), ("x/peft/adapter_config.json", b"{}"))
+    assert organise() == {"x/peft": ("moved", "lora/sd-1/peft")}
+    assert sorted(listing()) == [f"lora/sd-1/peft/adapter_{name}" for name in ("config.json", "model.safetensors")]
+    assert resync() == {"unchanged": 1}
 
 
 def test_a_folder_that_is_one_model() -> None:
