@@ -11,7 +11,7 @@ from typing import Any
 from modelhub.db.claims import claims_of
 from modelhub.db.full_text import about_of, words_of
 from modelhub.db.places import Reading, Seen
-from modelhub.db.text import fingerprint, int64, name_for, plain
+from modelhub.db.text import fingerprint, int64, name_for, plain, storable
 from modelhub.db.triggers import listed, trigger_words
 
 AS_JSON = ("components", "adapter", "evidence", "candidates")
@@ -42,7 +42,7 @@ def reading_of(
     version: str,
 ) -> Reading:
     """The reading of *seen*, whose *identity* is what :func:`identification_columns` gave."""
-    pairs = plain(metadata)
+    pairs = {storable(name): storable(value) for name, value in metadata.items()}
     triggers = trigger_words(metadata)
     text = json.dumps(pairs, sort_keys=True, separators=(",", ":"))
     header, sample = prints

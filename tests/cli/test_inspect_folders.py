@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from modelhub.container.safetensors import canonical_order, encode_header
 from modelhub.samples.layouts import Layout, checkpoint, lora
 from modelhub.samples.safetensors_files import write_safetensors
+from modelhub.samples.torch_files import write_torch_legacy, write_torch_zip
 from modelhub.samples.weights import random_weights
 from tests.cli.run import modelhub
 
@@ -126,3 +128,12 @@ def test_a_misnamed_file_says_so(tmp_path: Path) -> None:
     assert (report["container"], report["kind"], report["error"]) == ("safetensors", "lora", None)
     assert report["notes"] == ["named .ckpt, but it is a safetensors file"]
     assert "named .ckpt, but it is a safetensors file" in modelhub("inspect", str(tmp_path / "model.ckpt")).out
+
+
+@pytest.mark.parametrize("write", [write_torch_zip, write_torch_legacy])
+def test_a_pickle_in_the_clothes_of_safetensors(tmp_path: Path, write: Callable[..., object]) -> None:
+    """A pickle named .safetensors is told as what it is, and identified as under its right name."""
+    write(tmp_path / "style.safetensors", random_weights(lora(rank=2), 3))
+    report = told(tmp_path / "style.safetensors")
+    assert (report["kind"], report["architecture"], report["error"]) == ("lora", "sd-1", None)
+    assert report["notes"][0].startswith("named .safetensors, but it is a ") and report["container"] != "safetensors"

@@ -113,6 +113,17 @@ def test_replaced_by_bytes_with_the_same_header(catalog: Catalog, models: Path) 
     assert counts(sync(catalog)) == {"unchanged": 3, "replaced": 1}
 
 
+def test_replaced_bytes_return(catalog: Catalog, models: Path) -> None:
+    """Bytes that others had taken the place of are known again where they turn up, with their tags and notes."""
+    path = models / "sub" / "m1.safetensors"
+    put(path, lora(8), mtime=10**18 + 8)
+    sync(catalog)
+    put(models / "other" / "m1.safetensors", lora(1), mtime=10**18 + 1)
+    assert counts(sync(catalog)) == {"unchanged": 3, "returned": 1}
+    detail = catalog.show(str(models / "other" / "m1.safetensors"))
+    assert (detail.entry.tags, detail.notes) == (("tag 1",), "note 1")
+
+
 def test_touched(catalog: Catalog, models: Path) -> None:
     """A new time on what looks the same keeps the record, and takes the proof from it."""
     os.utime(models / "sub" / "m1.safetensors", ns=(5, 5))
