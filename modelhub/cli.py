@@ -19,18 +19,21 @@ from modelhub.termination import Terminated
 
 COMMANDS: Mapping[str, str] = {
     "intake": "Examine, convert, identify and catalogue downloads: the main job.",
+    "demo": "Build a sample library in a folder of its own and run intake on it.",
     "scan": "Say what loading a file would do: verdict and findings, nothing changed.",
     "inspect": "Say which model a file is: container, identity, tensors, metadata.",
+    "explain": "Explain a rule of the scanner: its meaning, an example, what to do.",
+    "hash": "Compute the digests that people know model files by, in one reading.",
     "convert": "Turn a checkpoint into safetensors, never executing anything.",
+    "verify": "Check a converted file against its receipt or its source.",
+    "restore": "Make a hypernetwork's safetensors file the .pt that programs load.",
     "merge": "Merge LoRAs and their relatives into a model's weights.",
     "blend": "Blend checkpoints: weighted sums, added differences, arcs.",
     "extract": "Make a LoRA of the difference of two models.",
     "resize": "Give a LoRA a smaller rank.",
-    "restore": "Make a hypernetwork's safetensors file the .pt that programs load.",
-    "verify": "Check a converted file against its receipt or its source.",
-    "explain": "Explain a rule of the scanner: its meaning, an example, what to do.",
+    "smoke": "Try models out: does each load, generate, and heed its prompt?",
+    "compare": "Draw the same with two models, and tell how alike it is.",
     "library": "Follow folders of models, and know their files again wherever they go.",
-    "hash": "Compute the digests that people know model files by, in one reading.",
     "list": "List the catalog's records.",
     "show": "Show everything the catalog knows of one record.",
     "search": "Find records by name, tag or what is known of them.",
@@ -45,11 +48,17 @@ COMMANDS: Mapping[str, str] = {
     "export": "Write what is known of records as side files for other programs.",
     "duplicates": "List files with the same bytes, or with the same tensors.",
     "db": "Check the catalog, copy it, take it elsewhere, and mend it.",
-    "smoke": "Try models out: does each load, generate, and heed its prompt?",
-    "compare": "Draw the same with two models, and tell how alike it is.",
-    "demo": "Build a sample library in a folder of its own and run intake on it.",
 }
-"""Every command and its line of help; ``modelhub --help`` loads none of them."""
+"""Every command and its line of help, in the order of the sections; ``modelhub --help`` loads none of them."""
+
+_SECTIONS: Mapping[str, str] = {
+    "intake": "Begin here",
+    "scan": "Look, and change nothing",
+    "convert": "Make other files",
+    "smoke": "Try models out",
+    "library": "Know what is there",
+}
+"""Headings of ``modelhub --help`` by the first command below each."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it. After another signal it is 128 + that one."""
@@ -82,17 +91,24 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, line in COMMANDS.items():
+            if name in _SECTIONS:
+                below = sections.setdefault(_SECTIONS[name], [])
+            below.append((name.ljust(width), line))
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="modelhub", message="%(prog)s %(version)s")
 def cli() -> None:
     """Judge, convert and catalogue model files, never running a byte of them.
 
-    Exit codes: 0, everything asked for was examined and nothing was found; 1, something was found; 2, something was
-    not fully examined, an error, or wrong usage.
+    'modelhub COMMAND --help' explains a command. Exit codes: 0, everything asked for was examined and nothing was
+    found; 1, something was found; 2, something was not fully examined, an error, or wrong usage.
     """
 
 

@@ -42,6 +42,15 @@ def test_readme_lists_every_command() -> None:
     assert dict(rows) == COMMANDS
 
 
+def test_help_shows_every_command_once_below_a_heading() -> None:
+    """``modelhub --help`` sorts the commands by what they are for, and leaves none out."""
+    text = run("--help").out
+    assert re.findall(r"^  ([a-z]+)  +[A-Z]", text, re.MULTILINE) == list(COMMANDS)
+    headings = re.findall(r"^(\S.*):\n  [a-z]+ ", text, re.MULTILINE)
+    assert headings[0] == "Begin here"
+    assert len(set(headings)) == len(headings) > 3
+
+
 def test_every_command_module_is_a_command() -> None:
     """Each module of modelhub.commands that defines a command is in the table of commands, and the other way round."""
     modules = {
