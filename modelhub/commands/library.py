@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +14,9 @@ from modelhub.commands import ExitCode, reporting
 from modelhub.commands.filters import catalog_option, open_catalog, open_settled_catalog
 from modelhub.report.plain import counted, line
 from modelhub.report.sink import Sink
+
+if TYPE_CHECKING:
+    from modelhub.syncing import SyncReport
 
 _DIALECTS = ("auto", "plain", "a1111", "comfyui", "invokeai", "hf-cache")
 _SHOWN = 20
@@ -87,18 +93,42 @@ def list_(*, catalog: str | None, sink: Sink) -> int:
 @command.command("sync")
 @click.option("--library", "libraries", metavar="DIR", multiple=True, help="Only this one; may be repeated.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes that read headers. [default: one per processor]")
+@click.option("--watch", is_flag=True, help="Go on: sync again whenever something has changed, until Ctrl-C.")
+@click.option(
+    "--every",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="How often --watch looks.",
+)
 @catalog_option
 @reporting
-def sync(*, libraries: tuple[str, ...], jobs: int | None, catalog: str | None, sink: Sink) -> int:
+def sync(
+    *, libraries: tuple[str, ...], jobs: int | None, watch: bool, every: float, catalog: str | None, sink: Sink
+) -> int:
     """Make the catalog true to the folders it follows. Only what has changed is read, and of that only headers.
 
     Whenever it is interrupted, the next sync goes on. No file is changed.
     """
-    from modelhub.report.synced import change_dict, sync_lines, tally
     from modelhub.syncing import sync as sync_libraries
+    from modelhub.syncing import watch as watch_libraries
 
     with open_catalog(catalog, sink) as opened:
-        report = sync_libraries(opened, libraries, processes=jobs)
+        if not watch:
+            return _answer_sync(sync_libraries(opened, libraries, processes=jobs), libraries, sink)
+        if sink.format == "json":
+            raise click.UsageError("--watch has no end to write one document at: use --format jsonl.")
+        sink.note("watching: Ctrl-C ends it")
+        for report in watch_libraries(opened, libraries, processes=jobs, every=every):
+            _answer_sync(report, libraries, sink)
+            sys.stdout.flush()
+    return ExitCode.OK
+
+
+def _answer_sync(report: SyncReport, libraries: Sequence[str], sink: Sink) -> int:
+    from modelhub.report.synced import change_dict, sync_lines, tally
+
     if sink.machine:
         from modelhub.report.json import SYNC_SCHEMA
 

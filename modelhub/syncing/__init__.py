@@ -6,8 +6,10 @@ compare     what of it is new, moved, changed, gone  (no file is opened)
 reading     what the headers of the new ones say     (in several processes)
 side_files  what the small files say that changed
 sync        the story, in batches that are each whole
+watching    the same again, whenever something has changed
 """
 
 from modelhub.syncing.sync import SyncReport, Unread, add_library, sync
+from modelhub.syncing.watching import watch
 
-__all__ = ["SyncReport", "Unread", "add_library", "sync"]
+__all__ = ["SyncReport", "Unread", "add_library", "sync", "watch"]

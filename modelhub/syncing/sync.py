@@ -80,7 +80,7 @@ def sync(
     Headers are read in as many *processes* as there are processors, or as are said. *on_change* is told of each change
     once it is written down. Nothing in the folders is changed. Raises :class:`~modelhub.errors.CatalogError`.
     """
-    roots = catalog.libraries.chosen([os.path.abspath(path) for path in libraries])
+    roots = chosen_libraries(catalog, libraries)
     run = _Run(catalog, on_change)
     walks = {root.id: walk(root) for root in roots}
     known = catalog.libraries.known(roots)
@@ -119,6 +119,11 @@ def sync(
         tuple(run.unread),
         side_files,
     )
+
+
+def chosen_libraries(catalog: Catalog, paths: Sequence[str]) -> list[LibraryRoot]:
+    """The libraries at *paths*, all of them for none; raises :class:`~modelhub.errors.Conflict` for another path."""
+    return catalog.libraries.chosen([os.path.abspath(path) for path in paths])
 
 
 def _there_and_not(
