@@ -75,6 +75,7 @@ _ENTRIES = select(
 ).select_from(record.join(content, record.c.content_id == content.c.id).join(_SPEAKER, _SPEAKER.c.id == HOLDER))
 
 
+_RATING = select(_SPEAKER.c.rating).where(_SPEAKER.c.id == HOLDER).correlate(record).scalar_subquery()
 _FIRST_PATH = (
     select(func.min(location.c.path))
     .where(location.c.content_id == content.c.id, location.c.live_key.is_not(None))
@@ -132,7 +133,6 @@ def matching(connection: Connection, query: Query) -> list[Entry]:
     wanted = (
         select(record.c.id)
         .join_from(record, content, record.c.content_id == content.c.id)
-        .join(_SPEAKER, _SPEAKER.c.id == HOLDER)
         .where(*_conditions(connection, query))
         .order_by(*_order(query.sort))
     )
@@ -243,7 +243,7 @@ def _order(sort: str) -> Sequence[ColumnElement[Any]]:
         "kind": func.coalesce(record.c.kind, ""),
         "architecture": func.coalesce(record.c.architecture, ""),
         "precision": func.coalesce(record.c.precision, ""),
-        "rating": func.coalesce(_SPEAKER.c.rating, -1),
+        "rating": func.coalesce(_RATING, -1),
         "path": func.coalesce(_FIRST_PATH, ""),
         "verdict": case({label: rank for rank, label in enumerate(VERDICTS)}, value=record.c.verdict, else_=-1),
     }
