@@ -30,7 +30,7 @@ test-postgres: $(VENV)/dev
 	  || { echo "install the PostgreSQL server, 15 or newer (Debian and Ubuntu: sudo apt-get install postgresql)" >&2; exit 1; }
 	$(BIN)/python -m pytest -m postgres
 
-# Conversions and organising killed at random moments: never a part of a target, never a changed or lost source.
+# Conversions, organising, syncs, hashing and migrations killed at random moments: nothing is lost or half done.
 kill: $(VENV)/dev
 	$(BIN)/python -m pytest -m kill
 
