@@ -150,7 +150,7 @@ def check_target(
         if _exists(path):
             read = any(isinstance(source, LocalSource) and _is_same_file(path, source) for source in plan.sources())
             if read and not in_place:
-                hint = "name another target" + (", or say --in-place" if path.endswith(".safetensors") else "")
+                hint = "name another target" + (", or say --in-place" if plan.source.endswith(".safetensors") else "")
                 raise WouldOverwrite(f"{path}: it is the source itself", hint=hint)
             if plan.is_folder:
                 if not os.path.isdir(path) or os.listdir(path):

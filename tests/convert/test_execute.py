@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from modelhub.convert import ConversionOptions, convert, dtype_rule
 from modelhub.convert import target as target_module
 from modelhub.convert.target import PartFile
 from modelhub.errors import (
@@ -105,9 +106,18 @@ def test_the_source_is_never_the_target(checkpoint, out, link, force):
     for target in (checkpoint, out / "alias"):
         with pytest.raises(WouldOverwrite, match="is the source itself") as caught:
             run(checkpoint, target, force=force)
-        assert caught.value.hint == "name another target, or say --in-place"
+        assert caught.value.hint == "name another target"
     assert sha256(checkpoint) == before
     assert names(out) == {"alias"}
+
+
+def test_a_safetensors_file_is_said_to_be_rewritten_in_place(tmp_path):
+    """Where the source's own name can be its target, the refusal says by which option."""
+    path = tmp_path / "m.safetensors"
+    save_file({"w": torch.ones(3)}, path)
+    with pytest.raises(WouldOverwrite) as caught:
+        convert(path, path, options=ConversionOptions(dtypes=(dtype_rule("fp16"),)))
+    assert caught.value.hint == "name another target, or say --in-place"
 
 
 def test_a_symbolic_link_as_target_is_replaced_itself(checkpoint, out):
