@@ -247,6 +247,10 @@ def measure(folder: str, files: int) -> str:
     rows += [f"| {name} | {seconds * 1000:.1f} ms |" for name, seconds in searches(catalog).items()]
     rows += ["", "| one file | time |", "|---|---:|", *peers(library, min(200, files))]
     rows += ["", f"The catalog takes {os.path.getsize(catalog) / 1e6:,.0f} MB."]
+    rows += [
+        "Every file has metadata of its own; one in ten is a LoRA with a list of tensors that no other has, the others",
+        "share 54 lists of LoRAs, 16 of embeddings, 2 of checkpoints and one of a VAE.",
+    ]
     return "\n".join(rows) + "\n"
 
 
