@@ -25,7 +25,7 @@ def open_path(path: str | os.PathLike[str]) -> Iterator[Container]:
 
             yield read_folder(name, stack)
         elif is_remote(name):
-            hint = "download it first"
+            hint = "'modelhub fetch' downloads it"
             raise SourceError(f"{name}: an address; what lies there has to be here for this", path=name, hint=hint)
         else:
             yield open_container(stack.enter_context(open_local(name)))

@@ -129,6 +129,39 @@ def about(reference: Reference) -> ModelInfo:
         return _api().model_info(reference.repo, revision=reference.revision, timeout=_TIMEOUT)
 
 
+def claims_of(info: ModelInfo) -> dict[str, object]:
+    """What a repository says of itself: ``licence``, ``base_model``, ``tags`` and ``gated``, as far as it says it."""
+    card: dict[str, object] = vars(info.card_data) if info.card_data is not None else {}
+    said = {
+        "licence": card.get("license"),
+        "base_model": card.get("base_model"),
+        "tags": list(info.tags or ()),
+        "gated": info.gated,
+    }
+    return {key: value for key, value in said.items() if value}
+
+
+def download(reference: Reference, folder: str, *, quiet: bool) -> str:
+    """Download the file *reference*, pinned, to below *folder* by its path, resuming what was begun; returns its path.
+
+    All of it is huggingface_hub's: tries, resuming, Xet, ``HF_HUB_OFFLINE``. Raises as :func:`about` does.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    if quiet:
+        disable_progress_bars()
+    with translated(reference):
+        return hf_hub_download(
+            reference.repo,
+            reference.path,
+            revision=reference.revision,
+            local_dir=folder,
+            endpoint=endpoint(),
+            library_name="modelhub",
+        )
+
+
 def files_of(reference: Reference) -> Iterator[HubFile]:
     """The files in the folder *reference* and below, in the order of their paths; one that is a file itself.
 

@@ -38,7 +38,7 @@ def open_address(address: str, stack: ExitStack, *, whole: bool = False) -> Remo
     *stack* closes it. *whole* is the consent to read all of a file. Raises :class:`~modelhub.errors.SourceError` when
     it cannot be had.
     """
-    reference = _reference_of(address)
+    reference = reference_of(address)
     if reference is None:
         web = Web()
         stack.callback(web.close)
@@ -68,7 +68,7 @@ def what_lies_at(
     *is_one* says whether a folder is one model, by the names in it and whether it has no folders. Raises
     :class:`~modelhub.errors.SourceError` when it cannot be listed.
     """
-    reference = _reference_of(address)
+    reference = reference_of(address)
     if reference is None:
         yield Lying(address)
         return
@@ -107,11 +107,11 @@ def _folders(paths: Iterable[str]) -> dict[str, set[str]]:
     return folders
 
 
-def _reference_of(address: str) -> Reference | None:
+def reference_of(address: str) -> Reference | None:
     """What *address* names on the Hub, ``None`` elsewhere, where huggingface_hub is not needed."""
     hosts = ("huggingface.co", urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc)
     if not address.startswith(HUB) and urlsplit(address).netloc not in hosts:
         return None
-    from modelhub.source.hub import reference_of
+    from modelhub.source import hub
 
-    return reference_of(address)
+    return hub.reference_of(address)

@@ -33,7 +33,7 @@ MOST_BYTES, MOST_REQUESTS = 64 << 20, 256
 
 _TRIES = 3
 _RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18})")
-_WHOLE = "--deep reads it whole; or download it, and scan it here"
+_WHOLE = "--deep reads it whole; 'modelhub fetch' downloads it and judges it here"
 
 
 class RemoteSource:

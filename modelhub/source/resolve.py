@@ -70,7 +70,7 @@ class _Finder:
     def _far(self, address: str) -> Iterator[Found | SourceError]:
         """What lies at *address*; of a repository's files, those with a model's name."""
         if not self._addresses:
-            hint = "download it first"
+            hint = "'modelhub fetch' downloads it"
             yield SourceError(
                 f"{address}: an address; what lies there has to be here for this", path=address, hint=hint
             )

@@ -23,7 +23,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.delenv(name, raising=False)
     with running() as started:
         monkeypatch.setenv("HF_ENDPOINT", started.url)
-        monkeypatch.setattr(constants, "ENDPOINT", started.url)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf-cache"))
         yield started

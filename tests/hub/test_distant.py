@@ -274,7 +274,7 @@ def test_too_much_to_read_from_here(hub: Hub, tmp_path: Path) -> None:
     hub.repo("org/odd", {"odd.pt": tmp_path / "odd.pt"})
     with pytest.raises(SourceError, match=r"requests|MiB") as caught:
         verbs.scan("hf://org/odd/odd.pt")
-    assert "download" in caught.value.hint
+    assert "fetch" in caught.value.hint
 
 
 def _safetensors(seed: int) -> bytes:

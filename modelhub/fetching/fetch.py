@@ -1,0 +1,229 @@
+"""Downloading what was planned: into quarantine first, and out of it only what is whole and safe.
+
+The quarantine is a hidden folder beside the targets, which no walk enters. huggingface_hub downloads into it and goes
+on there with what was interrupted. A file leaves it when its bytes have the length and the SHA-256 that were claimed
+and a scan of all of it says SAFE; then it gets its name, whole, and a note of its origin beside it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from modelhub import __version__, verbs
+from modelhub.convert import convert
+from modelhub.convert.target import PartFile, rename_to_free_name, write_error
+from modelhub.errors import ModelHubError, NoSpace, SourceError, UnsafeModelError, WouldOverwrite
+from modelhub.fetching.plan import FetchPlan, PlannedFile, Unit
+from modelhub.scan import Policy, ScanReport, Verdict, load_policy
+from modelhub.source import digest_of, open_local
+from modelhub.source.network import reference_of
+
+QUARANTINE = ".modelhub-quarantine"
+_MARGIN = 64 << 20
+"""Bytes that are left free on the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """What became of one unit.
+
+    ``action``: ``fetched``, ``salvaged`` (its tensors alone), ``already there``, ``refused`` (before it was
+    downloaded), ``in quarantine`` (downloaded, and not admitted) or ``failed``. ``target`` is where it, or what was
+    made of it, lies; ``reports`` what was said of it last.
+    """
+
+    unit: Unit
+    action: str
+    target: str | None
+    reports: tuple[ScanReport, ...]
+    error: ModelHubError | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        return max((report.verdict for report in self.reports), default=Verdict.UNKNOWN)
+
+
+def fetch(
+    plan: FetchPlan,
+    *,
+    salvage: bool = False,
+    policy: Policy | None = None,
+    quiet: bool = True,
+    on_unit: Callable[[Unit], None] | None = None,
+) -> Iterator[FetchResult]:
+    """Carry *plan* out; a result for each unit, as it is done, whatever becomes of the others.
+
+    What is not SAFE is not downloaded, unless it could only not be judged from a distance, or *salvage* is given: then
+    its tensors are copied into a safetensors file, and it is removed. Raises :class:`NoSpace` before anything is
+    downloaded.
+    """
+    needed = sum(unit.size for unit in plan.units if unit.may_be_fetched or salvage)
+    if needed + _MARGIN > plan.free:
+        raise NoSpace(f"{plan.folder}: {needed:,} bytes are to be downloaded, and {plan.free:,} are free")
+    run = _Run(plan, salvage, policy or load_policy(), quiet)
+    for unit in plan.units:
+        if on_unit is not None:
+            on_unit(unit)
+        try:
+            yield run.take(unit)
+        except ModelHubError as error:
+            yield FetchResult(unit, "failed", None, unit.reports, error)
+        except OSError as error:
+            yield FetchResult(unit, "failed", None, unit.reports, write_error(error, unit.target))
+
+
+class _Run:
+    """One run of :func:`fetch`."""
+
+    def __init__(self, plan: FetchPlan, salvage: bool, policy: Policy, quiet: bool) -> None:
+        self._plan = plan
+        self._salvage = salvage
+        self._policy = policy
+        self._quiet = quiet
+
+    def take(self, unit: Unit) -> FetchResult:
+        if _is_there(unit):
+            return FetchResult(unit, "already there", unit.target, unit.reports)
+        if not unit.may_be_fetched and not (self._salvage and not unit.is_folder):
+            return FetchResult(unit, "refused", None, unit.reports)
+        if os.path.lexists(unit.target):
+            raise WouldOverwrite(f"{unit.target}: exists already, and is something else", hint="move it away")
+        lying = self._download(unit)
+        report = verbs.scan(lying, policy=self._policy, digest=not unit.is_folder)
+        if report.verdict is Verdict.SAFE:
+            self._admit(lying, unit)
+            return FetchResult(unit, "fetched", unit.target, (report,))
+        if self._salvage and not unit.is_folder:
+            target = os.path.splitext(unit.target)[0] + ".safetensors"
+            os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+            convert(lying, target, salvage=True, policy=self._policy)
+            os.unlink(lying)
+            self._note_origin(unit, target, salvaged=True)
+            self._tidy()
+            return FetchResult(unit, "salvaged", target, (report,))
+        refused = UnsafeModelError(f"{lying}: {report.verdict.label}, so it stays in quarantine", report)
+        return FetchResult(unit, "in quarantine", lying, (report,), refused)
+
+    def _download(self, unit: Unit) -> str:
+        """Bring all files of *unit* into quarantine and compare them with what is claimed; returns where it lies."""
+        reference = reference_of(unit.address)
+        place = os.path.join(self._plan.folder, QUARANTINE)
+        if reference is None:
+            os.makedirs(place, exist_ok=True)
+            return _download_file(unit, place)
+        from modelhub.source import hub
+
+        place = os.path.join(place, f"{reference.repo.replace('/', '--')}@{reference.revision}")
+        for file in unit.files:
+            path = hub.download(reference._replace(path=file.path), place, quiet=self._quiet)
+            _compare(path, file)
+        lying = os.path.join(place, *filter(None, unit.path.split("/")))
+        if unit.is_folder:
+            _remove_others(lying, {file.path.removeprefix(unit.path) for file in unit.files})
+        return lying
+
+    def _admit(self, lying: str, unit: Unit) -> None:
+        """Give what lies in quarantine its name, whole or not at all."""
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(unit.target)), exist_ok=True)
+            if unit.is_folder:
+                shutil.rmtree(os.path.join(lying, ".cache"), ignore_errors=True)
+                os.rename(lying, unit.target)
+            else:
+                rename_to_free_name(lying, unit.target)
+        except OSError as error:
+            raise write_error(error, unit.target) from error
+        self._note_origin(unit, unit.target, salvaged=False)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what huggingface_hub noted of files that have left, and folders that are empty."""
+        top = os.path.join(self._plan.folder, QUARANTINE)
+        for place, _, files in os.walk(top, topdown=False):
+            if f"{os.sep}.cache{os.sep}" in place + os.sep:
+                for name in files:
+                    if not name.endswith(".incomplete"):
+                        with suppress(OSError):
+                            os.unlink(os.path.join(place, name))
+            with suppress(OSError):
+                os.rmdir(place)
+
+    def _note_origin(self, unit: Unit, target: str, *, salvaged: bool) -> None:
+        """Write beside *target* where it comes from, as what the source says of it on this day."""
+        origin = {
+            "schema": "modelhub.origin/1",
+            "address": unit.address,
+            "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "version": __version__,
+            "salvaged": salvaged,
+            "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in unit.files],
+            "claims": self._plan.claims,
+        }
+        data = json.dumps(origin, indent=2, default=str).encode() + b"\n"
+        with PartFile(f"{target}.origin.json", len(data)) as part:
+            part.write_at(0, data)
+            part.sync()
+            part.commit(force=True)
+
+
+def _remove_others(folder: str, wanted: set[str]) -> None:
+    """Leave only the files *wanted*, by relative path, in the quarantined *folder*, and huggingface_hub's own."""
+    for place, _, names in os.walk(folder):
+        below = os.path.relpath(place, folder).replace(os.sep, "/")
+        if below.split("/")[0] == ".cache":
+            continue
+        for name in names:
+            if (name if below == "." else f"{below}/{name}") not in wanted:
+                os.unlink(os.path.join(place, name))
+
+
+def _is_there(unit: Unit) -> bool:
+    """Whether all files of *unit* lie at their target, by their length and, where it is known, their SHA-256."""
+    for file in unit.files:
+        below = file.path.removeprefix(unit.path).split("/") if unit.is_folder else []
+        path = os.path.join(unit.target, *below)
+        try:
+            _compare(path, file)
+        except SourceError:
+            return False
+    return True
+
+
+def _compare(path: str, file: PlannedFile) -> None:
+    """Raise :class:`SourceError` unless *path* has the length and the SHA-256 that are claimed of *file*."""
+    with open_local(path) as source:
+        if source.size != file.size:
+            raise SourceError(f"{path}: {source.size:,} bytes, of {file.size:,} that are claimed")
+        if file.sha256 is not None and (found := digest_of(source).sha256) != file.sha256:
+            raise SourceError(f"{path}: its SHA-256 is {found}, and {file.sha256} is claimed")
+
+
+def _download_file(unit: Unit, place: str) -> str:
+    """Download the one file of *unit* from an address outside the Hub into the folder *place*."""
+    from modelhub.source.web import Web, read_body
+
+    [file] = unit.files
+    path = os.path.join(place, file.path)
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    web = Web()
+    try:
+        with web.get(unit.address, {}, unit.address) as response, PartFile(path, file.size) as part:
+            offset = 0
+            for piece in read_body(response, file.size + 1, unit.address):
+                part.write_at(offset, piece)
+                offset += len(piece)
+            if offset != file.size:
+                raise SourceError(f"{unit.address}: the server sent {offset:,} bytes of {file.size:,}")
+            part.sync()
+            part.commit(force=True)
+    finally:
+        web.close()
+    _compare(path, file)
+    return path
