@@ -19,10 +19,10 @@ from modelhub.termination import Terminated
 
 COMMANDS: Mapping[str, str] = {
     "intake": "Examine, convert, identify and catalogue downloads: the main job.",
+    "fetch": "Download models that are safe, judged before and after.",
     "demo": "Build a sample library in a folder of its own and run intake on it.",
     "scan": "Say what loading a file would do: verdict and findings, nothing changed.",
     "inspect": "Say which model a file is: container, identity, tensors, metadata.",
-    "fetch": "Download models that are safe, judged before and after.",
     "explain": "Explain a rule of the scanner: its meaning, an example, what to do.",
     "hash": "Compute the digests that people know model files by, in one reading.",
     "convert": "Turn a checkpoint into safetensors, never executing anything.",
