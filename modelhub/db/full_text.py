@@ -113,28 +113,34 @@ def about_of(texts: Iterable[str], triggers: Iterable[str]) -> str:
     return distinct_words([*texts, *triggers], INDEXED)
 
 
+IN_ORDER = (side_file.c.ended.is_not(None), side_file.c.dialect, side_file.c.id)
+"""How the side files of one content are told: those that are beside it first."""
+
+# Built once: a sync asks them of each content, and building costs more than asking.
+_CONTENT: BindParameter[int] = bindparam("content")
+_HOLDER = select(HOLDER).where(record.c.content_id == _CONTENT).scalar_subquery()
+_TEXTS = (
+    select(record.c.name).where(record.c.content_id == _CONTENT),
+    select(record.c.notes).where(record.c.id == _HOLDER),
+    select(record_tag.c.tag).where(record_tag.c.record_id == _HOLDER),
+    select(location.c.path).where(location.c.content_id == _CONTENT, location.c.live_key.is_not(None)),
+)
+_BESIDE = select(side_file.c.claims).where(side_file.c.content_id == _CONTENT).order_by(*IN_ORDER)
+_PUT_ABOUT = update(search_text).where(search_text.c.content_id == _CONTENT).values(about=bindparam("found"))
+_PUT_TRIGGERS = update(record).where(record.c.content_id == _CONTENT).values(triggers=bindparam("found"))
+
+
 def put_about(connection: Connection, content_id: int, metadata: Mapping[str, str]) -> None:
     """Make the name, notes, tags, live paths and trigger words of *content_id*'s record searchable, and what is claimed
     of it beside its files; and let the record list the trigger words."""
-    texts: list[str] = []
-    holder = select(HOLDER).where(record.c.content_id == content_id).scalar_subquery()
-    for statement in (
-        select(record.c.name).where(record.c.content_id == content_id),
-        select(record.c.notes).where(record.c.id == holder),
-        select(record_tag.c.tag).where(record_tag.c.record_id == holder),
-        select(location.c.path).where(location.c.content_id == content_id, location.c.live_key.is_not(None)),
-    ):
-        texts += [part for row in connection.execute(statement) for part in row]
-    beside = select(side_file.c.claims).where(side_file.c.content_id == content_id)
-    said = list(connection.scalars(beside.order_by(*IN_ORDER)))
+    this = {"content": content_id}
+    texts = [str(part) for statement in _TEXTS for part in connection.scalars(statement, this)]
+    said = list(connection.scalars(_BESIDE, this))
     triggers = trigger_words(metadata, [phrase for claims in said for phrase in claims.get("triggers", ())])
     about = about_of([*texts, *(each for claims in said for each in _words_of(claims))], triggers)
-    connection.execute(update(search_text).where(search_text.c.content_id == content_id).values(about=about))
-    connection.execute(update(record).where(record.c.content_id == content_id).values({"triggers": listed(triggers)}))
+    connection.execute(_PUT_ABOUT, {**this, "found": about})
+    connection.execute(_PUT_TRIGGERS, {**this, "found": listed(triggers)})
 
-
-IN_ORDER = (side_file.c.ended.is_not(None), side_file.c.dialect, side_file.c.id)
-"""How the side files of one content are told: those that are beside it first."""
 
 _CLAIMED = ("name", "version", "base_model", "kind", "creator", "notes", "description")
 _CLAIMED_AT_MOST = 4000

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Insert, Table, delete, insert, select, update
+from sqlalchemy import Connection, Insert, Table, bindparam, delete, insert, select, update
 
 from modelhub.db import artifacts, full_text, merging, search
 from modelhub.db.clock import now
@@ -185,10 +185,12 @@ def put_metadata(connection: Connection, content_id: int, metadata: Mapping[str,
     return True
 
 
+_METADATA = select(header.c.metadata).where(header.c.content_id == bindparam("content"))
+
+
 def metadata_of(connection: Connection, content_id: int) -> dict[str, str]:
     """What the bytes say of themselves."""
-    found = connection.scalar(select(header.c.metadata).where(header.c.content_id == content_id))
-    return dict(found or {})
+    return dict(connection.scalar(_METADATA, {"content": content_id}) or {})
 
 
 def index_record(connection: Connection, content_id: int) -> None:

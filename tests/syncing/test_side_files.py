@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ from modelhub.syncing import add_library, sync
 from tests.sidefiles import build
 from tests.sidefiles.build import packed
 from tests.syncing.files import lora, put
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog.open(str(tmp_path / "c.db")) as opened:
-        yield opened
 
 
 @pytest.fixture
