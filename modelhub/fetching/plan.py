@@ -150,18 +150,20 @@ def _groups(
     """What is admitted as one, by its path, with its files; and what is left out."""
     if pinned.path in listed:
         return [(pinned.path, (pinned.path,))], ()
+    top = f"{pinned.path.rstrip('/')}/" if pinned.path else ""
+    below = [path for path in listed if path.startswith(top)]
     groups: list[tuple[str, tuple[str, ...]]] = []
     left_out: list[tuple[str, str]] = []
     lying = what_lies_at(str(pinned), is_model_name, names_one_model)
     found = [each for address, folder in lying if folder and (each := reference_of(address)) is not None]
     models = tuple(each.path for each in found)
     for model in found:
-        inside = [path.removeprefix(model.path) for path in listed if path.startswith(model.path)]
+        inside = [path.removeprefix(model.path) for path in below if path.startswith(model.path)]
         choice = choose_folder(inside, _components(model, inside), variant, include)
         left_out += [(model.path + path, why) for path, why in choice.left_out]
         if choice.chosen:
             groups.append((model.path, tuple(model.path + path for path in choice.chosen)))
-    loose = choose_loose([path for path in listed if not path.startswith(models)], include)
+    loose = choose_loose([path for path in below if not path.startswith(models)], include)
     groups += [(path, (path,)) for path in loose.chosen]
     return groups, tuple(sorted([*left_out, *loose.left_out]))
 

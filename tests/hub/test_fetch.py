@@ -191,6 +191,14 @@ def test_include(hub: Hub, tmp_path: Path) -> None:
     assert fetched("hf://org/m", "--include", "z*").code == 2
 
 
+@pytest.mark.parametrize("path", ["loras", "loras/", "loras/b.safetensors"])
+def test_a_part_of_a_repository(hub: Hub, tmp_path: Path, path: str) -> None:
+    """A folder of a repository, with or without a slash, or one file of it, is fetched without what lies around it."""
+    hub.repo("org/m", {f"{name}.safetensors": safetensors(tmp_path, 1) for name in ("a", "loras/b", "loras2/c")})
+    assert fetched(f"hf://org/m/{path}").code == 0
+    assert [name for name in files() if name.endswith(".safetensors")] == ["m/loras/b.safetensors"]
+
+
 def test_any_other_download(hub: Hub, tmp_path: Path) -> None:
     """A file of any server goes through the same gate; with ``--sha256`` its bytes must be those."""
     data = safetensors(tmp_path, 1)
