@@ -1,4 +1,7 @@
-"""Databases for catalogs: a file, and, where a PostgreSQL server is installed, a database of a server of the tests'."""
+"""Databases for catalogs: a file, and, where a PostgreSQL server is installed, a database of a server of the tests'.
+
+Hypothesis sets no test a time: a busy machine is no fault of the code.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from modelhub.db import Catalog
 from tests.postgresql import Server, programs, running
+
+settings.register_profile("modelhub", deadline=None)
+settings.load_profile("modelhub")
 
 needs_server = pytest.mark.postgres if programs() else pytest.mark.skip(reason="no PostgreSQL server is installed")
 BACKENDS = ["sqlite", *([pytest.param("postgresql", marks=pytest.mark.postgres)] if programs() else [])]

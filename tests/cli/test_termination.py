@@ -133,7 +133,7 @@ def test_an_exception_that_python_swallows_comes_again() -> None:
     """A signal that comes within a finaliser, whose exceptions are ignored, ends the process all the same."""
     done = python(
         """
-        import signal, time
+        import os, signal, time
         from modelhub import termination
         termination.listen()
         class Odd:
@@ -141,7 +141,7 @@ def test_an_exception_that_python_swallows_comes_again() -> None:
                 signal.raise_signal(signal.SIGTERM)
         try:
             Odd()
-            print("swallowed", flush=True)
+            os.write(1, b"swallowed\n")
             time.sleep(30)
         except termination.Terminated as error:
             print(error.number)

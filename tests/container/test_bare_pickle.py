@@ -59,7 +59,7 @@ def test_arrays_of_every_type_in_every_protocol(protocol, dtype, size):
     assert scan(container).verdict is Verdict.SAFE
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.dictionaries(
         st.text("ab.", max_size=3),

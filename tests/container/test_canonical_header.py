@@ -91,7 +91,7 @@ def told(header: bytes) -> tuple[object, ...]:
     return tensors, state_dict and dict(state_dict.metadata), found.anomalies, found.skipped
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(headers())
 def test_the_quick_way_says_what_the_full_reader_says(header: bytes) -> None:
     """Whatever a header is, its tensors, metadata and everything wrong with it are those that JSON's reader finds."""

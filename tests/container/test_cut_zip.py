@@ -107,7 +107,7 @@ def test_before_the_first_storage_only_a_bound_is_told(tmp_path):
     assert len(container.state_dict) == len(SIZES)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_no_damage_makes_it_raise(tmp_path_factory, data):
     """Whatever bytes of what is left are changed, it opens and says that it is cut off."""

@@ -113,7 +113,7 @@ def test_no_number_is_believed_unchecked(data, rule):
     assert rule in rules(opened(data, "x.gguf"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, len(SOUND) - 1), st.binary(min_size=1, max_size=8))
 def test_no_damage_makes_it_raise(at, junk):
     """A damaged header opens as something."""

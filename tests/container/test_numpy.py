@@ -146,7 +146,7 @@ def test_objects_in_archives_of_arrays():
         assert imports(opened(build_zip([Part("a.npy", npy(np.ones(2))), Part("b.npy", evil, method=method)]))) >= EVIL
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.binary(max_size=50), st.sampled_from([1, 2, 3]))
 def test_no_header_makes_it_raise(header, after, version):
     """Any bytes for a header open as something."""

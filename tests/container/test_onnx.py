@@ -58,7 +58,7 @@ def test_data_beside_the_model_is_ordinary(path):
     assert rules(opened(initializer(path), "x.onnx")) == {"container.not-examined"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=100), st.integers(0, 60))
 def test_no_bytes_make_it_raise(junk, at):
     """A damaged model opens as something, and is never taken for examined."""

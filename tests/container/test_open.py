@@ -281,14 +281,14 @@ def check_never_raises(data: bytes) -> None:
             assert info.storage.start + info.storage.nbytes <= len(data)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=600))
 def test_no_bytes_make_it_raise(data):
     """Any bytes at all open as something."""
     check_never_raises(data)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from([b"PK\3\4", b"PK\5\6", b"\x80\x02", b"\x80\x04\x95", *[seed[:20] for seed in SEEDS]]),
     st.binary(max_size=400),
@@ -298,7 +298,7 @@ def test_no_beginning_makes_it_raise(start, data):
     check_never_raises(start + data)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_no_damage_makes_it_raise(data):
     """Nor does any damage to a sound file: changed, missing, doubled or added bytes."""

@@ -84,7 +84,7 @@ def test_header_is_byte_identical_to_the_librarys(metadata):
 NAMES = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda name: name != "__metadata__")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(NAMES, st.sampled_from(DTYPES), max_size=6))
 def test_header_is_byte_identical_for_any_names(kinds):
     """Names of any text are ordered and escaped as safetensors does it."""
@@ -211,7 +211,7 @@ def test_whatever_the_library_rejects_is_an_anomaly(name):
 HEADER = safetensors.torch.save({"a": torch.zeros(3), "b": torch.zeros(2, dtype=torch.float16)}, {"format": "pt"})
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(HEADER) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_no_mutation_is_accepted_that_the_library_rejects(changes):
     """For any damaged bytes: no exception, and never a clean bill where the reference implementation refuses."""

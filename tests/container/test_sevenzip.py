@@ -162,7 +162,7 @@ def _fixed(data: bytes) -> bytes:
     return data[:8] + struct.pack("<L", zlib.crc32(start)) + start + data[32:]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data(), st.booleans())
 def test_no_bytes_make_it_raise(data, pack_header):
     """Whatever stands in a header whose checksums match, opening the archive ends in a container."""

@@ -98,7 +98,7 @@ def test_tars_that_torch_does_not_write_are_not_safe(tmp_path, change):
     assert scan(opened(change(tar(tmp_path)), "m.pt")).verdict > Verdict.SAFE
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_no_damage_makes_it_raise(tmp_path_factory, data):
     """Whatever bytes are changed, it opens, and its tensors lie within the file."""

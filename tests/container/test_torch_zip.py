@@ -319,7 +319,7 @@ def test_cut_off_inside_its_pickle():
     assert imports(container) == imports(opened(hostile()))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_what_torch_reads_is_what_we_read(data):
     """Of any archive that torch's own reader opens, the pickle it gets is one that was traced.

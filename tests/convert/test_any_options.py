@@ -122,7 +122,7 @@ def wanted(name: str, view: TensorInfo, asked: ConversionOptions) -> DType:
     return dtype if dtype is not None and view.dtype.is_float else view.dtype
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(state_dicts(), options)
 def test_the_output_is_what_was_asked_for(found, asked):
     """Names, element types, shapes and values are as asked; every file is valid; every name is accounted for."""

@@ -65,7 +65,7 @@ def raw(tensor: torch.Tensor) -> bytes:
     return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(state_dicts(), st.booleans(), st.sampled_from([None, "state_dict", "model"]))
 def test_whatever_torch_saves(value, zipped, wrapper):
     """Types, views, sharing, nesting and names in any script survive; source and output have one content digest."""

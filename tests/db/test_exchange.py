@@ -282,7 +282,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_change_is_taken_in_or_refused(lines: list[str], empty: Path, tmp_path: Path, data: st.DataObject) -> None:
     """With any value of any row changed, an import ends in an error or in a sound catalog."""

@@ -22,7 +22,7 @@ from tests.db.conftest import Shelf, digest, report, stat
 # Everything that a Python text can hold, with what databases, patterns and escapes trip over made likely.
 TEXT = st.text(st.characters() | st.sampled_from("\0\udc80\ud800\\u%_/'\"0cd\u0300\ufdfa"), max_size=30)
 PATHS = TEXT.map(lambda text: "/m/" + text)
-BROAD = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+BROAD = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

@@ -383,7 +383,7 @@ def test_quoted_text_is_harmless():
         assert (finding.message + (finding.evidence or "")).isprintable()
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.lists(st.binary(min_size=1, max_size=60), min_size=60, max_size=60), st.sampled_from([b"", b"\x80\x02"]))
 def test_every_program_has_an_answer(programs, prefix):
     """Whatever bytes it is given, the child answers for each of them, and no failure is its end."""

@@ -49,14 +49,14 @@ def check(claims: Claims) -> None:
     assert all(isinstance(value, int | None) for value in (claims.model_id, claims.version_id))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(DIALECTS), st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=12))
 def test_wrong_types(dialect: str, data: dict[str, Any]) -> None:
     """Known fields with values of any type make no reader fail, and no claim of another type."""
     check(told_in(packed(data), dialect, "m.json", FILE).claims)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(DIALECTS), st.sampled_from(REAL), st.data())
 def test_one_value_replaced(dialect: str, real: dict[str, Any], data: st.DataObject) -> None:
     """A real file in which any one value, at any depth, is replaced by anything is read all the same."""
@@ -71,7 +71,7 @@ def test_one_value_replaced(dialect: str, real: dict[str, Any], data: st.DataObj
     check(told_in(packed(changed), dialect, "m.json", FILE).claims)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from((*DIALECTS, "description", "checksum", "configuration")), st.binary(max_size=200))
 def test_any_bytes(dialect: str, content: bytes) -> None:
     """Bytes that are nothing at all are a note, or a text."""
@@ -132,7 +132,7 @@ def test_markup_without_end(sign: str) -> None:
     assert without_markup(sign * (LONGEST_TEXT // len(sign))) is not None or sign == "<script>"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text(max_size=30) | st.sampled_from(("../m.json", "m.json", "m..json", ".json", "m.PNG"))))
 def test_any_names(names: list[str]) -> None:
     """Whatever files are called, only those named after a model stand beside one, in its own folder."""

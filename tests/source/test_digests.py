@@ -61,7 +61,7 @@ def test_blake3_where_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert digests_of(source(b"abc"))["blake3"] == hashlib.sha1(b"abc").hexdigest()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=300), chunk=st.integers(1, 64), cuts=st.lists(st.integers(0, 300), max_size=12))
 def test_any_chunks(data: bytes, chunk: int, cuts: list[int]) -> None:
     """However the file falls into chunks, and however tensors lie over one another, the answers are the same."""
@@ -85,7 +85,7 @@ def test_a_file_that_ends_before_its_tensors() -> None:
     assert "tensors" not in digests_of(source(b"abc"), [Run(7, 5, "t")])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(min_size=8, max_size=90), chunk=st.integers(1, 40), cut=st.integers(0, 8))
 def test_components(data: bytes, chunk: int, cut: int) -> None:
     """A component has the fingerprint of a file that it is alone in, and of its cast that of the narrower file;

@@ -54,7 +54,7 @@ def whole(reading: Reading) -> Reading:
     return reading._replace(layout=None, observation=json.dumps(observation, sort_keys=True))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     files=st.lists(
         st.tuples(

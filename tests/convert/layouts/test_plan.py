@@ -205,7 +205,7 @@ def test_a_folder_without_stable_diffusion_is_refused(folder: dict[str, dict[str
 NAMES = sorted(set(shapes_of("sd-1", width=SMALL)) | set(shapes_of("sdxl", width=SMALL)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     architecture=st.sampled_from(ARCHITECTURES),
     changed=st.dictionaries(st.sampled_from(NAMES), st.lists(st.integers(0, 8), max_size=5).map(tuple), max_size=8),
@@ -223,7 +223,7 @@ def test_no_shapes_make_it_fail_otherwise(architecture, changed, lost) -> None:
     assert seen | {name for _, name in layout.unused} == shapes.keys()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(architecture=st.sampled_from(ARCHITECTURES), data=st.data())
 def test_no_folder_makes_it_fail_otherwise(architecture, data) -> None:
     """Nor does any folder: a checkpoint in which every tensor is accounted for, or a refusal."""
@@ -249,7 +249,7 @@ def test_no_folder_makes_it_fail_otherwise(architecture, data) -> None:
     assert seen | set(layout.unused) == {(part, name) for part, tensors in folder.items() for name in tensors}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_view_reads_what_it_says(data) -> None:
     """Rows, transposition and shape of any tensor, strided or not, read the elements that torch's operations give."""

@@ -188,7 +188,7 @@ def sdxl() -> Weights:
 VAE, CLIP, OPEN_CLIP = "first_stage_model.", "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     parts=st.sampled_from([(VAE,), (CLIP, OPEN_CLIP), (VAE, CLIP, OPEN_CLIP)]),
     dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn]),
