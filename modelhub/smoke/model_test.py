@@ -9,6 +9,7 @@ import torch
 
 from modelhub.smoke import images
 from modelhub.smoke.course import Course, difference
+from modelhub.smoke.pipelines import takes_picture
 from modelhub.smoke.sampling import Encoded, Sampler, decode_latents, encode_picture, statistics
 
 _COMPARED_STEPS = 2
@@ -32,7 +33,9 @@ def try_model(course: Course) -> None:
     teller.stage("probing the UNet")
     teller.tell(probe=sampler.probe(latents, empty))
     teller.stage("sampling")
-    sampled = sampler.sample(prompt, empty, guidance=spec.guidance)
+    first, second = (torch.from_numpy(each).permute(2, 0, 1)[None] for each in images.drawn(spec.size))
+    started = first if takes_picture(spec.pipeline) else None
+    sampled = sampler.sample(prompt, empty, guidance=spec.guidance, picture=started)
     plane = sampled.latents.float().cpu().numpy()[0, 0]
     teller.tell(latents=sampled.steps, latent_autocorrelation=images.autocorrelation(plane, 1))
     if sampled.steps[-1]["non_finite"]:
@@ -40,7 +43,12 @@ def try_model(course: Course) -> None:
     teller.stage("decoding the image")
     teller.tell(image=course.picture(sampled.latents))
     teller.stage("sampling again")
-    _compare(course, sampler, (prompt, other, empty), sampled.after)
+    _compare(course, sampler, (prompt, other, empty), sampled.after, (started, second))
+    if started is None and spec.image_to_image:
+        teller.stage("sampling from a picture")
+        made = [sampler.sample(prompt, empty, guidance=spec.guidance, picture=each) for each in (first, second)]
+        steps = made[0].steps
+        teller.tell(image_to_image={"latents": steps, "difference": difference(made[0].latents, made[1].latents)})
 
 
 def _round_trip(course: Course) -> torch.Tensor | None:
@@ -62,19 +70,29 @@ def _round_trip(course: Course) -> torch.Tensor | None:
 
 
 def _compare(
-    course: Course, sampler: Sampler, encoded: tuple[Encoded, Encoded, Encoded], after: dict[int, torch.Tensor]
+    course: Course,
+    sampler: Sampler,
+    encoded: tuple[Encoded, Encoded, Encoded],
+    after: dict[int, torch.Tensor],
+    pictures: tuple[torch.Tensor | None, torch.Tensor],
 ) -> None:
-    """Tell by how much latents differ from the image's when nothing, the prompt and the guidance are changed."""
+    """Tell by how much latents differ from the image's when nothing, the prompt and the guidance are changed.
+
+    *pictures* are what the image was made from, if anything, and another one, which is then tried as well.
+    """
     steps = min(_COMPARED_STEPS, max(after))
     prompt, other, empty = encoded
+    started, another = pictures
     runs = {
-        "repetition": (prompt, course.spec.guidance),
-        "other_prompt": (other, course.spec.guidance),
-        "no_guidance": (prompt, 1.0),
+        "repetition": (prompt, course.spec.guidance, started),
+        "other_prompt": (other, course.spec.guidance, started),
+        "no_guidance": (prompt, 1.0, started),
     }
+    if started is not None:
+        runs["other_picture"] = (prompt, course.spec.guidance, another)
     differences = {}
-    for name, (conditioning, guidance) in runs.items():
-        again = sampler.sample(conditioning, empty, guidance=guidance, stop_after=steps)
+    for name, (conditioning, guidance, picture) in runs.items():
+        again = sampler.sample(conditioning, empty, guidance=guidance, stop_after=steps, picture=picture)
         differences[name] = difference(again.after[steps], after[steps])
     course.teller.tell(differences=differences)
 

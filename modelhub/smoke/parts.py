@@ -29,10 +29,19 @@ from modelhub.scan import Verdict, scan
 from modelhub.smoke.spec import Component, TensorFile, TensorView
 from modelhub.source import LocalSource
 
-PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline"})
-"""Pipelines that are run: text to image."""
+PIPELINES = frozenset(
+    {
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionInstructPix2PixPipeline",
+        "StableDiffusionPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLPipeline",
+    }
+)
+"""Pipelines that are run."""
 
-_NATIVE = {"sd-1": 512, "sd-2": 512, "sdxl": 1024}
+_NATIVE = {"sd-1": 512, "sd-2": 512, "sdxl": 1024, "sdxl-refiner": 1024}
 _SD2_V_SIZE = 768
 """Pixels that models were trained at (SD 2 with v-prediction: 768)."""
 
@@ -137,7 +146,7 @@ def _parts(
     pipeline = str(index["_class_name"]) if whole else ""
     scheduler = layout.configs["scheduler/scheduler_config.json"]
     if pipeline:
-        _require_whole(pipeline, layout, index, scheduler)
+        _require_whole(pipeline, layout, scheduler)
     native = _NATIVE.get(architecture or "", 512)
     if architecture == "sd-2" and scheduler["prediction_type"] == "v_prediction":
         native = _SD2_V_SIZE
@@ -201,10 +210,12 @@ def _view(views: tuple[View, ...], origins: Mapping[Place, Origin]) -> TensorVie
     return TensorView(file, name, view.rows, view.transposed, view.shape)
 
 
-def _require_whole(pipeline: str, layout: Layout, index: Mapping[str, object], scheduler: Mapping[str, object]) -> None:
+def _require_whole(pipeline: str, layout: Layout, scheduler: Mapping[str, object]) -> None:
     if pipeline not in PIPELINES:
         raise NotTestable(f"there is no test yet for what diffusers runs as {pipeline}")
-    needed = ("unet", "vae", "text_encoder", *(("text_encoder_2",) if "text_encoder_2" in index else ()))
+    xl = ("text_encoder_2",) if "XL" in pipeline else ()
+    encoders = xl if pipeline == "StableDiffusionXLImg2ImgPipeline" else ("text_encoder", *xl)
+    needed = ("unet", "vae", *encoders)
     absent = [name for name in needed if name not in layout.components]
     if absent:
         raise NotTestable(f"it has no {' and no '.join(absent)}")

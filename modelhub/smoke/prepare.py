@@ -74,6 +74,7 @@ def _spec(path: str, identity: Identity, parts: Parts, settings: Settings) -> Sm
         device=settings.device,
         dtype=settings.dtype,
         tokenizer=settings.tokenizer,
+        image_to_image=not quick,
     )
 
 

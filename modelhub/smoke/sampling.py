@@ -1,4 +1,4 @@
-"""Text to image by diffusers' own pipelines, from prompts that are encoded here, watched at every step."""
+"""Sampling by diffusers' own pipelines, from prompts that are encoded here, watched at every step."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from modelhub.smoke.loading import Place
+from modelhub.smoke.pipelines import FROM_PICTURE, beside_noise, picture_inputs, pipeline_of
 from modelhub.smoke.spec import SmokeSpec
 from modelhub.smoke.tokens import tokenizer_for
 
@@ -49,27 +50,10 @@ class Sampler:
         self._encoders = {name: modules[name] for name in ("text_encoder", "text_encoder_2") if name in modules}
         self._tokenizers = [tokenizer_for(encoder.config, spec.tokenizer) for encoder in self._encoders.values()]
         self.scheduler = _scheduler(spec.scheduler)
-        shared = {"vae": modules["vae"], "unet": modules["unet"], "scheduler": self.scheduler, "tokenizer": None}
-        if spec.pipeline == "StableDiffusionXLPipeline":
-            self._pipeline: Any = StableDiffusionXLPipeline(
-                text_encoder=modules["text_encoder"],
-                text_encoder_2=modules["text_encoder_2"],
-                tokenizer_2=None,
-                add_watermarker=False,
-                **shared,
-            )
-        else:
-            self._pipeline = StableDiffusionPipeline(
-                text_encoder=modules["text_encoder"],
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-                **shared,
-            )
-        self._pipeline.set_progress_bar_config(disable=True)
+        self._pipelines: dict[str, Any] = {}
 
     def encode(self, text: str, vectors: Mapping[str, torch.Tensor] | None = None) -> Encoded:
-        """*text* as the pipelines of diffusers encode it: SDXL by the last but one layer of both encoders.
+        """*text* as the pipelines of diffusers encode it: SDXL by the last but one layer of its encoders.
 
         *vectors*, ``(n, width)`` by encoder, stand before the words as if a token's name were written there.
         """
@@ -79,22 +63,39 @@ class Sampler:
             ids = tokenizer(text) if own is None else _with_room(tokenizer(text), len(own))
             with _standing_in(encoder, own):
                 outputs.append(encoder(torch.tensor([ids], device=self._place.device), output_hidden_states=True))
-        if len(outputs) == 1:
+        if "text_encoder_2" not in self._encoders:
             return Encoded(outputs[0][0])
         tokens = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         return Encoded(tokens, outputs[-1][0])
 
     def empty(self, prompt: Encoded) -> Encoded:
-        """What *prompt* is held against: SDXL's is zero, the others' the encoding of no words."""
-        return self.encode("") if prompt.pooled is None else prompt.zeros()
+        """What *prompt* is held against: with both encoders of SDXL it is zero, else the encoding of no words."""
+        return prompt.zeros() if len(self._encoders) > 1 else self.encode("")
 
-    def sample(self, prompt: Encoded, empty: Encoded, *, guidance: float, stop_after: int | None = None) -> Sampled:
-        """Latents for *prompt* against *empty*, from the noise of the test's seed; at most *stop_after* steps run."""
+    def sample(
+        self,
+        prompt: Encoded,
+        empty: Encoded,
+        *,
+        guidance: float,
+        stop_after: int | None = None,
+        picture: torch.Tensor | None = None,
+    ) -> Sampled:
+        """Latents for *prompt* against *empty*, from the noise of the test's seed; at most *stop_after* steps are kept.
+
+        *picture*, ``(1, 3, size, size)`` from 0 to 1, is what the pipeline starts from, if it is one that does or that
+        has a twin that does.
+        """
+        name = self._spec.pipeline
+        if picture is not None:
+            name = FROM_PICTURE.get(name, name)
+        if name not in self._pipelines:
+            self._pipelines[name] = pipeline_of(name, self._modules, self.scheduler)
         sampled = Sampled(torch.empty(0))
 
         def watch(pipeline: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
             latents = values["latents"]
-            if not pipeline.interrupt:
+            if not getattr(pipeline, "interrupt", False) and (stop_after is None or step < stop_after):
                 sampled.latents = latents
                 sampled.after[step + 1] = latents.clone()
                 sampled.steps.append(statistics(latents))
@@ -105,10 +106,12 @@ class Sampler:
         given: dict[str, Any] = {"prompt_embeds": prompt.tokens, "negative_prompt_embeds": empty.tokens}
         if prompt.pooled is not None:
             given |= {"pooled_prompt_embeds": prompt.pooled, "negative_pooled_prompt_embeds": empty.pooled}
-        self._pipeline(
+        if picture is not None:
+            given |= picture_inputs(name, picture)
+        if picture is None or "Inpaint" in name:
+            given |= {"height": self._spec.size, "width": self._spec.size}
+        self._pipelines[name](
             **given,
-            height=self._spec.size,
-            width=self._spec.size,
             num_inference_steps=self._spec.steps,
             guidance_scale=guidance,
             generator=torch.Generator("cpu").manual_seed(self._spec.seed),
@@ -128,13 +131,15 @@ class Sampler:
         extra: dict[str, Any] = {}
         if empty.pooled is not None:
             side = float(self._spec.size)
-            sizes = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=latents.device, dtype=latents.dtype)
+            last = [side, side] if len(self._encoders) > 1 else [6.0]  # the refiner's: an aesthetic score
+            sizes = torch.tensor([[side, side, 0.0, 0.0, *last]], device=latents.device, dtype=latents.dtype)
             extra["added_cond_kwargs"] = {
                 "text_embeds": empty.pooled.expand(len(latents), -1),
                 "time_ids": sizes.expand(len(latents), -1),
             }
+        beside = beside_noise(self._spec.pipeline, latents, self._modules["vae"].config.scaling_factor)
         told = self._modules["unet"](
-            kept * latents + added * noise,
+            torch.cat([kept * latents + added * noise, *beside], dim=1),
             torch.tensor(PROBED_STEP, device=latents.device),
             encoder_hidden_states=empty.tokens.expand(len(latents), -1, -1),
             **extra,

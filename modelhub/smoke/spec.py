@@ -123,7 +123,8 @@ class SmokeSpec:
     *pipeline* is the class of diffusers' pipeline (``""`` for a VAE alone); *scheduler* its scheduler's configuration;
     *steps*, *size* (pixels) and *seed* what is generated; *unused* the names in the file that nothing loads. With
     *adapter*, all of these are those of the model that it is put on, *base* (``None``: one of random weights).
-    *reference* is a PNG file that the image is compared with.
+    *reference* is a PNG file that the image is compared with; with *image_to_image* a model for text starts from a
+    picture as well.
     """
 
     path: str
@@ -145,6 +146,7 @@ class SmokeSpec:
     adapter: AdapterSpec | None = None
     base: str | None = None
     reference: str | None = None
+    image_to_image: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -19,7 +19,7 @@ from modelhub.smoke import Settings, SmokeResult, SmokeSpec, images
 from modelhub.smoke.loading import CannotLoad, NoDevice, place_of
 from modelhub.smoke.prepare import prepare
 from tests.smoke.course import carried_out, outcomes, unpassed
-from tests.smoke.tiny import UNET, VAE, Weights, healthy, healthy_vae, random, save, vae_shapes
+from tests.smoke.tiny import UNET, VAE, Weights, from_picture, healthy, healthy_vae, random, save, vae_shapes
 
 SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
 Test = Callable[[Weights], SmokeResult]
@@ -54,6 +54,36 @@ def test_a_healthy_model_passes_every_check(tried: Test, architecture: str) -> N
     assert result.image is not None
     assert result.image.startswith(b"\x89PNG")
     assert b"bicycle" in result.image
+
+
+@pytest.mark.parametrize(("architecture", "channels"), [("sd-1", 9), ("sdxl", 9), ("sd-1", 8)])
+def test_a_model_that_starts_from_a_picture_passes(tried: Test, architecture: str, channels: int) -> None:
+    """Inpainting with a mask and InstructPix2Pix run in pipelines of their own; another picture is another image."""
+    result = tried(from_picture(architecture, channels))
+    assert (result.outcome, unpassed(result)) == ("passed", {}), result.sentence
+    assert outcomes(result)["sampling.picture"] == "passed"
+
+
+def test_the_refiner_is_run_from_a_picture(tried: Test) -> None:
+    """It has one text encoder of SDXL's, and starts from a picture."""
+    result = tried(healthy("sdxl-refiner"))
+    assert (result.architecture, result.outcome, unpassed(result)) == ("sdxl-refiner", "passed", {}), result.sentence
+    assert result.facts["pipeline"] == "StableDiffusionXLImg2ImgPipeline"
+
+
+def test_inpainting_that_ignores_its_picture_fails(tried: Test) -> None:
+    """A UNet that looks at nothing but the noise inpaints nothing."""
+    weights = from_picture("sd-1", 9)
+    weights[f"{UNET}input_blocks.0.0.weight"][:, 4:] = 0
+    assert "sampling.picture" in unpassed(tried(weights))
+
+
+@pytest.mark.parametrize("architecture", ["sd-1", "sdxl"])
+def test_the_standard_preset_starts_from_a_picture_too(tried: Test, architecture: str) -> None:
+    """Text to image and image to image are two ways of the same modules."""
+    result = tried(healthy(architecture), replace(SETTINGS, preset="standard", steps=4))
+    assert (result.outcome, unpassed(result)) == ("passed", {}), result.sentence
+    assert outcomes(result)["image-to-image.picture"] == "passed"
 
 
 @pytest.mark.usefixtures("plain_pictures")

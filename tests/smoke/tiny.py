@@ -31,6 +31,7 @@ UNETS = {
     "sd-1": UNet((128, 32, 64, 64), (1, 1, 1, 0), 1, context=768, linear_projection=False),
     "sd-2": UNet((128, 32, 64, 64), (1, 1, 1, 0), 1, context=1024),
     "sdxl": UNet((128, 32, 64), (0, 1, 1), 1, context=2048, vector=2816),
+    "sdxl-refiner": UNet((128, 32, 64, 64), (0, 1, 1, 0), 1, context=1280, vector=2560),
 }
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 TEXT = {
@@ -40,6 +41,7 @@ TEXT = {
         "conditioner.embedders.0.transformer.": clip_text_model(TextEncoder(768, 1)),
         "conditioner.embedders.1.model.": open_clip(TextEncoder(1280, 1)),
     },
+    "sdxl-refiner": {"conditioner.embedders.0.model.": open_clip(TextEncoder(1280, 1))},
 }
 TEXT_SHAPES = {kind: {prefix: list(named) for prefix, named in made.items()} for kind, made in TEXT.items()}
 VOCABULARY = 512
@@ -82,11 +84,22 @@ def healthy(architecture: str, prediction: str = "epsilon") -> Weights:
     return {name: tensor.clone() for name, tensor in _healthy(architecture, prediction).items()}
 
 
+def from_picture(architecture: str, channels: int) -> Weights:
+    """A checkpoint whose UNet takes as many *channels*: inpainting 9, InstructPix2Pix 8; the last four, a picture, it
+    heeds a little."""
+    weights = healthy(architecture)
+    first = weights[f"{UNET}input_blocks.0.0.weight"]
+    more = torch.zeros(first.shape[0], channels - 4, 3, 3)
+    more[:16, -4:, 1, 1] = 0.01
+    weights[f"{UNET}input_blocks.0.0.weight"] = torch.cat([first, more], dim=1)
+    return weights
+
+
 @functools.cache
 def _healthy(architecture: str, prediction: str) -> Weights:
     weights = random(shapes(architecture))
     _set_unet(weights, UNETS[architecture], *_NOISE_SHARE[prediction])
-    for name, value in healthy_vae(0.18215 if architecture != "sdxl" else 0.13025).items():
+    for name, value in healthy_vae(0.18215 if "xl" not in architecture else 0.13025).items():
         weights[VAE + name] = value
     for name in weights:
         if ("layer_norm" in name or ".ln_" in name) and not name.startswith((UNET, VAE)):

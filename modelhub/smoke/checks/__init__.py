@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from modelhub.smoke.checks.adapter import of_adapter
 from modelhub.smoke.checks.base import check
 from modelhub.smoke.checks.model import of_load, of_probe, of_text, of_unused, of_vae
-from modelhub.smoke.checks.picture import of_differences, of_image, of_latents, of_reference
+from modelhub.smoke.checks.picture import of_differences, of_image, of_image_to_image, of_latents, of_reference
 from modelhub.smoke.run import Measured
 from modelhub.smoke.spec import Check, SmokeResult, SmokeSpec
 
@@ -104,3 +104,5 @@ def _checks(spec: SmokeSpec, measured: Measured) -> Iterator[Check]:
         yield check("vae.fp16", outcome, None, "finite in fp16", sentence)
     if "differences" in values:
         yield from of_differences(values["differences"], str(values.get("device", "")))
+    if "image_to_image" in values:
+        yield from of_image_to_image(values["image_to_image"], str(values.get("device", "")))

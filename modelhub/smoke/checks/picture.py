@@ -69,6 +69,17 @@ def of_image(image: Told) -> Iterator[Check]:
     yield check("image.noise", "suspect" if noise else "passed", image["autocorrelation"], threshold, words)
 
 
+def of_image_to_image(told: Told, device: str) -> Iterator[Check]:
+    """Whether sampling from a picture, with most of its noise, makes numbers, and others from another picture."""
+    bad = told["latents"][-1]["non_finite"]
+    yield finite("image-to-image.finite", bad, "what is made of a picture")
+    if not bad and told["difference"] is not None:
+        allowed, found = allowed_difference(device), told["difference"]
+        words = "another picture makes a difference" if found > allowed else "the picture makes no difference"
+        outcome = "passed" if found > allowed else "failed"
+        yield check("image-to-image.picture", outcome, found, f"> {allowed:g}", words)
+
+
 def of_reference(alike: Told) -> Iterator[Check]:
     """Whether the image is still the one that was accepted."""
     bits, ssim = alike["bits"], alike["ssim"]
@@ -87,7 +98,9 @@ def of_differences(differences: Told, device: str) -> Iterator[Check]:
     words = "the same seed gives the same image" if same else "the same seed gives another image"
     threshold = f"<= {allowed:g}" if allowed else "= 0"
     yield check("sampling.repetition", "passed" if same else "failed", repeated, threshold, words)
-    for name, what in (("other_prompt", "prompt"), ("no_guidance", "guidance")):
+    for name, what in (("other_prompt", "prompt"), ("no_guidance", "guidance"), ("other_picture", "picture")):
+        if name not in differences:
+            continue
         difference = differences[name]
         matters = difference is not None and difference > allowed
         words = f"the {what} makes a difference" if matters else f"the {what} makes no difference"

@@ -1,0 +1,79 @@
+"""diffusers' pipelines over modules of ours, and the pictures that some of them start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
+
+_CLASSES: Mapping[str, Any] = {
+    each.__name__: each
+    for each in (
+        StableDiffusionImg2ImgPipeline,
+        StableDiffusionInpaintPipeline,
+        StableDiffusionInstructPix2PixPipeline,
+        StableDiffusionPipeline,
+        StableDiffusionXLImg2ImgPipeline,
+        StableDiffusionXLInpaintPipeline,
+        StableDiffusionXLPipeline,
+    )
+}
+FROM_PICTURE = {
+    "StableDiffusionPipeline": "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLImg2ImgPipeline",
+}
+"""The pipelines that start from a picture, by those from text that have the same modules."""
+
+STRENGTH = 0.6
+"""How much of the noise a picture that is started from is given."""
+
+
+def pipeline_of(name: str, modules: Mapping[str, Any], scheduler: Any) -> Any:
+    """The pipeline of the class *name*, which makes no sound."""
+    given: dict[str, Any] = {"vae": modules["vae"], "unet": modules["unet"], "scheduler": scheduler, "tokenizer": None}
+    given["text_encoder"] = modules.get("text_encoder")
+    if "XL" in name:
+        given |= {"text_encoder_2": modules["text_encoder_2"], "tokenizer_2": None, "add_watermarker": False}
+        if given["text_encoder"] is None:  # the refiner
+            given |= {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False}
+    else:
+        given |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    made = _CLASSES[name](**given)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def takes_picture(name: str) -> bool:
+    """Whether the pipeline of the class *name* starts from a picture."""
+    return name not in FROM_PICTURE
+
+
+def picture_inputs(name: str, picture: torch.Tensor) -> dict[str, Any]:
+    """What the pipeline is given of *picture*, ``(1, 3, height, width)`` from 0 to 1; inpainting gets a mask of its
+    middle, a quarter of it."""
+    if "Inpaint" in name:
+        mask = torch.zeros_like(picture[:, :1])
+        height, width = picture.shape[-2:]
+        mask[..., height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = 1
+        return {"image": picture, "mask_image": mask, "strength": 1.0}
+    if "Pix2Pix" in name:
+        return {"image": picture}
+    return {"image": picture, "strength": STRENGTH}
+
+
+def beside_noise(name: str, latents: torch.Tensor, scaling: float) -> list[torch.Tensor]:
+    """What the UNet of the pipeline takes behind noised *latents*: inpainting nothing masked and the picture,
+    InstructPix2Pix the picture as the encoder gives it."""
+    if "Inpaint" in name:
+        return [torch.zeros_like(latents[:, :1]), latents]
+    return [latents / scaling] if "Pix2Pix" in name else []
