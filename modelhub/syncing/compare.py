@@ -109,7 +109,6 @@ def _follow_inodes(
             result.changed.append((before, file))
         else:
             result.new.append(file)
-    replaced = {file.path for _, file in result.changed}
     candidates: defaultdict[tuple[int, int, str], list[Known]] = defaultdict(list)
     for place in here.values():
         if place.id not in claimed:
@@ -117,7 +116,7 @@ def _follow_inodes(
             if place.path not in arrived:
                 candidates[likeness(place)].append(place)
     for place in lost:
-        if place.id not in claimed and place.path not in replaced:
+        if place.id not in claimed:
             candidates[likeness(place)].append(place)
             result.lost_here.setdefault(place.path, []).append(place)
     result.candidates = dict(candidates)

@@ -57,10 +57,14 @@ class Library(RuleBasedStateMachine):
     def write(self, name: str, number: int) -> None:
         """Have the bytes *number* at *name* as a new file, as a download or a restored copy has them."""
         path = self.path(name)
-        path.unlink(missing_ok=True)
-        (self.folder / f"keeps the freed inode {next(self.numbers)}").touch()
+        if path.exists():
+            self.remove(name)
         put(path, lora(number), time_of(number))
         self.lay(name, number)
+
+    def remove(self, name: str) -> None:
+        """Remove the file at *name*; its inode is not given to another."""
+        os.rename(self.path(name), self.folder / f"removed {next(self.numbers)}")
 
     def lay(self, name: str, number: int) -> None:
         self.files[name] = number
@@ -89,14 +93,16 @@ class Library(RuleBasedStateMachine):
     def move(self, source: str, to: str) -> None:
         if self.plugged and source in self.files and source != to:
             self.lose(to)
+            if self.path(to).exists():
+                self.remove(to)
             self.path(to).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self.path(source), self.path(to))
+            os.rename(self.path(source), self.path(to))
             self.lay(to, self.files.pop(source))
 
     @rule(name=st.sampled_from(NAMES))
     def delete(self, name: str) -> None:
         if self.plugged and name in self.files:
-            self.path(name).unlink()
+            self.remove(name)
             self.lose(name)
             self.synced = False
 
@@ -106,7 +112,7 @@ class Library(RuleBasedStateMachine):
         if self.plugged and self.files and to not in self.files:
             name = sorted(self.files)[pick % len(self.files)]
             number = next(n for n in self.numbers if time_of(n) == time_of(self.files[name]))
-            self.path(name).unlink()
+            self.remove(name)
             self.lose(name)
             if not at_once:
                 self.sync()
@@ -115,7 +121,7 @@ class Library(RuleBasedStateMachine):
 
     @rule(pick=PICK, folder=st.sampled_from(["a", "b/c"]))
     def bring_back(self, pick: int, folder: str) -> None:
-        """Bytes that were deleted, and seen to be, return under their own name, in whichever folder, be it in place of others."""
+        """Bytes that were deleted, and seen to be, return under their own name, in any folder, even in place of others."""
         if self.plugged and self.deleted:
             if not self.synced:
                 self.sync()
@@ -137,9 +143,9 @@ class Library(RuleBasedStateMachine):
             number = self.files.pop(name)
             if at_once:
                 self.write(to, number)
-                self.path(name).unlink()
+                self.remove(name)
             else:
-                self.path(name).unlink()
+                self.remove(name)
                 self.sync()
                 self.write(to, number)
             self.sync()
