@@ -121,7 +121,7 @@ class Library(RuleBasedStateMachine):
 
     @rule(pick=PICK, folder=st.sampled_from(["a", "b/c"]))
     def bring_back(self, pick: int, folder: str) -> None:
-        """Bytes that were deleted, and seen to be, return under their own name, in any folder, even in place of others."""
+        """Bytes that were deleted, and seen to be, return under their own name, be others there or not."""
         if self.plugged and self.deleted:
             if not self.synced:
                 self.sync()
