@@ -19,13 +19,19 @@ body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;paddin
 article{display:grid;grid-template-columns:16rem 1fr;gap:1.25rem;border-top:1px solid var(--line);padding:1.25rem 0}
 img{width:100%;image-rendering:auto;border-radius:4px;background:#8882}
 h2{font-size:1rem;margin:0;overflow-wrap:anywhere}p{margin:.3rem 0}
-.passed b{color:var(--passed)}.suspect b{color:var(--suspect)}.failed b{color:var(--failed)}.none b{color:var(--none)}
-table{border-collapse:collapse;font-size:.85rem;margin-top:.5rem}td,th{text-align:left;padding:.1rem .8rem .1rem 0}
-td.number{text-align:right;font-variant-numeric:tabular-nums}small{color:var(--none)}
+.passed{--tone:var(--passed)}.suspect{--tone:var(--suspect)}.failed{--tone:var(--failed)}.none{--tone:var(--none)}
+b{color:var(--tone)}small{color:var(--none)}
+table{border-collapse:collapse;font-size:.85rem;margin-top:.5rem}
+td,th{text-align:left;vertical-align:top;padding:.1rem .8rem .1rem 0}
+th{font-weight:normal;color:var(--none)}.number{text-align:right;font-variant-numeric:tabular-nums}
 section{border-top:1px solid var(--line);padding:1.25rem 0}figure{margin:0}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:1.25rem}
+@media(prefers-color-scheme:dark){:root{--passed:#6cc07f;--suspect:#e0a13c;--failed:#f2867e;--none:#9a9a9a}}
 @media(max-width:40rem){article{grid-template-columns:1fr}}
 """
+
+_HEAD = "<tr><th>check<th>outcome<th>what was seen<th class=number>value<th>wanted</tr>"
+_WORST_FIRST = ("failed", "suspect", "not testable", "passed")
 
 
 def write_page(path: str, results: Sequence[SmokeResult]) -> None:
@@ -81,8 +87,8 @@ def _mark(result: SmokeResult) -> str:
 
 def _article(result: SmokeResult) -> str:
     facts = " ".join(filter(None, (result.kind, result.architecture)))
-    rows = "".join(map(_row, result.checks))
-    checks = f"<table><tr><th>check<th><th>value<th>wanted<th></tr>{rows}</table>" if rows else ""
+    rows = "".join(map(_row, sorted(result.checks, key=lambda check: _WORST_FIRST.index(check.outcome))))
+    checks = f"<table>{_HEAD}{rows}</table>" if rows else ""
     return (
         f"<article class={_mark(result)}><div>{_image(result)}</div><div><h2>{_text(result.path)}</h2>"
         f"<p><b>{result.outcome}</b> <small>{_text(facts)}</small></p><p>{_text(result.sentence)}</p>"
@@ -99,8 +105,8 @@ def _image(result: SmokeResult) -> str:
 def _row(check: Check) -> str:
     value = "" if check.value is None else f"{check.value:.4g}"
     return (
-        f"<tr class={check.outcome}><td>{_text(check.name)}<td><b>{check.outcome}</b><td class=number>{value}"
-        f"<td>{_text(check.threshold)}<td>{_text(check.sentence)}</tr>"
+        f"<tr class={check.outcome}><td>{_text(check.name)}<td><b>{check.outcome}</b><td>{_text(check.sentence)}"
+        f"<td class=number>{value}<td>{_text(check.threshold)}</tr>"
     )
 
 
