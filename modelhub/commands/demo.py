@@ -1,4 +1,4 @@
-"""``modelhub demo``: a sample library, and intake on it."""
+"""``modelhub demo``: a sample library, intake on it, and smoke tests of two small models."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ MARK = ".modelhub-demo"
 def command(*, directory: str, sink: Sink) -> int:
     """Build a library of sample models in DIR (default: ./modelhub-demo) and run intake on it.
 
-    Good files, broken downloads and harmless stand-ins for malicious ones; catalog and library lie inside DIR. Ends
-    with 0 only if every file came out as labelled.
+    Good files, broken downloads and harmless stand-ins for malicious ones; catalog and library lie inside DIR. Where
+    torch and diffusers are installed, two small models are run, too. Ends with 0 only if everything came out as
+    labelled.
     """
     from modelhub.db import Catalog
     from modelhub.library import IntakeOptions
@@ -55,8 +56,40 @@ def command(*, directory: str, sink: Sink) -> int:
         *line(Span("all as labelled: ", "safe"), f"{len(samples)} files judged, identified and catalogued rightly, "),
         "and the payload of none was run",
     )
+    code = _try_out(directory, sink)
     sink.note(f"look around: modelhub list --catalog {os.path.join(directory, 'catalog.db')}")
-    return ExitCode.OK
+    return code
+
+
+def _try_out(directory: str, sink: Sink) -> int:
+    """Run a model that works and one that was never trained, and write the page of what came of them."""
+    from modelhub.smoke import missing_library
+
+    missing = missing_library()
+    if missing is not None:
+        sink.note(f"no model was run: {missing} is not installed (the extra 'smoke' brings it)")
+        return ExitCode.OK
+    from modelhub.report.smoke_page import write_page
+    from modelhub.report.smoked import result_lines
+    from modelhub.samples.runnable import build_runnable_models
+    from modelhub.smoke import Limits, Settings
+    from modelhub.trials import Trials
+
+    labelled = build_runnable_models(os.path.join(directory, "runnable"))
+    sink.note(f"running {len(labelled)} small models")
+    results = []
+    with Trials(None, Settings(size=64, device="cpu", dtype="fp32"), Limits(), keeps=False) as trials:
+        for path, _ in labelled:
+            results.append(trials.run(path))
+            if not sink.machine:
+                sink.lines(result_lines(results[-1]))
+    page = os.path.join(directory, "smoke.html")
+    write_page(page, results)
+    sink.note(f"images, checks and numbers: {page}")
+    wrong = [r for r, (_, outcome) in zip(results, labelled, strict=True) if r.outcome != outcome]
+    for result in wrong:
+        sink.warn(f"{result.path}: came out as {result.outcome}: {result.sentence}")
+    return ExitCode.INCOMPLETE if wrong else ExitCode.OK
 
 
 def _make_folder(directory: str) -> None:

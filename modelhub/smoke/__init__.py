@@ -12,7 +12,7 @@ import os
 
 from modelhub.smoke.checks import asked as asked_of
 from modelhub.smoke.checks import judge
-from modelhub.smoke.prepare import FindBase, prepare
+from modelhub.smoke.prepare import FindBase, missing_library, prepare
 from modelhub.smoke.run import Limits, Worker
 from modelhub.smoke.spec import PROMPTS, Check, Pair, Preset, Settings, SmokeResult, SmokeSpec
 
@@ -29,6 +29,7 @@ __all__ = [
     "Worker",
     "asked_of",
     "judge",
+    "missing_library",
     "prepare",
     "smoke",
 ]

@@ -47,12 +47,17 @@ def prepare(path: str, settings: Settings, find_base: FindBase = lambda _: None)
         return SmokeResult(path, "not testable", reason, identity.kind, identity.architecture)
 
 
-def _require_libraries() -> None:
+def missing_library() -> str | None:
+    """The first library that running models needs and that is not installed."""
     from importlib.util import find_spec
 
-    for name in ("torch", "diffusers", "transformers"):
-        if find_spec(name) is None:
-            raise MissingExtra(name, "smoke")
+    return next((name for name in ("torch", "diffusers", "transformers") if find_spec(name) is None), None)
+
+
+def _require_libraries() -> None:
+    missing = missing_library()
+    if missing is not None:
+        raise MissingExtra(missing, "smoke")
 
 
 def _spec(path: str, identity: Identity, parts: Parts, settings: Settings) -> SmokeSpec:

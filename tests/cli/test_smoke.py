@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from modelhub.samples.runnable import healthy, healthy_vae, save
 from modelhub.smoke import SmokeResult
 from modelhub.smoke.spec import Check
 from tests.cli.run import modelhub, process
 from tests.smoke.adapters import adapter
-from tests.smoke.tiny import healthy, healthy_vae, save
 
 Make = Callable[..., None]
 

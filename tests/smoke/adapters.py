@@ -1,4 +1,4 @@
-"""Small adapters for the small models of :mod:`tests.smoke.tiny`."""
+"""Small adapters for the small models of :mod:`modelhub.samples.runnable`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import torch
 
 from modelhub.convert.layouts import diffusers_views, viewed_shape
-from tests.smoke.tiny import Weights, shapes
+from modelhub.samples.runnable import Weights, shapes
 
 PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 _CHANGED = (".to_q.weight", ".to_k.weight", ".to_v.weight", ".q_proj.weight", ".fc1.weight")

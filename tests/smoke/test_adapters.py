@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from modelhub.samples.runnable import Weights, healthy, save, shapes
 from modelhub.smoke import Settings, SmokeResult, parts
 from modelhub.smoke.kept import Kept
 from modelhub.smoke.prepare import prepare
 from modelhub.smoke.spec import SmokeSpec
 from tests.smoke.adapters import adapter, hypernetwork, modules
 from tests.smoke.course import carried_out, outcomes, unpassed
-from tests.smoke.tiny import Weights, healthy, save, shapes
 
 SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
 Tried = Callable[..., SmokeResult]

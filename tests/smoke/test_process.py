@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from modelhub.samples.runnable import healthy_vae, save
 from modelhub.smoke import Limits, Settings, SmokeSpec, run
 from modelhub.smoke.checks import judge
 from modelhub.smoke.prepare import prepare
 from modelhub.smoke.run import Measured, Worker
 from tests.cli.run import ROOT
-from tests.smoke.tiny import healthy_vae, save
 
 SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
 

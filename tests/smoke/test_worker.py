@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+from modelhub.samples.runnable import UNET, VAE, Weights, from_picture, healthy, healthy_vae, random, save, vae_shapes
 from modelhub.smoke import Settings, SmokeResult, SmokeSpec, images
 from modelhub.smoke.loading import CannotLoad, NoDevice, place_of
 from modelhub.smoke.prepare import prepare
 from tests.smoke.course import carried_out, outcomes, unpassed
-from tests.smoke.tiny import UNET, VAE, Weights, from_picture, healthy, healthy_vae, random, save, vae_shapes
 
 SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
 Test = Callable[[Weights], SmokeResult]

@@ -8,7 +8,7 @@ Blocks whose last layer is zero pass on what they get, so the way through is tha
 or channels.
 
 Four channels carry a value ``x`` as ``x``, ``-x``, ``K`` and ``-K``: over such a group the normalisation before the
-last layer divides by what is nearly a constant, and ``silu(y) - silu(-y) = y``.
+last layer divides by what is nearly a constant, and ``silu(y) - silu(-y) = y``. Needs torch.
 """
 
 from __future__ import annotations
@@ -139,6 +139,19 @@ def save(weights: Weights, path: Path, dtype: torch.dtype = torch.float16) -> st
     """Write *weights*, floating point ones as *dtype*; returns the path."""
     save_file({n: w.to(dtype).contiguous() if w.is_floating_point() else w for n, w in weights.items()}, path)
     return str(path)
+
+
+def build_runnable_models(directory: str) -> tuple[tuple[str, str], ...]:
+    """Write two checkpoints for SD 1, 51 MB each, into *directory*: the path of each, and what a smoke test says of it.
+
+    The one does what a good model does, the other was never trained.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    return (
+        (save(healthy("sd-1"), folder / "works.safetensors"), "passed"),
+        (save(random(shapes("sd-1")), folder / "untrained.safetensors"), "failed"),
+    )
 
 
 def _set_unet(weights: Weights, unet: UNet, fine: float, soft: float) -> None:
