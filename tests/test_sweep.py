@@ -209,7 +209,7 @@ def test_answers_stream() -> None:
         taken = 0
         answers = sweep(sources(), OPTIONS, jobs=jobs, cache=False)
         next(answers)
-        assert taken <= 64
+        assert taken <= 1024
         for _ in range(50):
             next(answers)
         assert taken <= 50 + 1024

@@ -141,7 +141,7 @@ def test_an_exception_that_python_swallows_comes_again() -> None:
                 signal.raise_signal(signal.SIGTERM)
         try:
             Odd()
-            os.write(1, b"swallowed\n")
+            os.write(1, b"swallowed\\n")
             time.sleep(30)
         except termination.Terminated as error:
             print(error.number)
