@@ -9,10 +9,11 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 
 from modelhub.db.artifacts import holder_of
 from modelhub.db.clock import now
+from modelhub.db.column_types import NAME_LENGTH
 from modelhub.db.details import select_entry
 from modelhub.db.engine import Store
 from modelhub.db.entries import Collection
-from modelhub.db.schema import NAME_LENGTH, collection, collection_member
+from modelhub.db.schema import collection, collection_member
 from modelhub.db.search import collection_named
 from modelhub.db.text import name_key
 from modelhub.errors import CatalogError, Conflict

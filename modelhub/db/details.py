@@ -9,11 +9,11 @@ from sqlalchemy import Connection, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from modelhub.db import artifacts, full_text, hearsay, lineage, search
+from modelhub.db.column_types import NAME_LENGTH
 from modelhub.db.entries import Detail, Entry, FoundBefore, Identified, KnownDigest, Place, Query, ScanRun
 from modelhub.db.facts import overrides
 from modelhub.db.recording import metadata_of
 from modelhub.db.schema import (
-    NAME_LENGTH,
     collection,
     collection_member,
     content,

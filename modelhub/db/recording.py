@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Insert, Table, bindparam, delete, insert, sel
 
 from modelhub.db import artifacts, full_text, merging, search
 from modelhub.db.clock import now
+from modelhub.db.column_types import NAME_LENGTH
 from modelhub.db.schema import (
-    NAME_LENGTH,
     content,
     finding,
     header,

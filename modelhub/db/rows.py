@@ -17,7 +17,8 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, Row, Table, TypeDecorator
 
-from modelhub.db.schema import Json, derivation, derivation_input, layout, location, metadata, search_text
+from modelhub.db.column_types import Json
+from modelhub.db.schema import derivation, derivation_input, layout, location, metadata, search_text
 from modelhub.db.search import VERDICTS
 from modelhub.db.text import name_key, path_key
 from modelhub.errors import CatalogError

@@ -12,14 +12,12 @@ The tables here and those that the migrations make are compared by a test.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Dialect,
     ForeignKey,
     Integer,
     LargeBinary,
@@ -27,21 +25,16 @@ from sqlalchemy import (
     Named,
     String,
     Table,
-    Text,
     TypedColumns,
-    TypeDecorator,
 )
 
-from modelhub.db.text import path_of, plain, storable, stored_path
+from modelhub.db.column_types import Json, PathText, SafeName, SafeText
 
 REVISION = "0007"
 """The migration that makes the tables below; a catalog at this revision is opened without loading alembic."""
 
 VERSION_TABLE = "modelhub_schema"
 """Where alembic keeps the revision; the name tells a catalog from any other database that uses alembic."""
-
-NAME_LENGTH = 255
-"""Longest name and tag, in characters."""
 
 metadata = MetaData(
     naming_convention={
@@ -51,52 +44,6 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-
-
-class SafeText(TypeDecorator[str]):
-    """Text from a file, of any length; see :func:`modelhub.db.text.storable`."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else storable(value)
-
-
-class SafeName(TypeDecorator[str]):
-    """Short text, a name or a tag; cut at :data:`NAME_LENGTH`."""
-
-    impl = String(NAME_LENGTH)
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else storable(value)[:NAME_LENGTH]
-
-
-class PathText(TypeDecorator[str]):
-    """A path; comes back exactly as it was given."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else stored_path(value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else path_of(value)
-
-
-class Json(TypeDecorator[Any]):
-    """A value as JSON text; see :func:`modelhub.db.text.plain`."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str:
-        return json.dumps(plain(value), separators=(",", ":"))
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else json.loads(value)
 
 
 class ContentColumns(TypedColumns):

@@ -13,10 +13,11 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from modelhub.db.claims import OF_HEADERS
 from modelhub.db.clock import now
+from modelhub.db.column_types import NAME_LENGTH
 from modelhub.db.digests import put_new_claims
 from modelhub.db.engine import Store
 from modelhub.db.recording import index_record
-from modelhub.db.schema import NAME_LENGTH, content_digest, image, location, record, side_file
+from modelhub.db.schema import content_digest, image, location, record, side_file
 from modelhub.db.text import path_key, storable
 
 _CHUNK = 500  # values in one IN (...), below every database's bound on parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -33,15 +34,15 @@ class Update(Protocol):
         ...
 
 
-class Additive:
+class Additive(ABC):
     """An update that adds ``strength * delta``."""
 
     additive = True
     by_rows = True
 
+    @abstractmethod
     def delta(self, first: int, last: int) -> Tensor:
         """Rows ``[first, last)`` of what is added at strength 1, in the weight's shape."""
-        raise NotImplementedError
 
     def apply(self, weight: Tensor, first: int, strength: float) -> Tensor:
         """See :class:`Update`."""
