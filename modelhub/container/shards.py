@@ -11,7 +11,7 @@ _INDEX = re.compile(r".+\.index(\.[\w-]+)?\.json")
 """What lists of shards are called (``diffusion_pytorch_model.safetensors.index.fp16.json``)."""
 
 _NUMBERED = re.compile(r"(.+-)(\d{5})-of-(\d{5})(.*\.\w+)")
-_MOST = 10_000
+_MOST = 10_000  # shards that are looked for in all
 _PIPELINE = "model_index.json"
 _NOT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Scheduler", "Processor", "FeatureExtractor", "ProcessorFast")
 """Ends of the classes of components that have no weights."""
@@ -28,12 +28,12 @@ def shards_of(folder: Container) -> tuple[int, tuple[str, ...]]:
         if isinstance(weights, Mapping):
             below = path.rpartition("/")[0]
             names = {name for name in weights.values() if isinstance(name, str)}
-            if len(names) <= _MOST:
+            if len(names) <= _MOST - len(wanted):
                 wanted |= {f"{below}/{name}" if below else name for name in names}
-    for path in folder.parts:
-        match = _NUMBERED.fullmatch(path)
-        if match and 0 < int(match[3]) <= _MOST:
-            wanted |= {f"{match[1]}{number:05}-of-{match[3]}{match[4]}" for number in range(1, int(match[3]) + 1)}
+    numbered = (_NUMBERED.fullmatch(path) for path in folder.parts)
+    for stem, count, end in sorted({(match[1], match[3], match[4]) for match in numbered if match}):
+        if 0 < int(count) <= _MOST - len(wanted):
+            wanted |= {f"{stem}{number:05}-of-{count}{end}" for number in range(1, int(count) + 1)}
     return len(wanted), tuple(sorted(wanted - folder.parts.keys()))
 
 

@@ -167,7 +167,8 @@ class Integrity:
 
     ``matched`` counts the storages whose bytes match the checksum that the file has of them, ``unverifiable`` those of
     which it has none. ``digest`` is that of the whole file, where it was asked for. Then storages that nothing of the
-    output lies in are read as well, and those that do not match are named in ``damaged``; else ``unread`` counts them.
+    output lies in, unless they are packed, are read as well, and those that do not match are named in ``damaged``;
+    else ``unread`` counts them.
     """
 
     source: Source

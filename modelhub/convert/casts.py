@@ -148,7 +148,10 @@ def _narrower() -> Callable[[NDArray[np.float32], DType], NDArray[Any]] | None:
 
     with np.errstate(over="ignore", under="ignore"):
         powers = np.ldexp(np.float32(1), np.arange(-26, 16, dtype=np.int32))[:, None]
-        wide = (powers * (1 + np.arange(16, dtype="<f4") * np.float32(2**-12))).ravel().astype("<f4")
+        # beside, on and between the ties of F16, whose steps are 2**-10, and of BF16, whose steps are 2**-7
+        beside = np.array([-1, 1]) * 2.0**-20 + 2.0**-8
+        fractions = np.concatenate([np.arange(16) * 2.0**-12, np.arange(64) * 2.0**-9, beside])
+        wide = (powers * (1 + fractions.astype("<f4"))).ravel().astype("<f4")
     wide = np.concatenate([wide[wide < 65504], -wide[wide < 65504]])
     exact = np.array_equal(narrower(wide, DType.F16).view("<u2"), _to_f16(wide, np))
     return narrower if exact and np.array_equal(narrower(wide, DType.BF16), _to_bf16(wide, np)) else None

@@ -109,7 +109,8 @@ def _check(used: _Used, stopped: Stopped, digest: bool) -> Integrity:
 def _left_out(used: _Used) -> tuple[StorageRef, ...]:
     """The storages with a checksum in a zip archive that the plan does not read, called as the archive calls them.
 
-    None of an archive that anything is odd about: its members may overlap, and take forever to read.
+    Packed ones are not among them, nor any of an archive that something is odd about: its members may overlap, and
+    take forever to read.
     """
     archive = walk_zip(used.source) if used.source.read_at(0, 4) == b"PK\3\4" else None
     if archive is None or archive.anomalies:

@@ -150,13 +150,15 @@ def test_elements_that_lie_across_words(target):
     assert bytes(Cast(DType.F32, target, "x")(shifted)) == cast(values, DType.F32, target)
 
 
-def test_numkong_is_not_used_where_it_rounds_otherwise(monkeypatch):
+@pytest.mark.parametrize(("wrong", "kept"), [("float16", 0xFFFFE000), ("bfloat16", 0xFFFF0000)])
+def test_numkong_is_not_used_where_it_rounds_otherwise(monkeypatch, wrong, kept):
     """A processor on which it rounds another way than to the nearest, ties to even, gets numpy's arithmetic."""
     numkong = pytest.importorskip("numkong")
     real = numkong.astype
 
     def towards_zero(values, dtype, **more):
-        return real((values.view("<u4") & np.uint32(0xFFFFE000)).view("<f4"), dtype, **more)
+        cut = (values.view("<u4") & np.uint32(kept)).view("<f4") if dtype == wrong else values
+        return real(cut, dtype, **more)
 
     monkeypatch.setattr(numkong, "astype", towards_zero)
     assert casts._narrower.__wrapped__() is None

@@ -105,10 +105,16 @@ SETSTATE = called("numpy.core.multiarray", "scalar", called("numpy", "dtype", te
 
 @pytest.mark.parametrize("key", [text("__setstate__"), text("__class__"), SETSTATE], ids=["state", "class", "made"])
 @pytest.mark.parametrize("name", ITEMS_ARE_ATTRIBUTES)
-def test_items_that_python_obeys_are_unsafe(name, key):
-    """Where a class's items are its attributes, no item may be a method that BUILD then calls."""
+@pytest.mark.parametrize("spelling", ["added", "given"])
+def test_items_that_python_obeys_are_unsafe(name, key, spelling):
+    """Where a class's items are its attributes, no item may be a method that BUILD then calls: neither one added to the
+    new object, nor one of the dict that ``copyreg._reconstructor`` makes it of."""
     item = key + imported("torch.storage", "_load_from_bytes") + b"s"
-    report = judged(b"\x80\x02" + imported(*name) + b")\x81" + item + b"}b.")
+    if spelling == "added":
+        made = imported(*name) + b")\x81" + item
+    else:
+        made = called("copyreg", "_reconstructor", imported(*name) + imported("builtins", "dict") + b"}" + item)
+    report = judged(b"\x80\x02" + made + b"}b.")
     assert report.verdict is Verdict.UNSAFE
     assert "state.special" in rules(report)
 

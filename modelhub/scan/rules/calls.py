@@ -43,7 +43,9 @@ def judge_calls(trace: Trace, policy: Policy, followed: Container[int]) -> Itera
         if wrong is not None:
             message = f"calls {callee.qualified} in an unusual way: {wrong}"
             yield _finding("call.misused", role.misuse, message, call.offset, call)
-        if role.pairs and role.tier == "trainers" and _sets_special_items(call):
+        made = constructs(call)
+        kind = role if made is callee else allowed(made, trace.protocol, policy)
+        if kind is not None and kind.pairs and kind.tier == "trainers" and _sets_special_items(call):
             message = "gives an object whose items are attributes one that Python itself calls or obeys"
             yield _finding("state.special", Severity.HIGH, message, call.offset, call)
         if (call.pairs and not role.pairs) or (call.items and not role.items):
@@ -112,7 +114,10 @@ def _sets_special(state: Value) -> bool:
 
 def _sets_special_items(call: Call) -> bool:
     """Whether *call* makes a mapping with an item such as ``__setstate__``, or one whose name cannot be told."""
-    return _sets_special(call) or any(type(key) in (Call, Persistent) for key, _ in call.pairs)
+    pairs = list(call.pairs)
+    for given in call.args if type(call.args) is tuple else ():
+        pairs += given.pairs if type(given) in (Dict, Call) else ()
+    return _sets_special(call) or any(type(key) in (Call, Persistent) for key, _ in pairs)
 
 
 def _finding(rule: str, severity: Severity, message: str, offset: int, evidence: Value) -> Finding:
