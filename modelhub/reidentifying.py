@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from modelhub import __version__
 from modelhub.db import Catalog
@@ -12,10 +13,12 @@ _BATCH = 200
 
 
 class Reidentified(NamedTuple):
-    """How many files were identified again, and how many of them are told differently now."""
+    """How many files were identified again, and how many of them are told differently now; of ``unreadable`` ones
+    what the catalog has kept makes no sense."""
 
     files: int
     changed: int
+    unreadable: int = 0
 
 
 def identification_version() -> str:
@@ -29,16 +32,27 @@ def reidentify(catalog: Catalog) -> Reidentified:
     What the user has set stays as it is. A run that is interrupted goes on where it was.
     """
     version = identification_version()
-    files = changed = 0
+    files = changed = unreadable = 0
     batch: list[tuple[int, Identity, int | None, int | None]] = []
     for content_id, plain in catalog.stored(version):
-        observation = restored(plain)
-        batch.append((content_id, identify_observation(observation), *_counts(observation)))
+        found = _identified(plain) if plain is not None else None
+        if found is None:
+            unreadable += 1
+            continue
+        batch.append((content_id, *found))
         files += 1
         if len(batch) == _BATCH:
             changed += catalog.identified(batch, version)
             batch = []
-    return Reidentified(files, changed + (catalog.identified(batch, version) if batch else 0))
+    return Reidentified(files, changed + (catalog.identified(batch, version) if batch else 0), unreadable)
+
+
+def _identified(plain: Mapping[str, Any]) -> tuple[Identity, int | None, int | None] | None:
+    try:
+        observation = restored(plain)
+        return identify_observation(observation), *_counts(observation)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):  # of an import, checked for its form
+        return None
 
 
 def _counts(observation: Observation) -> tuple[int | None, int | None]:

@@ -34,7 +34,7 @@ def new_rules(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_to_do(catalog: Catalog, models: Path) -> None:
     """What the present rules have identified is not identified again."""
-    assert reidentify(catalog) == (0, 0)
+    assert reidentify(catalog) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("by_sync", [True, False])
@@ -53,8 +53,8 @@ def test_without_the_files_it_says_the_same(
     before = {entry.id: catalog.show(f"#{entry.id}").identification for entry in entries}
     shutil.rmtree(folder)
     new_rules(monkeypatch)
-    assert reidentify(catalog) == (len(entries), 0)
-    assert reidentify(catalog) == (0, 0)
+    assert reidentify(catalog) == (len(entries), 0, 0)
+    assert reidentify(catalog) == (0, 0, 0)
     assert catalog.entries() == entries
     for entry in entries:
         then, now = before[entry.id], catalog.show(f"#{entry.id}").identification
@@ -73,7 +73,7 @@ def test_new_rules_and_overrides(catalog: Catalog, models: Path, monkeypatch: py
     monkeypatch.setattr(
         "modelhub.reidentifying.identify_observation", lambda observation: Identity(kind="vae", architecture="flux")
     )
-    assert reidentify(catalog) == (2, 2)
+    assert reidentify(catalog) == (2, 2, 0)
     told = {entry.name: (entry.kind, entry.architecture, entry.variant) for entry in catalog.entries()}
     assert told == {"m0": ("vae", "sdxl", "turbo"), "m1": ("vae", "flux", None)}
     catalog.unset("m0", ["architecture", "variant"])
@@ -111,3 +111,12 @@ def test_commands(models: Path, catalog: Catalog, url: str, monkeypatch: pytest.
     assert modelhub("unset", "m0", "architecture", "--format", "jsonl").json_lines()[0]["architecture"] == "sd-1"
     assert modelhub("set", "m0", "architecture").code == 2
     assert "0 files identified again" in modelhub("reidentify").err
+
+
+def test_what_cannot_be_read_is_left(catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row that makes no sense, of an import say, keeps no other file from being identified again."""
+    kept = list(catalog.stored("none"))
+    new_rules(monkeypatch)
+    broken = [(kept[0][0], {"files": {"": {"tensors": [["a"]]}}}), (kept[0][0], None), *kept[1:]]
+    monkeypatch.setattr(Catalog, "stored", lambda _catalog, _version: iter(broken))
+    assert reidentify(catalog) == (len(kept) - 1, 0, 2)

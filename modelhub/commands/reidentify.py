@@ -28,4 +28,6 @@ def command(*, catalog: str | None, sink: Sink) -> int:
         sink.add(done._asdict())
         sink.document(REIDENTIFY_SCHEMA, "runs")
     sink.note(f"{counted(done.files, 'file')} identified again, {done.changed:,} told differently")
+    if done.unreadable:
+        sink.note(f"{counted(done.unreadable, 'file')} left as told: what the catalog has kept of them cannot be read")
     return ExitCode.OK

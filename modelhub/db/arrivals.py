@@ -7,10 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, func, insert, select, update
 
+from modelhub.db import artifacts
 from modelhub.db.rebuilding import derive
 from modelhub.db.rows import CARRIED
 from modelhub.db.schema import content, library_root, location, metadata
-from modelhub.db.twice import unite
+from modelhub.db.twice import tidy, unite
 from modelhub.errors import CatalogError
 
 _AT_ONCE = 500  # rows inserted at a time
@@ -20,7 +21,7 @@ _STAMP = ("path", "size", "mtime_ns", "device", "inode")
 class Arrivals:
     """The rows of one import. ``number`` is how many there have been.
 
-    Rows get their ids counted on from the catalog's, so that those of an empty one stay as they were. A row that is
+    Rows get the ids after the catalog's, in their order; those of an empty one stay as they were. A row that is
     the only one with what it says (a library's path, a collection's name) is not inserted where the catalog has it.
     """
 
@@ -49,7 +50,8 @@ class Arrivals:
         if old is not None:
             if old in self._ids[table.name]:
                 raise CatalogError(f"{table.name} has two rows with the id {old}")
-            row["id"] = self._ids[table.name][old] = old + self._offsets[table.name]
+            before = self._offsets[table.name]
+            row["id"] = self._ids[table.name][old] = before + len(self._ids[table.name]) + 1 if before else old
         is_lost, only_both = self._refer(table, row, old)
         if table is content:
             self._meet_content(row)
@@ -77,10 +79,14 @@ class Arrivals:
                 raise CatalogError(f"a row of {table.name} refers to one that is not there: {value}")
             mine, other = self._ids[table.name][old], self._ids[table.name][value]
             self._connection.execute(update(table).where(table.c.id == mine).values({name: other}))
+        if self._connection.execute(artifacts.malformed().limit(1)).first() is not None:
+            raise CatalogError("a record has of its own what belongs to its artifact")
         arrived = [each for each in self._ids[content.name].values() if each is not None]
         derive(self._connection, [each for each in arrived if each not in self._twins])
         for new, known in self._twins.items():
             unite(self._connection, new, known)
+        for known in sorted(set(self._twins.values())):
+            tidy(self._connection, known)
         derive(self._connection, sorted(set(self._twins.values())))
         self._count_on()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, or_, select, update
 
 from modelhub.db.schema import collection_member, content, record, record_tag
 
@@ -37,6 +37,19 @@ def contents_of(connection: Connection, record_id: int) -> list[int]:
     """The contents of all records of the record's artifact."""
     ids = members(connection, holder_of(connection, record_id))
     return list(connection.scalars(select(record.c.content_id).where(record.c.id.in_(ids))))
+
+
+def malformed() -> Select[int]:
+    """Records that are of an artifact and yet have of their own what its holder keeps, or whose holder is of one."""
+    member = select(record.c.id).where(record.c.artifact_id.is_not(None))
+    return member.where(
+        or_(
+            record.c.artifact_id.in_(member),
+            record.c.notes != "",
+            record.c.rating.is_not(None),
+            *(record.c.id.in_(select(table.c.record_id)) for table in (record_tag, collection_member)),
+        )
+    )
 
 
 def record_of(connection: Connection, sha256: str) -> int | None:

@@ -311,10 +311,10 @@ class Catalog:
         """Let the facts *names* of the record that *selector* fits be what its files say again."""
         return self._change(selector, lambda connection, each: facts_.remove_overrides(connection, each, names))
 
-    def stored(self, newer_than: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    def stored(self, newer_than: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
         """What identification goes by, of every content that another version than *newer_than* identified last.
 
-        Content ids and values of :func:`modelhub.identify.stored`, a few at a time.
+        Content ids and values of :func:`modelhub.identify.stored`, a few at a time; ``None`` for what cannot be read.
         """
         ids = self._store.read(lambda connection: identifying.out_of_date(connection, newer_than))
         for start in range(0, len(ids), _AT_ONCE):

@@ -68,8 +68,8 @@ def _occurs(word: str, dialect: str) -> ColumnElement[bool]:
         if dialect == "sqlite" and len(spelling) >= _SHORTEST_PART and "\0" not in spelling:
             about = about.where(search_text.c.content_id.in_(_matching("about", f'"{_doubled(spelling)}"')))
         tokens = _TOKEN.findall(spelling) if spelling.isascii() else []
-        if len(tokens) > 1 and spelling.startswith(tokens[0]):
-            del tokens[0]  # it may be the end of a word; the others certainly begin one
+        if len(tokens) > 1 and spelling.startswith(tokens[0]) and not tokens[0].isalpha():
+            del tokens[0]  # figures may be the end of a word; letters begin one, as they must where they stand alone
         if tokens and dialect == "sqlite":
             words = words.where(search_text.c.content_id.in_(_matching("words", " ".join(f'"{t}"*' for t in tokens))))
         elif tokens and dialect == "postgresql":

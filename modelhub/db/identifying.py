@@ -34,8 +34,8 @@ def out_of_date(connection: Connection, version: str) -> list[int]:
     )
 
 
-def observations(connection: Connection, content_ids: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
-    """What identification goes by, of each of the contents."""
+def observations(connection: Connection, content_ids: Sequence[int]) -> list[tuple[int, dict[str, Any] | None]]:
+    """What identification goes by, of each of the contents; ``None`` where what was kept cannot be read."""
     rows = connection.execute(
         select(header.c.content_id, layout.c.packed, header.c.observation, header.c.metadata)
         .join(layout, header.c.layout_id == layout.c.id)
@@ -43,10 +43,17 @@ def observations(connection: Connection, content_ids: Sequence[int]) -> list[tup
         .order_by(header.c.content_id)
     )
     return [
-        (row.content_id, joined(row.packed, row.observation, row._mapping[header.c.metadata]))
+        (row.content_id, _joined(row.packed, row.observation, row._mapping[header.c.metadata]))
         for row in rows
         if row.observation is not None
     ]
+
+
+def _joined(packed: bytes, rest: str, metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    try:
+        return joined(packed, rest, metadata)
+    except (ValueError, LookupError, TypeError, AttributeError):  # an import is checked for its form alone
+        return None
 
 
 def put_observation(connection: Connection, content_id: int, observation: Mapping[str, Any] | None) -> bool:

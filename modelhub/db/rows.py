@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, Row, Table, TypeDecorator
 
 from modelhub.db.column_types import Json
-from modelhub.db.schema import derivation, derivation_input, layout, location, metadata, search_text
+from modelhub.db.schema import derivation, derivation_input, header, layout, location, metadata, search_text
 from modelhub.db.search import VERDICTS
 from modelhub.db.text import name_key, path_key
 from modelhub.errors import CatalogError
@@ -56,6 +57,8 @@ _SHAPES: Mapping[str, Callable[[Any], bool]] = {
 }
 _CLAIMED = {each.name for each in fields(Claims)}
 _LARGEST_LAYOUT = 1 << 30
+_IDS = 1 << 30
+"""Half of the ids that a database gives: after what comes in there is room for more."""
 
 
 def to_plain(table: Table, row: Row[Any]) -> dict[str, Any]:
@@ -98,7 +101,9 @@ def _checked(column: Column[Any], value: Any) -> Any:
         bits = 63 if isinstance(column.type, BigInteger) else 31
         fits = isinstance(value, int) and not isinstance(value, bool) and -(2**bits) <= value < 2**bits
         if column.primary_key:
-            fits = fits and value >= 0
+            fits = fits and 0 <= value < _IDS
+        elif column.name == "rating":
+            fits = fits and 0 <= value <= 5
     elif isinstance(column.type, LargeBinary):
         value = _bytes(value)
         fits = value is not None
@@ -134,7 +139,9 @@ def _is_word(table: str, column: Column[Any], value: str) -> bool:
     if (table, column.name) in _DIGESTS:
         return _SHA256.fullmatch(value) is not None
     if column.name in _NUMBERS:
-        return _NUMBER.fullmatch(value) is not None
+        return _NUMBER.fullmatch(value) is not None and (column.name != "device" or 0 <= int(value) < 2**64)
+    if (table, column.name) == (header.name, "observation"):
+        return _is_observation(value)
     if column.name == "verdict":
         return value in VERDICTS
     if (table, column.name) == (location.name, "state"):
@@ -158,3 +165,22 @@ def _check_layout(row: Mapping[str, Any]) -> None:
         text = b""
     if not unpacking.eof or hashlib.sha256(text).hexdigest() != row["digest"]:
         raise CatalogError("layout.packed is not what layout.digest says")
+    tensors = _json(text)
+    if not isinstance(tensors, dict) or not all(
+        isinstance(each, list) and _all(list, each) for each in tensors.values()
+    ):
+        raise CatalogError("layout.packed is no list of tensors")
+
+
+def _is_observation(text: str) -> bool:
+    """Whether *text* has the form of what identification goes by; what it says is for identification to judge."""
+    said = _json(text)
+    files = said.get("files") if isinstance(said, dict) else None
+    return isinstance(files, dict) and _all(dict, files.values())
+
+
+def _json(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

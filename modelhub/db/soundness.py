@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, Table, and_, func, select
 from sqlalchemy.exc import DBAPIError
 
+from modelhub.db import artifacts
 from modelhub.db.schema import content, metadata, record, search_text
 
 _AT_MOST = 20
@@ -76,3 +77,5 @@ def _of_meaning(connection: Connection) -> Iterator[str]:
         number = connection.scalar(lone.where(table.c.content_id.is_(None)))
         if number:
             yield f"{number:,} contents have no {what}"
+    if number := connection.scalar(select(func.count()).select_from(artifacts.malformed().subquery())):
+        yield f"{number:,} records have of their own what belongs to their artifacts"

@@ -24,6 +24,13 @@ def unite(connection: Connection, new: int, known: int) -> None:
             update(content).where(content.c.id == known, content.c.sha256.is_(None)).values(sha256=sha256)
         )
     merging.merge(connection, new, known)
+
+
+def tidy(connection: Connection, known: int) -> None:
+    """Say once what is said twice of the content, and let the newest word be in force.
+
+    For when all that are the same bytes have been united: what is said of one may name another.
+    """
     for table in _HISTORY:
         _drop_repeated(connection, table, known)
     for table in _IN_FORCE:

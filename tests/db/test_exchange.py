@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from modelhub.db.exporting import FORMAT
 from modelhub.db.schema import metadata
 from modelhub.errors import CatalogError, SchemaTooNew
 from modelhub.intake import stat_of
+from modelhub.reidentifying import reidentify
 from modelhub.scan.findings import Verdict
 from modelhub.source.digests import Part
 from modelhub.syncing import add_library, sync
@@ -39,6 +43,9 @@ def fill(url: str, folder: Path, *, first: int = 0) -> None:
         sync(catalog, processes=1)
         smoked = SmokeRun("passed", "it draws", {"seed": 1}, ({"check": "image"},), {}, None, None, "v1")
         catalog.smoke_runs.put(stat_of(str(folder / f"m{first}.safetensors")), smoked)
+        catalog.smoke_runs.put(
+            stat_of(str(folder / f"m{first}.safetensors")), smoked, str(folder / f"m{first + 3}.safetensors")
+        )
         for place in catalog.digests.to_compute([catalog.show(f"m{first + 3}.safetensors").entry.id]):
             part = Part(name="unet", is_cast=False, fingerprint="ab" * 32, nbytes=7)
             catalog.digests.put(place, {"sha256": digest(f"{first}").sha256, "crc32": "01234567"}, [part])
@@ -202,6 +209,11 @@ def test_cut_off_anywhere(url: str, lines: list[str], tmp_path: Path) -> None:
     assert "follows the end" in str(refused(url, path))
 
 
+def packed(text: bytes) -> dict[str, object]:
+    """A layout of *text* with the digest that it has."""
+    return {"packed": base64.b64encode(zlib.compress(text)).decode(), "digest": hashlib.sha256(text).hexdigest()}
+
+
 def altered(lines: list[str], table: str, **values: object) -> str:
     """The export with other *values* in the first row of *table*."""
     rows = [json.loads(line) for line in lines]
@@ -223,7 +235,9 @@ def altered(lines: list[str], table: str, **values: object) -> str:
         ("content", {"added": "\0"}),
         ("content", {"more": 1}),
         ("location", {"content_id": 99}),
+        ("content", {"id": 2**30}),
         ("location", {"mtime_ns": "soon"}),
+        ("location", {"device": "-1"}),
         ("location", {"state": "lost"}),
         ("location", {"live_key": None}),
         ("location", {"is_folder": 1}),
@@ -231,16 +245,21 @@ def altered(lines: list[str], table: str, **values: object) -> str:
         ("record", {"artifact_id": 99}),
         ("record", {"name": "x" * 256}),
         ("record", {"notes": None}),
+        ("record", {"rating": -99}),
         ("scan_report", {"verdict": "fine"}),
         ("scan_report", {"skipped": "x"}),
         ("header", {"metadata": [1]}),
         ("header", {"metadata": {"a": 1}}),
+        ("header", {"observation": "not json"}),
+        ("header", {"observation": '{"files": []}'}),
         ("identification", {"evidence": [1]}),
         ("identification", {"adapter": 3}),
         ("side_file", {"claims": {"tags": "x"}}),
         ("side_file", {"claims": {"fame": "x"}}),
         ("layout", {"packed": "!"}),
         ("layout", {"packed": "eJwDAAAAAAE="}),
+        ("layout", packed(b"[1]")),
+        ("layout", packed(b'{"": [1]}')),
         ("layout", {"digest": "ab" * 32}),
         ("derivation", {"output": "AB" * 32}),
         ("record_tag", {"tag": ["x"]}),
@@ -304,6 +323,36 @@ def test_any_change_is_taken_in_or_refused(lines: list[str], empty: Path, tmp_pa
             assert catalog.faults() == []
             for entry in catalog.entries(Query(gone=True)):
                 catalog.show(f"#{entry.id}")
+            reidentify(catalog)
+            catalog.upkeep.take_in(str(tmp_path / "export"))
+
+
+@pytest.mark.parametrize("values", [{"notes": "mine"}, {"rating": 5}, {"artifact_id": "its own"}])
+def test_what_belongs_to_an_artifact(url: str, lines: list[str], tmp_path: Path, values: dict[str, object]) -> None:
+    """A record of an artifact that has notes of its own, which nobody would see, or is in a circle, is refused."""
+    rows = [json.loads(line) for line in lines]
+    member = next(each["row"] for each in rows if (each.get("row") or {}).get("artifact_id") is not None)
+    member |= {name: member["id"] if value == "its own" else value for name, value in values.items()}
+    (tmp_path / "export").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    assert "artifact" in str(refused(url, tmp_path / "export"))
+
+
+def test_ids_leave_room(lines: list[str], tmp_path: Path) -> None:
+    """However large the ids of what comes in, what a catalog that has rows already says afterwards can be taken in."""
+    rows = [json.loads(line) for line in lines]
+    row = next(each["row"] for each in rows if each.get("table") == "finding")
+    row["id"] = 2**30 - 1
+    (tmp_path / "export").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    fill(str(tmp_path / "c.db"), tmp_path / "others", first=20)
+    with Catalog.open(str(tmp_path / "c.db")) as catalog:
+        catalog.upkeep.take_in(str(tmp_path / "export"))
+        catalog.upkeep.export(str(tmp_path / "again"), "v")
+    with Catalog.open(str(tmp_path / "new.db")) as catalog:
+        catalog.upkeep.take_in(str(tmp_path / "again"))
+        assert catalog.faults() == []
+    again = map(json.loads, (tmp_path / "again").read_text().splitlines())
+    highest = max(each["row"]["id"] for each in again if each.get("table") == "finding")
+    assert highest < 1000
 
 
 def test_nothing_is_replaced(url: str, tmp_path: Path) -> None:
