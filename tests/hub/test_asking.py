@@ -186,6 +186,7 @@ TREE = [
     b'[{"type":"file"}]',
     b'[{"type":"file","path":7,"size":9,"oid":"1"}]',
 ]
+TREE += [b'[{"type":"file","path":["a.pt"],"size":9,"oid":"1"}]']
 TREE += [b"[%s]" % (FILE % size) for size in (b'"x"', b"-9", b"true", b"1.5", b"null")]
 TREE += [
     b'[{"type":"file","path":"a.pt","size":9,"oid":"1","lfs":{"oid":%s,"size":9,"pointerSize":1}}]' % o

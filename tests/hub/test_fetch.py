@@ -387,6 +387,20 @@ def test_the_query_of_an_address_is_kept_nowhere(hub: Hub, tmp_path: Path) -> No
     assert not [path for path in (*files(), "../c.db") if b"SECRET" in Path(path).read_bytes()]
 
 
+def test_an_address_with_a_query_is_explained(hub: Hub) -> None:
+    """``scan --explain`` asks again with the query that it does not show; of two addresses that look alike, neither."""
+    address = hub.put("z.pt", SYSTEM)
+    hub.fault = lambda handler, part: "token=SECRET" not in handler.path and not handler.error(403)
+    ran = modelhub("scan", "--explain", f"{address}?token=SECRET")
+    assert ran.code == 1
+    assert ran.out.count("system") > modelhub("scan", f"{address}?token=SECRET").out.count("system")
+    assert "SECRET" not in ran.out + ran.err
+    ran = modelhub("scan", "--explain", f"{address}?token=SECRET", f"{address}?token=SECRET&b=2")
+    assert ran.code == 1
+    assert "several addresses" in ran.err
+    assert "SECRET" not in ran.out + ran.err
+
+
 def test_a_note_of_the_users_own_is_not_replaced(hub: Hub, tmp_path: Path) -> None:
     """A file that has the name of the note of origin and is none stays as it is, and nothing is downloaded."""
     hub.repo("org/m", {"a.safetensors": safetensors(tmp_path, 1)})
