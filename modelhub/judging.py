@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from modelhub import verbs
 from modelhub.failures import failed_report, reason_of, rule_of
+from modelhub.source import shown_address
 
 if TYPE_CHECKING:
     from modelhub.scan import Policy, ScanReport
@@ -78,6 +79,7 @@ def failure(path: str, error: Exception, policy: Policy) -> Answer:
     """The answer for a *path* that could not be examined because of *error*."""
     import traceback
 
+    path = shown_address(path)
     report = failed_report(path, rule_of(error), reason_of(error, path), policy.version)
     return Answer(report, "".join(traceback.format_exception(error)))
 

@@ -77,8 +77,10 @@ def _content_digest(target: str | Container) -> Digest:
 
 def _fail(path: str, error: Exception, sink: Sink) -> bool:
     from modelhub.report import inspected
+    from modelhub.source import shown_address
 
     sink.trace(error)
+    path = shown_address(path)
     reason = reason_of(error, path)
     if sink.machine:
         sink.add(inspected.failed_dict(path, reason))

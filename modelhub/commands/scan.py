@@ -81,7 +81,7 @@ def command(
     from modelhub.sweep import sweep
 
     options = ScanOptions(load_policy(policy), digest, deep, second_opinion)
-    run = _Run(options, outcome, sink, explain)
+    run = _Run(paths, options, outcome, sink, explain)
     with sink.progress() if options.reads_all else nullcontext() as bar:
         progress, on_file = (bar.advance, _beginner(bar, options)) if bar else (None, None)
         if STDIN in paths:
@@ -98,7 +98,8 @@ def command(
 class _Run:
     """What the answers to one command come to."""
 
-    def __init__(self, options: ScanOptions, outcome: Outcome, sink: Sink, explain: bool) -> None:
+    def __init__(self, paths: Sequence[str], options: ScanOptions, outcome: Outcome, sink: Sink, explain: bool) -> None:
+        self._paths = paths
         self._options = options
         self._outcome = outcome
         self._sink = sink
@@ -145,10 +146,16 @@ class _Run:
                 sink.lines(explained_lines(pickles))
 
     def _decompiled(self, path: str) -> tuple[Decompiled, ...]:
-        """The pickles of *path*; none where it cannot be opened any more."""
+        """The pickles of what is shown as *path*; none where it cannot be opened any more."""
         from modelhub.container import open_anywhere
         from modelhub.scan.explain import decompile
+        from modelhub.source import shown_address
 
+        meant = {each for each in self._paths if each != path and shown_address(each) == path}
+        if len(meant) > 1:
+            self._sink.warn(f"{path}: not explained: several addresses differ only in their queries")
+            return ()
+        path = next(iter(meant), path)
         try:
             with nullcontext(self._stdin) if path == STDIN and self._stdin else open_anywhere(path) as container:
                 return decompile(container, policy=self._options.policy)
@@ -171,6 +178,8 @@ class _Run:
 
 def _beginner(bar: ByteProgress, options: ScanOptions) -> OnFile:
     """What starts *bar* over for a file: as long as the file, times the times that it is read."""
+    from modelhub.source import shown_address
+
     times = (options.digest is True) + options.deep
 
     def begin(path: str | None) -> None:
@@ -178,6 +187,6 @@ def _beginner(bar: ByteProgress, options: ScanOptions) -> OnFile:
             bar.begin("several files at once", None)
         else:
             size = os.path.getsize(path) if os.path.isfile(path) else None
-            bar.begin(os.path.basename(path), None if size is None else size * times)
+            bar.begin(os.path.basename(shown_address(path)), None if size is None else size * times)
 
     return begin

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from modelhub.container.base import Container
 from modelhub.container.open import open_container
 from modelhub.errors import SourceError
-from modelhub.source import is_remote, open_local
+from modelhub.source import is_remote, open_local, shown_address
 
 
 @contextmanager
@@ -25,8 +25,8 @@ def open_path(path: str | os.PathLike[str]) -> Iterator[Container]:
 
             yield read_folder(name, stack)
         elif is_remote(name):
-            hint = "'modelhub fetch' downloads it"
-            raise SourceError(f"{name}: an address; what lies there has to be here for this", path=name, hint=hint)
+            shown, hint = shown_address(name), "'modelhub fetch' downloads it"
+            raise SourceError(f"{shown}: an address; what lies there has to be here for this", path=shown, hint=hint)
         else:
             yield open_container(stack.enter_context(open_local(name)))
 

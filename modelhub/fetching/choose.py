@@ -22,7 +22,8 @@ _PARTS = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 _VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema_only|int8|fp8)(?=[.-])")
 """What diffusers (``save_pretrained(variant=...)``) puts between the name of a weights file and its extension."""
 
-_SAME_WEIGHTS = {"pytorch_model": "model", "pytorch_lora_weights": "pytorch_lora_weights"}
+_PICKLED, _CONVERTED = "pytorch_model", "model"
+"""What transformers calls the weights of a model, as a pickle and as a safetensors file."""
 
 
 class Choice(NamedTuple):
@@ -42,13 +43,14 @@ def choose_folder(
     paths: Iterable[str], components: Sequence[str] | None, variant: str | None, include: Sequence[str] = ()
 ) -> Choice:
     """Of the folder of one model (*components* are those that a pipeline's index lists, ``None`` for no pipeline): its
-    configurations, and one file, or set of shards, of weights in each place, that of *variant* where there is one."""
+    configurations, and one file, or set of shards, of weights in each place, that of *variant* where there is one.
+
+    Hidden files, and all in hidden folders, are left out even where *include* fits: scans of folders pass over some.
+    """
     listed = list(paths)
 
     def reason(path: str) -> str | None:
         name = path.rpartition("/")[2].lower()
-        if any(part.startswith(".") for part in path.split("/")):
-            return "a hidden file"
         if name.endswith(_OTHER_FRAMEWORKS):
             return "of another framework"
         if not name.endswith((*_BESIDE, *_PICKLES, *_SAFE)):
@@ -60,19 +62,24 @@ def choose_folder(
             return "a single file beside the pipeline"
         return None
 
-    first = _chosen(listed, _wanted(include, reason))
+    wanted = _wanted(include, reason)
+    first = _chosen(listed, lambda path: "a hidden file" if _is_hidden(path) else wanted(path))
     weights = {path for path in first.chosen if path.lower().endswith((*_PICKLES, *_SAFE)) or ".index." in path}
     left_out = dict(first.left_out)
-    stems = {path: _VARIANT.sub("", path, count=1) for path in weights}
+    variants: dict[str, dict[str, str | None]] = {}
     for path in weights:
         match = _VARIANT.search(path.rpartition("/")[2])
-        own = match[1] if match else None
-        alike = {each for each in weights if _PARTS.sub("", stems[each]) == _PARTS.sub("", stems[path])}
-        others = {(m[1] if (m := _VARIANT.search(each.rpartition("/")[2])) else None) for each in alike}
-        best = variant if variant in others else None if None in others else min(map(str, others))
-        if own != best:
-            left_out[path] = f"another variant ({own or 'none'})"
+        alike = _PARTS.sub("", _VARIANT.sub("", path, count=1))
+        variants.setdefault(alike, {})[path] = match[1] if match else None
+    for alike_weights in variants.values():
+        there = set(alike_weights.values())
+        best = variant if variant in there else None if None in there else min(map(str, there))
+        left_out |= {path: f"another variant ({own or 'none'})" for path, own in alike_weights.items() if own != best}
     return Choice(tuple(path for path in first.chosen if path not in left_out), tuple(sorted(left_out.items())))
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _wanted(include: Sequence[str], reason: Callable[[str], str | None]) -> Callable[[str], str | None]:
@@ -97,7 +104,6 @@ def _weights(path: str) -> str:
     """*path* without what differs between a pickle and a safetensors file of the same weights."""
     folder, _, name = path.rpartition("/")
     stem = _PARTS.sub("", name).rpartition(".")[0]
-    for pickled, safe in _SAME_WEIGHTS.items():
-        if stem == pickled or stem.startswith(f"{pickled}."):
-            stem = safe + stem[len(pickled) :]
+    if stem == _PICKLED or stem.startswith(f"{_PICKLED}."):
+        stem = _CONVERTED + stem[len(_PICKLED) :]
     return f"{folder}/{stem}"

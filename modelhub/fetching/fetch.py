@@ -2,26 +2,26 @@
 
 The quarantine is a hidden folder beside the targets, which no walk enters. huggingface_hub downloads into it and goes
 on there with what was interrupted. A file leaves it when its bytes have the length and the SHA-256 that were claimed
-and a scan of all of it says SAFE; then it gets its name, whole, and a note of its origin beside it.
+and a scan of all of it says SAFE; then it gets its name, whole, and a note of its origin beside it. What lies at a
+target already is scanned as well.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from modelhub import __version__, verbs
+from modelhub import verbs
 from modelhub.convert import convert
 from modelhub.convert.target import PartFile, rename_to_free_name, write_error
 from modelhub.errors import ModelHubError, NoSpace, SourceError, UnsafeModelError, WouldOverwrite
+from modelhub.fetching.origin import check_note, write_note
 from modelhub.fetching.plan import FetchPlan, PlannedFile, Unit
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
-from modelhub.source import digest_of, open_local
+from modelhub.source import digest_of, open_local, shown_address
 from modelhub.source.network import reference_of
 
 QUARANTINE = ".modelhub-quarantine"
@@ -55,7 +55,6 @@ def fetch(
     salvage: bool = False,
     policy: Policy | None = None,
     quiet: bool = True,
-    on_unit: Callable[[Unit], None] | None = None,
 ) -> Iterator[FetchResult]:
     """Carry *plan* out; a result for each unit, as it is done, whatever becomes of the others.
 
@@ -68,8 +67,6 @@ def fetch(
         raise NoSpace(f"{plan.folder}: {needed:,} bytes are to be downloaded, and {plan.free:,} are free")
     run = _Run(plan, salvage, policy or load_policy(), quiet)
     for unit in plan.units:
-        if on_unit is not None:
-            on_unit(unit)
         try:
             yield run.take(unit)
         except ModelHubError as error:
@@ -89,26 +86,26 @@ class _Run:
 
     def take(self, unit: Unit) -> FetchResult:
         if _is_there(unit):
-            return FetchResult(unit, "already there", unit.target, unit.reports)
-        if not unit.may_be_fetched and not (self._salvage and not unit.is_folder):
+            return FetchResult(unit, "already there", unit.target, (self._scan(unit.target, unit),))
+        salvage = self._salvage and not unit.is_folder
+        if not unit.may_be_fetched and not salvage:
             return FetchResult(unit, "refused", None, unit.reports)
-        if os.path.lexists(unit.target):
-            raise WouldOverwrite(f"{unit.target}: exists already, and is something else", hint="move it away")
+        _check_free(unit.target)
+        if not unit.may_be_fetched:
+            _check_free(_salvaged(unit))
+        check_note(unit.target if unit.may_be_fetched else _salvaged(unit))
         lying = self._download(unit)
-        report = verbs.scan(lying, policy=self._policy, digest=not unit.is_folder)
+        report = self._scan(lying, unit)
         if report.verdict is Verdict.SAFE:
             self._admit(lying, unit)
             return FetchResult(unit, "fetched", unit.target, (report,))
-        if self._salvage and not unit.is_folder:
-            target = os.path.splitext(unit.target)[0] + ".safetensors"
-            os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
-            convert(lying, target, salvage=True, policy=self._policy)
-            os.unlink(lying)
-            self._note_origin(unit, target, salvaged=True)
-            self._tidy()
-            return FetchResult(unit, "salvaged", target, (report,))
+        if salvage:
+            return FetchResult(unit, "salvaged", self._take_tensors(lying, unit), (report,))
         refused = UnsafeModelError(f"{lying}: {report.verdict.label}, so it stays in quarantine", report)
         return FetchResult(unit, "in quarantine", lying, (report,), refused)
+
+    def _scan(self, path: str, unit: Unit) -> ScanReport:
+        return verbs.scan(path, policy=self._policy, digest=not unit.is_folder)
 
     def _download(self, unit: Unit) -> str:
         """Bring all files of *unit* into quarantine and compare them with what is claimed; returns where it lies."""
@@ -139,8 +136,21 @@ class _Run:
                 rename_to_free_name(lying, unit.target)
         except OSError as error:
             raise write_error(error, unit.target) from error
-        self._note_origin(unit, unit.target, salvaged=False)
         self._tidy()
+        write_note(unit.target, unit, self._plan.claims, salvaged=False)
+
+    def _take_tensors(self, lying: str, unit: Unit) -> str:
+        """Copy the tensors of what lies in quarantine, and remove it, whatever comes of them; returns the copy."""
+        target = _salvaged(unit)
+        try:
+            check_note(target)
+            os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+            convert(lying, target, salvage=True, policy=self._policy)
+        finally:
+            os.unlink(lying)
+            self._tidy()
+        write_note(target, unit, self._plan.claims, salvaged=True)
+        return target
 
     def _tidy(self) -> None:
         """Remove what huggingface_hub noted of files that have left, and folders that are empty."""
@@ -154,22 +164,15 @@ class _Run:
             with suppress(OSError):
                 os.rmdir(place)
 
-    def _note_origin(self, unit: Unit, target: str, *, salvaged: bool) -> None:
-        """Write beside *target* where it comes from, as what the source says of it on this day."""
-        origin = {
-            "schema": "modelhub.origin/1",
-            "address": unit.address,
-            "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "version": __version__,
-            "salvaged": salvaged,
-            "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in unit.files],
-            "claims": self._plan.claims,
-        }
-        data = json.dumps(origin, indent=2, default=str).encode() + b"\n"
-        with PartFile(f"{target}.origin.json", len(data)) as part:
-            part.write_at(0, data)
-            part.sync()
-            part.commit(force=True)
+
+def _salvaged(unit: Unit) -> str:
+    """Where the tensors of *unit*, a file, are put."""
+    return os.path.splitext(unit.target)[0] + ".safetensors"
+
+
+def _check_free(target: str) -> None:
+    if os.path.lexists(target):
+        raise WouldOverwrite(f"{target}: exists already, and is something else", hint="move it away")
 
 
 def _remove_others(folder: str, wanted: set[str]) -> None:
@@ -209,18 +212,19 @@ def _download_file(unit: Unit, place: str) -> str:
     from modelhub.source.web import Web, read_body
 
     [file] = unit.files
+    name = shown_address(unit.address)
     path = os.path.join(place, file.path)
     with suppress(FileNotFoundError):
         os.unlink(path)
     web = Web()
     try:
-        with web.get(unit.address, {}, unit.address) as response, PartFile(path, file.size) as part:
+        with web.get(unit.address, {}, name) as response, PartFile(path, file.size) as part:
             offset = 0
-            for piece in read_body(response, file.size + 1, unit.address):
+            for piece in read_body(response, file.size + 1, name):
                 part.write_at(offset, piece)
                 offset += len(piece)
             if offset != file.size:
-                raise SourceError(f"{unit.address}: the server sent {offset:,} bytes of {file.size:,}")
+                raise SourceError(f"{name}: the server sent {offset:,} bytes of {file.size:,}")
             part.sync()
             part.commit(force=True)
     finally:

@@ -17,7 +17,7 @@ from modelhub.fetching.choose import choose_folder, choose_loose
 from modelhub.fetching.names import check_name, check_names
 from modelhub.judging import ScanOptions, judge
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
-from modelhub.source import names_one_model
+from modelhub.source import names_one_model, shown_address
 from modelhub.source.network import RemoteFolder, open_address, reference_of, what_lies_at
 from modelhub.source.resolve import is_model_name
 
@@ -77,7 +77,7 @@ def _is_too_far(report: ScanReport) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FetchPlan:
-    """What would be fetched from *address*, pinned, to below *folder*.
+    """What would be fetched from *address*, pinned and as it may be shown, to below *folder*.
 
     ``claims`` are what the source says (``licence``, ``base_model``, ``tags``, ``gated``); ``left_out`` the other files
     with the reason; ``free`` the bytes that the disk has.
@@ -111,11 +111,11 @@ def plan_fetch(
     looked at, or when a name of the server's would lead out of *folder*.
     """
     policy = policy or load_policy()
-    reference = reference_of(address)
+    reference, shown = reference_of(address), shown_address(address)
     if reference is None:
-        return FetchPlan(address, folder, (_single(address, folder, sha256, policy),), _free(folder))
+        return FetchPlan(shown, folder, (_single(address, folder, sha256, policy),), _free(folder))
     if sha256 is not None:
-        raise SourceError(f"{address}: the Hub says itself which SHA-256 a file has", path=address)
+        raise SourceError(f"{shown}: the Hub says itself which SHA-256 a file has", path=shown)
     from modelhub.source import hub
 
     info = hub.about(reference)
@@ -130,7 +130,7 @@ def plan_fetch(
         target = os.path.join(folder, pinned.repo.rpartition("/")[2], *filter(None, path.split("/")))
         units.append(Unit(str(pinned._replace(path=path)), path, files, target, judged))
     if not units:
-        raise NotFound(f"{address}: no model file is there, or none is included", path=address)
+        raise NotFound(f"{shown}: no model file is there, or none is included", path=shown)
     return FetchPlan(str(pinned), folder, tuple(units), _free(folder), hub.claims_of(info), left_out)
 
 

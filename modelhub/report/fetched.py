@@ -9,6 +9,7 @@ from modelhub.report.json import scan_dict
 from modelhub.report.plain import Line, Span, byte_size, counted, line
 from modelhub.report.scanned import scan_lines, verdict_span
 from modelhub.scan.findings import ScanReport, Verdict
+from modelhub.source import shown_address
 
 _SHOWN = 12
 
@@ -63,7 +64,9 @@ def unit_lines(unit: Planned, action: str, target: str | None, error: str | None
     """What becomes of one unit, with the findings where it is not safe."""
     where = f" -> {target}" if target is not None else ""
     size = f"  {byte_size(unit.size)} in {counted(len(unit.files), 'file')}"
-    yield line(verdict_span(unit.verdict.label, 10), "  ", action, "  ", Span(unit.address, "bold"), where, size)
+    yield line(
+        verdict_span(unit.verdict.label, 10), "  ", action, "  ", Span(shown_address(unit.address), "bold"), where, size
+    )
     if error is not None:
         yield line("    ", Span(error, "unsafe"))
     if unit.verdict > Verdict.SAFE:
@@ -75,7 +78,7 @@ def unit_lines(unit: Planned, action: str, target: str | None, error: str | None
 def unit_dict(unit: Planned, action: str, target: str | None, error: str | None) -> dict[str, Any]:
     """One unit; ``reports`` are those that its verdict is of."""
     return {
-        "address": unit.address,
+        "address": shown_address(unit.address),
         "action": action,
         "target": target,
         "verdict": unit.verdict.label,

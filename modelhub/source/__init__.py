@@ -1,6 +1,6 @@
 """Where bytes come from: a :class:`Source` is a named, sized run of bytes that can be read at any offset."""
 
-from modelhub.source.address import Traffic, at_hand, is_distant, is_remote, traffic_of
+from modelhub.source.address import Traffic, at_hand, is_distant, is_remote, shown_address, traffic_of
 from modelhub.source.base import FileStat, Source
 from modelhub.source.digest import Digest, digest_of
 from modelhub.source.local import LocalSource, open_local
@@ -24,5 +24,6 @@ __all__ = [
     "is_remote",
     "names_one_model",
     "open_local",
+    "shown_address",
     "traffic_of",
 ]

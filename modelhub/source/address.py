@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,6 +17,16 @@ _SCHEMES = (HUB, "https://", "http://")
 def is_remote(name: str) -> bool:
     """Whether *name* is an address and not a path."""
     return name.startswith(_SCHEMES)
+
+
+def shown_address(name: str) -> str:
+    """*name* as it may be shown and kept: of an address outside the Hub without its query, fragment and password, each
+    of which may be what authorises."""
+    if not is_remote(name) or name.startswith(HUB):
+        return name
+    scheme, _, rest = re.split(r"[?#]", name, maxsplit=1)[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def at_hand(source: Source, offset: int, length: int) -> bool:

@@ -6,30 +6,28 @@ sent to the Hub alone, never to where it redirects downloads to.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from modelhub.errors import AccessDenied, MissingExtra, NotFound, Offline, SourceError
+from modelhub.errors import MissingExtra, NotFound, Offline, SourceError
 from modelhub.source.address import HUB
-from modelhub.source.web import Credentials, Web, is_loopback, origin_of
+from modelhub.source.hub_session import TIMEOUT, asking, endpoint
+from modelhub.source.web import Credentials, Web, origin_of
 
 try:
-    import httpx2
     from huggingface_hub import HfApi, constants, get_token
-    from huggingface_hub import errors as hub_errors
     from huggingface_hub.hf_api import RepoFile
-    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 except ImportError as _error:
     raise MissingExtra("huggingface_hub", "hub") from _error
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
-_TIMEOUT = 30.0
+_MOST_FILES = 100_000
+_LONGEST_PATH = 1024
+"""Characters of a file's path in a repository."""
+
 _REFERENCE = re.compile(
     r"hf://(?P<owner>[A-Za-z0-9][\w.-]*)/(?P<name>[A-Za-z0-9_][\w.-]*)"
     r"(?:@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(?P<path>.*))?",
@@ -37,6 +35,7 @@ _REFERENCE = re.compile(
 )
 _PAGE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/(?:blob|resolve|tree)/(?P<revision>refs/pr/[^/]+|[^/]+)(?:/(?P<path>.*))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Reference(NamedTuple):
@@ -88,15 +87,6 @@ def reference_of(address: str) -> Reference | None:
     return Reference(unquote(found["repo"]), unquote(found["revision"]), unquote(found["path"] or ""))
 
 
-def endpoint() -> str:
-    """The Hub's address without a slash at its end. Raises :class:`AccessDenied` for one that is not https."""
-    address = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-    parts = urlsplit(address)
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-        raise AccessDenied(f"HF_ENDPOINT: {parts.scheme}://{parts.hostname} is not https", path=address)
-    return address
-
-
 def open_web() -> Web:
     """A client that may read what the user's token may read. Raises :class:`Offline`."""
     if constants.is_offline_mode():
@@ -118,15 +108,15 @@ def pin(reference: Reference) -> Reference:
 
 
 def commit_of(info: ModelInfo, reference: Reference) -> str:
-    if info.sha is None or not _COMMIT.fullmatch(info.sha):
+    if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
         raise SourceError(f"{reference}: the Hub names no commit for it", path=str(reference))
     return info.sha
 
 
 def about(reference: Reference) -> ModelInfo:
     """What the Hub says of the repository at its revision: all of it claims, but the commit."""
-    with translated(reference):
-        return _api().model_info(reference.repo, revision=reference.revision, timeout=_TIMEOUT)
+    with asking(str(reference)):
+        return _api().model_info(reference.repo, revision=reference.revision, timeout=TIMEOUT)
 
 
 def claims_of(info: ModelInfo) -> dict[str, object]:
@@ -135,7 +125,7 @@ def claims_of(info: ModelInfo) -> dict[str, object]:
     said = {
         "licence": card.get("license"),
         "base_model": card.get("base_model"),
-        "tags": list(info.tags or ()),
+        "tags": info.tags if isinstance(info.tags, list) else [],
         "gated": info.gated,
     }
     return {key: value for key, value in said.items() if value}
@@ -151,7 +141,7 @@ def download(reference: Reference, folder: str, *, quiet: bool) -> str:
 
     if quiet:
         disable_progress_bars()
-    with translated(reference):
+    with asking(str(reference)):
         return hf_hub_download(
             reference.repo,
             reference.path,
@@ -162,60 +152,33 @@ def download(reference: Reference, folder: str, *, quiet: bool) -> str:
         )
 
 
-def files_of(reference: Reference) -> Iterator[HubFile]:
-    """The files in the folder *reference* and below, in the order of their paths; one that is a file itself.
+def files_of(reference: Reference) -> tuple[HubFile, ...]:
+    """The files in the folder *reference* and below, in the order that the Hub tells them; one that is a file itself.
 
-    Raises :class:`NotFound` and its like when it cannot be listed.
+    Raises :class:`NotFound` and its like when it cannot be listed, :class:`SourceError` for more than 100,000 files.
     """
-    with translated(reference):
-        session = get_session()
-        if session.timeout == httpx2.Timeout(None):
-            session.timeout = httpx2.Timeout(_TIMEOUT)
-        below = reference.path.rstrip("/") or None
-        tree = _api().list_repo_tree(reference.repo, below, recursive=True, revision=reference.revision)
-        for entry in tree:
-            if isinstance(entry, RepoFile):
-                yield HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None)
-
-
-@contextmanager
-def translated(reference: Reference) -> Iterator[None]:
-    """Errors of huggingface_hub as ours, about *reference*."""
     name = str(reference)
-    try:
-        yield
-    except hub_errors.OfflineModeIsEnabled as error:
-        raise Offline(f"{name}: the Hub cannot be asked: HF_HUB_OFFLINE is set", path=name) from error
-    except hub_errors.GatedRepoError as error:
-        hint = "ask for access on the repository's page, and set HF_TOKEN or run 'hf auth login'"
-        raise AccessDenied(f"{name}: gated: its owner grants access", path=name, hint=hint) from error
-    except hub_errors.RepositoryNotFoundError as error:
-        hint = "if it is private, set HF_TOKEN or run 'hf auth login'"
-        raise NotFound(f"{name}: no such repository, or a private one", path=name, hint=hint) from error
-    except hub_errors.RevisionNotFoundError as error:
-        raise NotFound(f"{name}: the repository has no such revision", path=name) from error
-    except hub_errors.EntryNotFoundError as error:
-        raise NotFound(f"{name}: the repository has no such file or folder", path=name) from error
-    except hub_errors.HfHubHTTPError as error:
-        raise _refusal(error, name) from error
-    except httpx2.TimeoutException as error:
-        raise SourceError(f"{name}: the Hub gives no answer in time", path=name) from error
-    except httpx2.HTTPError as error:
-        raise SourceError(f"{name}: the Hub cannot be reached: {error}", path=name) from error
-    except hub_errors.HFValidationError as error:
-        raise NotFound(f"{name}: names no repository of models on the Hub", path=name) from error
+    files: list[HubFile] = []
+    with asking(str(reference)):
+        below = reference.path.rstrip("/") or None
+        for entry in _api().list_repo_tree(reference.repo, below, recursive=True, revision=reference.revision):
+            if isinstance(entry, RepoFile):
+                files.append(_file_of(entry))
+            if len(files) > _MOST_FILES:
+                raise SourceError(f"{name}: more than {_MOST_FILES:,} files are there", path=name)
+    return tuple(files)
 
 
-def _refusal(error: hub_errors.HfHubHTTPError, name: str) -> SourceError:
-    status = error.response.status_code
-    if status in (401, 403):
-        hint = "set HF_TOKEN to a token that may read it, or run 'hf auth login'"
-        return AccessDenied(f"{name}: the Hub does not let you read it (status {status})", path=name, hint=hint)
-    if status == 429:
-        wait = error.response.headers.get("retry-after", "")
-        when = f"try again in {wait} seconds" if wait.isascii() and wait.isdigit() else "try again later"
-        return SourceError(f"{name}: the Hub asks for fewer requests (status 429)", path=name, hint=when)
-    return SourceError(f"{name}: the Hub answers with status {status}", path=name, hint="try again later")
+def _file_of(entry: RepoFile) -> HubFile:
+    """*entry* as far as it can be one. Raises ``ValueError`` when it cannot."""
+    sha256 = entry.lfs.sha256 if entry.lfs else None
+    if not isinstance(entry.path, str) or not 0 < len(entry.path) <= _LONGEST_PATH:
+        raise ValueError("the path of a file")
+    if type(entry.size) is not int or entry.size < 0:
+        raise ValueError("the size of a file")
+    if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+        raise ValueError("the SHA-256 of a file")
+    return HubFile(entry.path, entry.size, sha256)
 
 
 def _api() -> HfApi:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from modelhub.errors import NotFound
-from modelhub.source.address import HUB
+from modelhub.source.address import HUB, shown_address
 from modelhub.source.remote import RemoteSource
 from modelhub.source.web import Web
 
@@ -42,7 +42,7 @@ def open_address(address: str, stack: ExitStack, *, whole: bool = False) -> Remo
     if reference is None:
         web = Web()
         stack.callback(web.close)
-        return stack.enter_context(RemoteSource(address, address, web, whole=whole))
+        return stack.enter_context(RemoteSource(address, shown_address(address), web, whole=whole))
     from modelhub.source import hub
 
     web = hub.open_web()
@@ -97,21 +97,42 @@ def what_lies_at(
 
 
 def _folders(paths: Iterable[str]) -> dict[str, set[str]]:
-    """The names in each folder by its path, which is empty or ends with ``/``, as the names of folders in it do."""
+    """The names in each folder that has files, by its path, which is empty or ends with ``/``, as the names of folders
+    in it do."""
     folders: dict[str, set[str]] = {}
     for path in paths:
-        parts = path.split("/")
-        for depth, name in enumerate(parts):
-            above = "".join(f"{part}/" for part in parts[:depth])
-            folders.setdefault(above, set()).add(name if depth == len(parts) - 1 else f"{name}/")
+        folder, slash, name = path.rpartition("/")
+        folders.setdefault(folder + slash, set()).add(name)
+    for folder in list(folders):
+        below = folder
+        while below:
+            above, slash, name = below[:-1].rpartition("/")
+            below = above + slash
+            if below in folders:
+                folders[below].add(f"{name}/")
     return folders
 
 
 def reference_of(address: str) -> Reference | None:
-    """What *address* names on the Hub, ``None`` elsewhere, where huggingface_hub is not needed."""
-    hosts = ("huggingface.co", urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc)
-    if not address.startswith(HUB) and urlsplit(address).netloc not in hosts:
-        return None
+    """What *address* names on the Hub, ``None`` elsewhere, where huggingface_hub is not needed.
+
+    Raises :class:`NotFound` for what is no address.
+    """
+    if not address.startswith(HUB):
+        host = _host(address)
+        if host is None:
+            shown = shown_address(address)
+            raise NotFound(f"{shown}: not an address", path=shown)
+        if host not in ("huggingface.co", _host(os.environ.get("HF_ENDPOINT", ""))):
+            return None
     from modelhub.source import hub
 
     return hub.reference_of(address)
+
+
+def _host(address: str) -> str | None:
+    """The host that *address* names, with its port; ``None`` for what is no address."""
+    try:
+        return urlsplit(address).netloc
+    except ValueError:
+        return None

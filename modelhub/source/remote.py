@@ -79,6 +79,8 @@ class RemoteSource:
         for index in range(offset // BLOCK, last + 1):
             if index not in self._kept:
                 self._fetch(index, self._run(index, min(last, index + _KEPT // 2 - 1)))
+                if self._spooled is not None:  # ranges were ignored this time, and all of it was sent
+                    return self._spooled.read_at(offset, length)
             self._kept.move_to_end(index)
             begin = index * BLOCK
             pieces.append(self._kept[index][max(0, offset - begin) : end - begin])

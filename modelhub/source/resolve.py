@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from modelhub.errors import AccessDenied, NotFound, SourceError
-from modelhub.source.address import is_remote
+from modelhub.source.address import is_remote, shown_address
 
 MODEL_EXTENSIONS = frozenset(
     ".safetensors .sft .ckpt .pt .pth .pt2 .bin .pkl .pickle .gguf .onnx .h5 .keras .npy .npz .joblib .zip .dat "
@@ -70,10 +70,8 @@ class _Finder:
     def _far(self, address: str) -> Iterator[Found | SourceError]:
         """What lies at *address*; of a repository's files, those with a model's name."""
         if not self._addresses:
-            hint = "'modelhub fetch' downloads it"
-            yield SourceError(
-                f"{address}: an address; what lies there has to be here for this", path=address, hint=hint
-            )
+            shown, hint = shown_address(address), "'modelhub fetch' downloads it"
+            yield SourceError(f"{shown}: an address; what lies there has to be here for this", path=shown, hint=hint)
             return
         from modelhub.source.network import what_lies_at
 
@@ -83,7 +81,7 @@ class _Finder:
                     self._single.add(lying.address)
                     yield Found(lying.address, lying.is_folder)
         except SourceError as error:
-            error.path = address
+            error.path = shown_address(address)
             yield error
 
     def _matching(self, pattern: str) -> Iterator[Found | SourceError]:

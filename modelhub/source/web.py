@@ -1,23 +1,22 @@
 """HTTP requests to places that nobody has to trust.
 
-Only https, and http to this machine itself. Each hop of a redirection is judged before it is followed, and each
-connection before anything is sent over it: private addresses (RFC 1918 and all others that are not global) are refused
-unless the user has named their host as the Hub's endpoint. What authorises goes to one host and no other. Bodies are
-taken as they are sent, never unpacked.
+Each hop of a redirection is judged before it is followed, and each connection before anything is sent over it
+(:mod:`modelhub.source.egress`). What authorises goes to one host and no other. Bodies are taken as they are sent, never
+unpacked.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from modelhub import __version__
 from modelhub.errors import AccessDenied, MissingExtra, NotFound, SourceError
+from modelhub.source.egress import check_url, watch_for
 
 try:
     import httpx2
@@ -26,7 +25,7 @@ except ImportError as _error:
 
 _HOPS = 5
 _TRIES = 3
-_LONGEST_WAIT = 30.0
+LONGEST_WAIT = 30.0
 """Seconds that a server may ask to be waited for (Retry-After) before that is told instead."""
 
 _TIMEOUT = httpx2.Timeout(20.0, connect=10.0)
@@ -36,7 +35,7 @@ _SLOWEST = 8 << 10
 _GRACE = 30.0
 """Seconds that any body may take."""
 
-_BUSY = frozenset({429, 500, 502, 503, 504})
+BUSY = frozenset({429, 500, 502, 503, 504})
 _MOVED = frozenset({301, 302, 303, 307, 308})
 
 
@@ -97,10 +96,10 @@ class Web:
                     raise SourceError(f"{name}: cannot be reached: {_reason(error)}", path=name) from error
                 time.sleep(0.2 * attempt)
                 continue
-            if response.status_code not in _BUSY or attempt == _TRIES:
+            if response.status_code not in BUSY or attempt == _TRIES:
                 return response
-            wait = _asked_to_wait(response, 0.2 * attempt)
-            if wait > _LONGEST_WAIT:
+            wait = asked_to_wait(response, 0.2 * attempt)
+            if wait > LONGEST_WAIT:
                 return response
             response.close()
             time.sleep(wait)
@@ -109,14 +108,14 @@ class Web:
     def _follow(self, url: str, headers: Mapping[str, str], name: str) -> httpx2.Response:
         """Send the request, and again to wherever it is redirected."""
         current = _parsed(url, name)
-        self._check_url(current, None, name)
+        check_url(current, None, name, self._trusted)
         for _ in range(_HOPS + 1):
             response = self._send(current, headers, name)
             if response.status_code not in _MOVED or "location" not in response.headers:
                 return response
             response.close()
             following = current.join(_parsed(response.headers["location"], name))
-            self._check_url(following, current, name)
+            check_url(following, current, name, self._trusted)
             current = following
         raise SourceError(f"{name}: redirected more than {_HOPS} times", path=name)
 
@@ -124,37 +123,11 @@ class Web:
         sent = dict(headers)
         if self._credentials is not None and origin_of(url) == self._credentials.origin:
             sent["authorization"] = self._credentials.authorization
-        local = is_loopback(url.host)
-
-        def watch(event: str, info: Mapping[str, Any]) -> None:
-            if event == "connection.connect_tcp.complete":
-                stream = info["return_value"]
-                address = str(stream.get_extra_info("server_addr")[0])
-                if not _may_connect(address, local):
-                    stream.close()
-                    raise AccessDenied(f"{name}: {url.host} is the private address {address}", path=name, hint=_PRIVATE)
-
-        watched = url.host not in self._trusted and not _is_proxied(url)
+        watch = watch_for(self._client, url, name, self._trusted)
         self.requests += 1
         self._client.cookies.clear()
-        request = self._client.build_request("GET", url, headers=sent, extensions={"trace": watch} if watched else {})
+        request = self._client.build_request("GET", url, headers=sent, extensions={"trace": watch} if watch else {})
         return self._client.send(request, stream=True)
-
-    def _check_url(self, url: httpx2.URL, before: httpx2.URL | None, name: str) -> None:
-        """Raise unless a request may go to *url*, which the answer of *before* leads to, if anything does."""
-        how = "is redirected to" if before is not None else "is"
-        local = is_loopback(url.host)
-        if url.scheme != "https" and not (url.scheme == "http" and local):
-            raise AccessDenied(f"{name}: {how} {_shown(url)}, which is not https", path=name)
-        if local and before is not None and not is_loopback(before.host):
-            raise AccessDenied(f"{name}: {how} this machine itself, {_shown(url)}", path=name)
-        if url.userinfo:
-            raise AccessDenied(f"{name}: an address with a password in it is not asked for", path=name)
-        if url.host not in self._trusted and not _may_connect(url.host, local):
-            raise AccessDenied(f"{name}: {how} {_shown(url)}, a private address", path=name, hint=_PRIVATE)
-
-
-_PRIVATE = "only the host in HF_ENDPOINT may have a private address"
 
 
 def read_body(response: httpx2.Response, most: int, name: str) -> Iterator[bytes]:
@@ -187,46 +160,6 @@ def origin_of(url: httpx2.URL | str) -> str:
     return f"{parsed.scheme}://{parsed.host}:{parsed.port or {'https': 443, 'http': 80}.get(parsed.scheme, 0)}"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether *host* names this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return _unwrapped(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _may_connect(host: str, local: bool) -> bool:
-    """Whether *host* is a name, a global address, or, for a *local* name, this machine's own."""
-    try:
-        address = _unwrapped(host)
-    except ValueError:
-        return True
-    return (address.is_global and not address.is_multicast) or (local and address.is_loopback)
-
-
-def _unwrapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The address *host*; of an IPv6 address that stands for one of IPv4, that one. ValueError for a name."""
-    address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
-
-
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
-
-
-def _is_proxied(url: httpx2.URL) -> bool:
-    """Whether the environment sends requests for *url* to a proxy: then the connection's address is not its host's."""
-    from urllib.request import getproxies, proxy_bypass
-
-    proxies = getproxies()
-    return bool(proxies.get(url.scheme) or proxies.get("all")) and not proxy_bypass(url.host)
-
-
 def _parsed(url: str, name: str) -> httpx2.URL:
     try:
         return httpx2.URL(url)
@@ -234,12 +167,7 @@ def _parsed(url: str, name: str) -> httpx2.URL:
         raise SourceError(f"{name}: not an address: {error}", path=name) from error
 
 
-def _shown(url: httpx2.URL) -> str:
-    """*url* without what may be secret in it."""
-    return f"{url.scheme}://{url.host}"
-
-
-def _asked_to_wait(response: httpx2.Response, otherwise: float) -> float:
+def asked_to_wait(response: httpx2.Response, otherwise: float) -> float:
     """Seconds that the server asks to be waited for (RFC 9110, 10.2.3)."""
     value = response.headers.get("retry-after", "").strip()
     if not value:
@@ -250,7 +178,7 @@ def _asked_to_wait(response: httpx2.Response, otherwise: float) -> float:
 
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return otherwise
 
 

@@ -12,7 +12,8 @@ from modelhub import verbs
 from modelhub.errors import AccessDenied, ChangedDuringRead, NotFound, SourceError
 from modelhub.samples.torch_files import write_torch_zip
 from modelhub.samples.weights import random_weights
-from modelhub.source import web
+from modelhub.source import egress, web
+from modelhub.source.remote import RemoteSource
 from modelhub.source.web import Web
 from modelhub.tensors import DType
 from tests.cli.run import modelhub
@@ -89,6 +90,14 @@ def test_a_busy_server_is_asked_again(hub: Hub, checkpoint: bytes, impatient: li
     assert impatient == [7.0]
     hub.fault = first(1, "resolve", lambda handler: handler.error(503))
     assert verbs.scan(ADDRESS).verdict.label == "safe"
+
+
+@pytest.mark.parametrize("wait", ["Mon, 01 Jan 2020 00:00:00 +99999999999999999999999", "soon", "-1", "9" * 5000])
+def test_odd_times_to_wait(hub: Hub, checkpoint: bytes, wait: str) -> None:
+    """A time to wait that is none, or not of this world, ends in a sentence."""
+    hub.fault = first(99, "file", lambda handler: handler.error(503, Retry_After=wait))
+    with pytest.raises(SourceError, match="status 503"):
+        verbs.scan(ADDRESS)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +179,29 @@ def test_a_server_that_ignores_ranges(hub: Hub, checkpoint: bytes) -> None:
     assert len(hub.asked("storage")) == 1
     assert verbs.scan(ADDRESS, deep=True).verdict.label == "safe"
     assert len(hub.asked("storage")) == 2
+
+
+def test_a_server_that_stops_honouring_ranges(hub: Hub, tmp_path: Path) -> None:
+    """When a later request is answered with the whole file, that is what is read on from."""
+    data = b"".join(n.to_bytes(4, "little") for n in range(3 << 20))
+    address = hub.put("big", data)
+    asked = []
+
+    def fault(handler: _Handler, part: str) -> bool:
+        if handler.headers.get("range", "").startswith("bytes=0-"):
+            asked.append(part)
+        if len(asked) < 2:
+            return False
+        del handler.headers["range"]
+        handler.bytes_of(hub.loose["big"], {"ETag": f'"{hub.loose["big"].etag}"'})
+        return True
+
+    hub.fault = fault
+    with _closing(Web()) as client, RemoteSource(address, "it", client, whole=True) as source:
+        for offset in range(0, len(data), 1 << 20):  # more than is kept, so that the first block is asked for again
+            assert source.read_at(offset, 1 << 20) == data[offset : offset + (1 << 20)]
+        assert source.read_at(0, 200_000) == data[:200_000]
+        assert source.read_at(5 << 20, 100) == data[5 << 20 :][:100]
 
 
 def test_a_small_file_of_a_server_that_ignores_ranges(hub: Hub) -> None:
@@ -267,8 +299,8 @@ def test_endless_redirections(hub: Hub, checkpoint: bytes) -> None:
 def test_names_of_private_addresses(hub: Hub, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A public name that leads to a private address is refused when the connection stands, before a word is sent."""
     address = hub.put("a.pt", checkpoint)
-    monkeypatch.setattr(web, "is_loopback", lambda host: False)
-    monkeypatch.setattr(web.Web, "_check_url", lambda *_: None)
+    monkeypatch.setattr(egress, "is_loopback", lambda host: False)
+    monkeypatch.setattr(web, "check_url", lambda *_: None)
     with pytest.raises(AccessDenied, match=r"private address 127\.0\.0\.1"), _closing(Web()) as client:
         client.get(address, {}, "it").__enter__()
     assert hub.asked("storage") == []
@@ -276,11 +308,10 @@ def test_names_of_private_addresses(hub: Hub, checkpoint: bytes, monkeypatch: py
 
 def test_a_page_may_not_lead_to_this_machine() -> None:
     """From elsewhere, nothing leads to this machine itself."""
-    with _closing(Web()) as client:
-        away, here = web.httpx2.URL("https://example.com/"), web.httpx2.URL("http://127.0.0.1/x")
-        with pytest.raises(AccessDenied, match="this machine itself"):
-            client._check_url(here, away, "it")
-        client._check_url(here, None, "it")
+    away, here = web.httpx2.URL("https://example.com/"), web.httpx2.URL("http://127.0.0.1/x")
+    with pytest.raises(AccessDenied, match="this machine itself"):
+        egress.check_url(here, away, "it", frozenset())
+    egress.check_url(here, None, "it", frozenset())
 
 
 @pytest.mark.parametrize(
@@ -297,15 +328,19 @@ def test_a_page_may_not_lead_to_this_machine() -> None:
         "fc00::1",
         "2002:a00:1::",
         "::ffff:10.0.0.1",
+        "::10.0.0.1",
+        "::8.8.8.8",
+        "fec0::1",
+        "64:ff9b:1::808:808",
     ],
 )
 def test_private_addresses(host: str) -> None:
     """Addresses of private networks, of links, of carriers and of groups are not connected to, in any spelling."""
     assert ipaddress.ip_address(host)
-    assert not web._may_connect(host, local=False)
-    assert not web._may_connect(host, local=True)
-    assert web._may_connect("8.8.8.8", local=False)
-    assert web._may_connect("2606:4700::1111", local=False)
+    assert not egress.may_connect(host, local=False)
+    assert not egress.may_connect(host, local=True)
+    assert egress.may_connect("8.8.8.8", local=False)
+    assert egress.may_connect("2606:4700::1111", local=False)
 
 
 def test_credentials_are_not_shown() -> None:

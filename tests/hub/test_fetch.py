@@ -245,6 +245,13 @@ def test_names_that_lead_elsewhere(name: str) -> None:
         check_name(name)
 
 
+@pytest.mark.parametrize("name", ["con .safetensors", "NUL  .ckpt", "aux .x.pt", "com1\u00a0.bin"], ids=ascii)
+def test_devices_before_a_space(name: str) -> None:
+    """A device's name followed by spaces is the device's on Windows, whatever the extension."""
+    with pytest.raises(SourceError, match="device"):
+        check_name(name)
+
+
 def test_names_of_one_file() -> None:
     """Two names that are one on some file system are refused together; good ones are taken."""
     check_names(["unet/model.safetensors", "ünet/模型.safetensors", "a b (1).ckpt"])
@@ -280,3 +287,136 @@ def test_what_is_chosen() -> None:
     assert choose_folder(sharded, None, None).chosen == tuple(sharded[:4])
     only_variant = ["config.json", "model.fp16.safetensors"]
     assert choose_folder(only_variant, None, None).chosen == tuple(only_variant)
+
+
+def test_hidden_files_are_not_included() -> None:
+    """What a scan of the folder does not look at is not put into it, whatever ``--include`` says."""
+    paths = ["model_index.json", "unet/a.safetensors", "unet/.cache/evil.ckpt", ".git/x.bin", "unet/.b.safetensors"]
+    choice = choose_folder(paths, None, None, ["*"])
+    assert choice.chosen == ("model_index.json", "unet/a.safetensors")
+    assert {why for _, why in choice.left_out} == {"a hidden file"}
+
+
+def test_a_pipeline_with_a_hidden_pickle(hub: Hub, tmp_path: Path) -> None:
+    """Of a pipeline no hidden folder is fetched, not even where it is asked for."""
+    there = pipeline(tmp_path)
+    hub.repo("org/pipe", {**there, "unet/.cache/evil.ckpt": there["whole.ckpt"]})
+    wanted = ("*.json", "unet/*.safetensors", "unet/.*")
+    assert fetched("hf://org/pipe", *(f"--include={each}" for each in wanted)).code == 0
+    assert Path("pipe/unet/config.json").exists()
+    assert not [name for name in files() if "evil" in name]
+
+
+def test_many_variants_are_chosen_quickly() -> None:
+    """Choosing takes time in proportion to the files: a folder of 20,000 weights is no work."""
+    paths = [f"part{n}.{kind}safetensors" for n in range(10_000) for kind in ("", "fp16.")]
+    assert len(choose_folder(paths, None, None).chosen) == 10_000
+
+
+SYSTEM = b"\x80\x02cos\nsystem\nX\x04\0\0\0true\x85R."
+
+
+def harmless(length: int) -> bytes:
+    """A pickle of *length* bytes of a text."""
+    text = b"x" * (length - 8)
+    return b"\x80\x02X" + len(text).to_bytes(4, "little") + text + b"."
+
+
+def test_another_file_of_the_same_length_is_not_taken_for_it(hub: Hub) -> None:
+    """Of a file outside the Hub only the length is known: what lies at its target already is scanned."""
+    address = hub.put("z.pt", harmless(len(SYSTEM)))
+    Path("z.pt").write_bytes(SYSTEM)
+    ran = fetched(address)
+    [unit] = ran.json()["units"]
+    assert (ran.code, unit["action"], unit["verdict"]) == (1, "already there", "unsafe")
+
+
+def test_what_lies_in_place_of_a_file_kept_in_git(hub: Hub) -> None:
+    """Of a file that no LFS pointer claims a digest of, other bytes at its target are scanned."""
+    hub.repo("org/m", {"s.pt": harmless(len(SYSTEM))})
+    Path("m").mkdir()
+    Path("m/s.pt").write_bytes(SYSTEM)
+    ran = fetched("hf://org/m")
+    [unit] = ran.json()["units"]
+    assert (ran.code, unit["action"], unit["verdict"]) == (1, "already there", "unsafe")
+
+
+def test_what_was_added_to_a_fetched_folder(hub: Hub, tmp_path: Path) -> None:
+    """A fetched folder to which somebody added a file is not called safe by the files that were fetched."""
+    hub.repo("org/pipe", pipeline(tmp_path))
+    assert fetched("hf://org/pipe").code == 0
+    Path("pipe/unet/diffusion_pytorch_model.bin").write_bytes(SYSTEM)
+    ran = fetched("hf://org/pipe")
+    [unit] = ran.json()["units"]
+    assert (ran.code, unit["action"], unit["verdict"]) == (1, "already there", "unsafe")
+
+
+def test_salvaging_again_downloads_nothing(hub: Hub, tmp_path: Path) -> None:
+    """Where the salvaged tensors have their name already, nothing is downloaded again, and nothing unsafe stays."""
+    hub.repo("org/m", {"evil.ckpt": hostile(tmp_path)})
+    assert fetched("hf://org/m", "--salvage").code == 0
+    before, hub.seen = files(), []
+    ran = fetched("hf://org/m", "--salvage")
+    assert (ran.code, ran.json()["units"][0]["action"]) == (1, "failed")
+    assert "exists already" in ran.json()["units"][0]["error"]
+    assert [seen for seen in hub.asked("storage") if "range" not in seen.headers] == []
+    assert files() == before
+
+
+def test_what_cannot_be_salvaged_does_not_stay(hub: Hub) -> None:
+    """An unsafe file without tensors is removed from quarantine when salvaging it fails."""
+    hub.repo("org/m", {"evil.pt": SYSTEM})
+    ran = fetched("hf://org/m", "--salvage")
+    assert (ran.code, ran.json()["units"][0]["action"]) == (1, "failed")
+    assert files() == []
+
+
+def test_the_query_of_an_address_is_kept_nowhere(hub: Hub, tmp_path: Path) -> None:
+    """What an address has after ``?`` may be a token: it is sent, and neither shown nor written down."""
+    address = hub.put("x.safetensors", safetensors(tmp_path, 1))
+    ran = fetched(f"{address}?token=SECRET#SECRET")
+    assert ran.code == 0
+    assert any("token=SECRET" in seen.path for seen in hub.asked("storage"))
+    shown = [modelhub(*each, f"{address}?token=SECRET") for each in (["scan"], ["inspect"], ["fetch", "--dry-run"])]
+    bad = f"{hub.storage}/none.safetensors?token=SECRET"
+    shown += [modelhub(*each, bad) for each in (["scan", "-vv"], ["inspect"], ["fetch"], ["convert"])]
+    assert [each.code for each in shown] == [0, 0, 0, 2, 2, 2, 2]
+    assert not [each for each in (ran, *shown) if "SECRET" in each.out + each.err]
+    note = json.loads(Path("x.safetensors.origin.json").read_text())
+    assert note["address"] == address
+    assert not [path for path in (*files(), "../c.db") if b"SECRET" in Path(path).read_bytes()]
+
+
+def test_an_address_with_a_query_is_explained(hub: Hub) -> None:
+    """``scan --explain`` asks again with the query that it does not show; of two addresses that look alike, neither."""
+    address = hub.put("z.pt", SYSTEM)
+    hub.fault = lambda handler, part: "token=SECRET" not in handler.path and not handler.error(403)
+    ran = modelhub("scan", "--explain", f"{address}?token=SECRET")
+    assert ran.code == 1
+    assert ran.out.count("system") > modelhub("scan", f"{address}?token=SECRET").out.count("system")
+    assert "SECRET" not in ran.out + ran.err
+    ran = modelhub("scan", "--explain", f"{address}?token=SECRET", f"{address}?token=SECRET&b=2")
+    assert ran.code == 1
+    assert "several addresses" in ran.err
+    assert "SECRET" not in ran.out + ran.err
+
+
+def test_a_note_of_the_users_own_is_not_replaced(hub: Hub, tmp_path: Path) -> None:
+    """A file that has the name of the note of origin and is none stays as it is, and nothing is downloaded."""
+    hub.repo("org/m", {"a.safetensors": safetensors(tmp_path, 1)})
+    Path("m").mkdir()
+    Path("m/a.safetensors.origin.json").write_text('{"mine": 1}')
+    ran = fetched("hf://org/m")
+    assert (ran.code, ran.json()["units"][0]["action"]) == (2, "failed")
+    assert files() == ["m/a.safetensors.origin.json"]
+    assert Path("m/a.safetensors.origin.json").read_text() == '{"mine": 1}'
+
+
+def test_a_note_of_an_earlier_fetch_is_replaced(hub: Hub, tmp_path: Path) -> None:
+    """A model that was removed can be fetched again: the note of the first time gives way."""
+    repo = hub.repo("org/m", {"a.safetensors": safetensors(tmp_path, 1)})
+    assert fetched("hf://org/m").code == 0
+    os.unlink("m/a.safetensors")
+    commit = repo.commit({"a.safetensors": safetensors(tmp_path, 2), "b.txt": b"x"})
+    assert fetched("hf://org/m").code == 0
+    assert commit in Path("m/a.safetensors.origin.json").read_text()
