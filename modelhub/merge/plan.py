@@ -114,7 +114,7 @@ def _adapter(
     if container.source is None:
         raise MergeError(f"{use.path}: a folder is no adapter", hint="name the file in it")
     found = adapter_modules(container)
-    if not found.modules:
+    if not found.modules and not found.refused:
         raise MergeError(f"{use.path}: it is no LoRA or relative of one")
     missing = list(found.unmatched)
     matched: set[str] = set()
