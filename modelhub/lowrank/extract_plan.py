@@ -65,7 +65,7 @@ def open_extract(
             if reason or other is None:
                 unmatched.append(Unmatched(tuned_path, part.address.tensor, reason))
                 break
-            parts.append(Difference(other, piece, part.rows, part.first))
+            parts.append(Difference(other, piece, part.rows))
             covered.add(part.address)
         else:
             modules.append(ExtractedModule(name, found.target.shape, tuple(parts), found.target.transposed))
@@ -79,7 +79,18 @@ def open_extract(
     tuned.check_computable(there.addresses[places[address]] for address in covered)
     others = _others(base, there.pieces, places, covered)
     metadata = _metadata(base, rule)
-    return ExtractPlan(tuned_path, base_path, tuple(modules), others, tuple(unmatched), rule, dtype, metadata, not safe)
+    return ExtractPlan(
+        tuned_path,
+        base_path,
+        tuple(modules),
+        others,
+        tuple(unmatched),
+        rule,
+        dtype,
+        {"tuned": tuned.files, "base": base.files},
+        metadata,
+        not safe,
+    )
 
 
 def _named(base: Base) -> Iterator[tuple[str, NamedModule]]:

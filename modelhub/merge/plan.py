@@ -35,6 +35,7 @@ Judge = Callable[[Container], bool]
 
 _SHOWN = 5
 _ORDERED = frozenset({"oft", "glora", "ia3", "set"})
+"""Algorithms whose change depends on the weight that they find."""
 
 
 def open_merge(

@@ -22,7 +22,6 @@ from modelhub.merge.adapters.base import Shape, Tensors
 class Oft:
     """``blocks`` ``[n, b, b]`` (OFT) or ``[m, n, b, b]`` (BOFT), perhaps ``rescale``, one number for each output."""
 
-    additive = False
     by_rows = False
 
     def __init__(self, tensors: Tensors, alpha: float | None, shape: Shape) -> None:
