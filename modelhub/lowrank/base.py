@@ -87,7 +87,7 @@ class ExtractPlan:
     unmatched: tuple[Unmatched, ...]
     rule: RankRule
     dtype: FactorType
-    files: Mapping[Literal["tuned", "base"], Mapping[str, Source]]
+    files: Mapping[str, Mapping[str, Source]]
     metadata: Mapping[str, str]
     salvaged: bool = False
     notes: tuple[str, ...] = ()
