@@ -119,6 +119,8 @@ def _recipe(
     precision: Precision | None,
 ) -> BlendRecipe:
     if isinstance(models, BlendRecipe):
+        if precision is not None:
+            raise MergeError("a recipe says how a blend is computed; nothing is added to it")
         return models
     if method not in TAKES:
         raise MergeError(f"{method!r:.60} is no method of blending", hint=f"one of {', '.join(TAKES)}")

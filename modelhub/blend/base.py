@@ -34,6 +34,11 @@ class BlendRecipe:
     precision: Precision = field(default_factory=Precision)
     digests: tuple[Mapping[str, str], ...] = ()
 
+    @property
+    def uses_beta(self) -> bool:
+        """Whether there is a beta in the method's formula."""
+        return self.method == "sum-twice" or (self.method == "weighted" and len(self.models) == 3)
+
 
 @dataclass(frozen=True, slots=True)
 class Blended:

@@ -13,7 +13,7 @@ from modelhub.container import Container, open_path
 from modelhub.convert import SALVAGED_KEY, Piece
 from modelhub.errors import IncompatibleArchitecture, MergeError, UnmatchedKeys
 from modelhub.identify import identify
-from modelhub.merge import Address, Unmatched
+from modelhub.merge import Address, Unmatched, Weights
 from modelhub.merge.bases import Base, open_base
 from modelhub.merge.lineage import placeholder, with_older
 from modelhub.merge.pairing import Place, Placed, placed
@@ -40,6 +40,8 @@ def open_blend(recipe: BlendRecipe, stack: ExitStack, *, judge: Judge, allow_unm
     if len(recipe.models) not in TAKES[recipe.method]:
         wanted = " or ".join(map(str, TAKES[recipe.method]))
         raise MergeError(f"{recipe.method} blends {wanted} models, not {len(recipe.models)}")
+    if not recipe.uses_beta and recipe.beta != Weights(0.0):
+        raise MergeError(f"{recipe.method} of {len(recipe.models)} models has no beta", hint="leave out beta")
     containers = [stack.enter_context(open_path(path)) for path in recipe.models]
     safe = all(list(map(judge, containers)))  # each is judged, and an unsafe one raises
     models = [placed(open_base(each, identify(each), stack)) for each in containers]
@@ -136,10 +138,7 @@ def _blended(
     """How the tensor at *address* changes; ``None`` where it does not."""
     block = base.keymap.block(place.component, address)
     alpha, beta = (ratio_of(each, place.component, block, address.tensor) for each in (recipe.alpha, recipe.beta))
-    if recipe.method == "sum-twice" or (recipe.method == "weighted" and len(others) == 2):
-        if not alpha and not beta:
-            return None
-    elif not alpha:
+    if not alpha and not (beta and recipe.uses_beta):
         return None
     columns = None
     if place.name in _CONV_IN:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from modelhub.commands import ExitCode, merging
+from modelhub.commands.computing import computing
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
     from modelhub.blend import Blend
+    from modelhub.merge import Precision
 
 
 @click.command("blend")
@@ -18,11 +20,9 @@ if TYPE_CHECKING:
 @click.option(
     "--method",
     type=click.Choice(("weighted", "sum-twice", "add-difference", "train-difference", "slerp")),
-    default="weighted",
-    show_default=True,
     help="weighted: (1 - alpha) A + alpha B, with C (1 - alpha - beta) A + alpha B + beta C; sum-twice: "
     "(1 - beta) ((1 - alpha) A + alpha B) + beta C; add-difference: A + alpha (B - C); train-difference: the same, "
-    "weaker where A is like B; slerp: alpha of the arc from A to B.",
+    "weaker where A is like B; slerp: alpha of the arc from A to B. [default: weighted]",
 )
 @click.option(
     "--alpha", metavar="RATIOS", help="0.3, or with parts' own: 0.3,te=0,IN04=1,vae=0,'*attn2*=0.5'. [default: 0.5]"
@@ -36,21 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--output", "target", metavar="OUT", required=True, help="The file or folder to write.")
 @click.option("--recipe", metavar="FILE", help="Blend what FILE says, a recipe as it is written beside each output.")
-@click.option(
-    "--dtype",
-    type=click.Choice(("keep", "fp16", "bf16", "fp32")),
-    default="keep",
-    show_default=True,
-    help="The type of the output's weights; A's own is kept.",
-)
-@click.option("--exact", is_flag=True, help="Compute in float64 instead of float32.")
-@click.option(
-    "--stochastic-rounding",
-    "seed",
-    metavar="SEED",
-    type=int,
-    help="Round to one of both neighbours at random, the nearer the likelier, so that small changes are not lost.",
-)
+@computing
 @click.option("--allow-unmatched", is_flag=True, help="Keep A's tensors where B or C has none or another shape.")
 @click.option("--salvage", is_flag=True, help="Take the tensors of files that are not SAFE as well.")
 @click.option(
@@ -71,15 +57,13 @@ if TYPE_CHECKING:
 def command(
     *,
     models: tuple[str, ...],
-    method: str,
+    method: str | None,
     alpha: str | None,
     beta: str | None,
     blocks: str | None,
     target: str,
     recipe: str | None,
-    dtype: str,
-    exact: bool,
-    seed: int | None,
+    precision: Precision | None,
     allow_unmatched: bool,
     salvage: bool,
     verify_tensors: int,
@@ -98,17 +82,18 @@ def command(
     from modelhub.merge import Precision, Weights
 
     if recipe is not None:
-        if models or alpha or beta or blocks:
-            raise click.UsageError("--recipe says what is blended; leave out the models and ratios.")
+        if models or any(each is not None for each in (method, alpha, beta, blocks)):
+            raise click.UsageError("--recipe says what is blended; leave out the models, the method and the ratios.")
+        if precision is not None:
+            raise click.UsageError("--recipe says how it is computed; leave out --dtype and the like.")
         wanted = read_blend(recipe)
     else:
         if len(models) not in (2, 3):
             raise click.UsageError("Two or three models are blended: A B [C] (or --recipe).")
-        precision = Precision(cast('Literal["keep", "fp16", "bf16", "fp32"]', dtype), exact, seed)
         first = parsed_ratios(alpha) if alpha is not None else Weights(0.5)
         first = with_blocks(first, blocks) if blocks is not None else first
         second = parsed_ratios(beta) if beta is not None else Weights(0.0)
-        wanted = BlendRecipe(cast("MethodName", method), models, first, second, precision)
+        wanted = BlendRecipe(cast("MethodName", method or "weighted"), models, first, second, precision or Precision())
     if dry_run:
         with plan_blend(wanted, allow_unmatched=allow_unmatched, salvage=salvage) as plan:
             if sink.machine:

@@ -63,9 +63,20 @@ def command(
 
                 sink.lines(extract_plan_lines(plan, target, sink.verbosity))
         return ExitCode.OK
-    done = extract(
-        tuned, base, rule, target=target, dtype=factors, allow_unmatched=allow_unmatched, salvage=salvage, force=force
-    )
+    with sink.progress() as bar:
+        if bar is not None:
+            bar.begin_file(tuned)
+        done = extract(
+            tuned,
+            base,
+            rule,
+            target=target,
+            dtype=factors,
+            allow_unmatched=allow_unmatched,
+            salvage=salvage,
+            force=force,
+            progress=bar.advance if bar else None,
+        )
     if catalog is not None:
         _remember(done, catalog, sink)
     if sink.machine:
@@ -83,10 +94,8 @@ def _remember(done: Extraction, catalog: str, sink: Sink) -> None:
     from modelhub.commands.deriving import digest_at, remember
     from modelhub.report.lowrank import rule_dict
 
-    inputs = []
-    for path, role in ((done.plan.tuned, "tuned"), (done.plan.base, "base")):
-        known = {path: done.digests[path]} if path in done.digests else None
-        inputs.append((digest_at(path, known), role))
+    models = (("tuned", done.plan.tuned), ("base", done.plan.base))
+    inputs = [(digest_at(path, done.digests[role]), role) for role, path in models]
     params = rule_dict(done.plan.rule)
     remember("extract", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)
 

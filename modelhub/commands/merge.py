@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
 import click
 
 from modelhub.commands import ExitCode, merging
+from modelhub.commands.computing import computing
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
-    from modelhub.merge import Merge
+    from modelhub.merge import Merge, Precision
 
 
 @click.command("merge")
@@ -26,21 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--output", "target", metavar="OUT", required=True, help="The file or folder to write.")
 @click.option("--recipe", metavar="FILE", help="Merge what FILE says, a recipe as it is written beside each output.")
-@click.option(
-    "--dtype",
-    type=click.Choice(("keep", "fp16", "bf16", "fp32")),
-    default="keep",
-    show_default=True,
-    help="The type of the output's weights.",
-)
-@click.option("--exact", is_flag=True, help="Compute in float64 instead of float32.")
-@click.option(
-    "--stochastic-rounding",
-    "seed",
-    metavar="SEED",
-    type=int,
-    help="Round to one of both neighbours at random, the nearer the likelier, so that small changes are not lost.",
-)
+@computing
 @click.option("--allow-unmatched", is_flag=True, help="Leave out modules that have no place in BASE, and list them.")
 @click.option("--again", is_flag=True, help="Merge an adapter that BASE was merged with before once more.")
 @click.option("--salvage", is_flag=True, help="Take the tensors of files that are not SAFE as well.")
@@ -65,9 +52,7 @@ def command(
     loras: tuple[str, ...],
     target: str,
     recipe: str | None,
-    dtype: str,
-    exact: bool,
-    seed: int | None,
+    precision: Precision | None,
     allow_unmatched: bool,
     again: bool,
     salvage: bool,
@@ -88,12 +73,13 @@ def command(
     if recipe is not None:
         if base is not None or loras:
             raise click.UsageError("--recipe says what is merged; leave out BASE and --lora.")
+        if precision is not None:
+            raise click.UsageError("--recipe says how it is computed; leave out --dtype and the like.")
         wanted = read_recipe(recipe)
     else:
         if base is None or not loras:
             raise click.UsageError("Missing BASE or --lora (or --recipe).")
-        precision = Precision(cast('Literal["keep", "fp16", "bf16", "fp32"]', dtype), exact, seed)
-        wanted = Recipe(base, tuple(RecipeAdapter(adapter_use(each)) for each in loras), precision)
+        wanted = Recipe(base, tuple(RecipeAdapter(adapter_use(each)) for each in loras), precision or Precision())
     if dry_run:
         with plan_merge(wanted, allow_unmatched=allow_unmatched, again=again, salvage=salvage) as plan:
             if sink.machine:

@@ -56,7 +56,11 @@ def command(
 
                 sink.lines(resize_plan_lines(plan, target, sink.verbosity))
         return ExitCode.OK
-    done = resize(lora, rule, target=target, dtype=factors, salvage=salvage, force=force)
+    with sink.progress() as bar:
+        if bar is not None:
+            bar.begin_file(lora)
+        progress = bar.advance if bar else None
+        done = resize(lora, rule, target=target, dtype=factors, salvage=salvage, force=force, progress=progress)
     if catalog is not None:
         _remember(done, catalog, sink)
     if sink.machine:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from modelhub.convert import Conversion, Piece
 from modelhub.merge import Unmatched
+from modelhub.source import Source
 
 Dynamic = Literal["sv_ratio", "sv_fro", "sv_cumulative"]
 FactorType = Literal["fp16", "bf16", "fp32"]
@@ -44,12 +45,17 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Rows of a module's weight, from row ``first`` on, in the tuned model and in the base: *rows* of a tensor each."""
+    """Rows of a module's weight in the tuned model and in the base: *rows* of a tensor each."""
 
     tuned: Piece
     base: Piece
     rows: tuple[int, int]
-    first: int
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of them that the tuned model has."""
+        begin, end = self.rows
+        return self.tuned.tensor.nbytes * (end - begin) // self.tuned.tensor.shape[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +76,9 @@ class ExtractedModule:
 @dataclass(frozen=True, slots=True)
 class ExtractPlan:
     """Everything that an extraction will do. ``others`` are the pairs, tuned and base, of blended components' tensors
-    that no module is made of (norms, biases, embeddings), of which only the change is told. ``metadata`` is what is
-    said of the LoRA beforehand; ``notes`` are sentences."""
+    that no module is made of (norms, biases, embeddings), of which only the change is told. ``files`` are those of
+    ``tuned`` and of ``base``, by relative name. ``metadata`` is what is said of the LoRA beforehand; ``notes`` are
+    sentences."""
 
     tuned: str
     base: str
@@ -80,6 +87,7 @@ class ExtractPlan:
     unmatched: tuple[Unmatched, ...]
     rule: RankRule
     dtype: FactorType
+    files: Mapping[str, Mapping[str, Source]]
     metadata: Mapping[str, str]
     salvaged: bool = False
     notes: tuple[str, ...] = ()
@@ -88,26 +96,28 @@ class ExtractPlan:
 @dataclass(frozen=True, slots=True)
 class Extraction:
     """An extraction that was carried out. ``kept`` is by module, ``same`` counts the modules that did not change, and
-    ``left`` are the norms of the changes, and of the weights, of what is in no module."""
+    ``left`` are the norms of the changes, and of the weights, of what is in no module. ``digests`` are the SHA-256 of
+    the files that were read, by model, ``tuned`` or ``base``, and relative name."""
 
     plan: ExtractPlan
     conversion: Conversion
     kept: Mapping[str, Kept]
     same: int
     left: Mapping[str, tuple[float, float]]
-    digests: Mapping[str, str]
+    digests: Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class ResizedModule:
     """A LoRA module to resize: its name, its tensors by role, its scale, and the name that its alpha will have
-    (``None``: as PEFT, it has none, and scale 1)."""
+    (``None``: as PEFT, it has none, and scale 1). ``bias`` is what it adds to the bias, with the same scale."""
 
     name: str
     alpha: str | None
     tensors: Mapping[str, Piece]
     scale: float
     rank: int
+    bias: Piece | None = None
 
     @property
     def kernel(self) -> bool:

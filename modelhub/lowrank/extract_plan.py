@@ -65,7 +65,7 @@ def open_extract(
             if reason or other is None:
                 unmatched.append(Unmatched(tuned_path, part.address.tensor, reason))
                 break
-            parts.append(Difference(other, piece, part.rows, part.first))
+            parts.append(Difference(other, piece, part.rows))
             covered.add(part.address)
         else:
             modules.append(ExtractedModule(name, found.target.shape, tuple(parts), found.target.transposed))
@@ -75,11 +75,22 @@ def open_extract(
         raise UnmatchedKeys(f"{tuned_path}: tensor {first.name!r:.100}: {first.reason}{more}", hint=hint)
     if not modules:
         raise MergeError(f"{tuned_path}: there is nothing in both models that a LoRA is made of")
-    for model in (tuned, base):
-        model.check_computable(address for address in covered if address in model.pieces)
+    base.check_computable(covered)
+    tuned.check_computable(there.addresses[places[address]] for address in covered)
     others = _others(base, there.pieces, places, covered)
     metadata = _metadata(base, rule)
-    return ExtractPlan(tuned_path, base_path, tuple(modules), others, tuple(unmatched), rule, dtype, metadata, not safe)
+    return ExtractPlan(
+        tuned_path,
+        base_path,
+        tuple(modules),
+        others,
+        tuple(unmatched),
+        rule,
+        dtype,
+        {"tuned": tuned.files, "base": base.files},
+        metadata,
+        not safe,
+    )
 
 
 def _named(base: Base) -> Iterator[tuple[str, NamedModule]]:

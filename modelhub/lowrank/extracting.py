@@ -22,6 +22,7 @@ from modelhub.lowrank.spool import TYPES, Spool
 from modelhub.merge.compute import BLOCK
 from modelhub.merge.reading import Rows, torch_type
 from modelhub.source import LocalSource
+from modelhub.tensors import DType
 
 EXTRACT_KEY = "modelhub.extract"
 """Metadata key: how the LoRA was extracted, as JSON."""
@@ -34,7 +35,7 @@ def execute(
     force: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Extraction:
-    """Write the LoRA that *plan* says to *target*; *progress* is told modules as they are done.
+    """Write the LoRA that *plan* says to *target*; *progress* is told the bytes of *tuned* as they are done.
 
     Modules that did not change are left out. Raises :class:`MergeError` where the models are the same, or a difference
     is not finite or out of range, and what :func:`modelhub.convert.execute` raises.
@@ -52,23 +53,27 @@ def execute(
         for module in plan.modules:
             matrix = _difference(module, plan.tuned)
             if bool(matrix.any()):
-                found = decompose(matrix, plan.rule, plan.rule.most(kernel=module.kernel))
-                rank = len(found.values)
-                up, down = balanced(found)
+                decomposed = decompose(matrix, plan.rule, plan.rule.most(kernel=module.kernel))
+                rank = len(decomposed.values)
+                up, down = balanced(decomposed)
                 inner = module.shape[1:]
                 spool.add(f"{module.name}.lora_up.weight", up.reshape(-1, rank, *(1 for _ in inner[1:])), dtype)
                 spool.add(f"{module.name}.lora_down.weight", down.reshape(rank, *inner), dtype)
-                spool.add(f"{module.name}.alpha", torch.tensor(float(rank)), dtype)
-                share = min(1.0, float(found.values.square().sum()) / found.energy)
-                kept[module.name] = Kept(None, rank, math.sqrt(found.energy), share)
+                spool.add(f"{module.name}.alpha", torch.tensor(float(rank)), DType.F32)
+                share = min(1.0, float(decomposed.values.square().sum()) / decomposed.energy)
+                kept[module.name] = Kept(None, rank, math.sqrt(decomposed.energy), share)
             else:
                 same += 1
             if progress is not None:
-                progress(1)
+                progress(sum(part.nbytes for part in module.parts))
         left = dict(_changes(plan.others))
         if not kept:
             raise MergeError(f"{plan.tuned}: it differs from {plan.base} in no module that a LoRA is made of")
-        digests = {each.source.name: each.digest.sha256 for each in reading.result() if each.digest is not None}
+        found = {each.source.name: each.digest.sha256 for each in reading.result() if each.digest is not None}
+        digests = {
+            model: {name: found[source.name] for name, source in files.items() if source.name in found}
+            for model, files in plan.files.items()
+        }
         conversion = spool.write({}, _metadata(plan, kept, digests), force=force)
     for source in read.sources():
         if isinstance(source, LocalSource):
@@ -131,13 +136,13 @@ def _changes(pairs: Mapping[str, tuple[Piece, Piece]]) -> Iterator[tuple[str, tu
             yield name, (math.sqrt(change), math.sqrt(weight))
 
 
-def _metadata(plan: ExtractPlan, kept: Mapping[str, Kept], digests: Mapping[str, str]) -> dict[str, str]:
+def _metadata(plan: ExtractPlan, kept: Mapping[str, Kept], digests: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     rule = plan.rule
     how = {
         "version": __version__,
         "tuned": os.path.basename(plan.tuned.rstrip(os.sep)),
         "base": os.path.basename(plan.base.rstrip(os.sep)),
-        "sha256": {os.path.basename(name): sha256 for name, sha256 in digests.items()},
+        "sha256": digests,
         "rank": rule.rank,
         "conv_rank": rule.conv_rank,
         "dynamic": f"{rule.dynamic[0]}={rule.dynamic[1]:g}" if rule.dynamic is not None else None,

@@ -11,7 +11,7 @@ from modelhub.convert import Piece
 from modelhub.convert.convertible import convertible
 from modelhub.errors import MergeError
 from modelhub.lowrank.base import FactorType, RankRule, ResizedModule, ResizePlan
-from modelhub.merge.base import AdapterModule
+from modelhub.merge.base import AdapterModule, Unmatched
 from modelhub.merge.modules import adapter_modules
 from modelhub.tensors import StateDict
 
@@ -33,6 +33,7 @@ def open_resize(container: Container, *, safe: bool, rule: RankRule, dtype: Fact
     taken: set[str] = set()
     others: Counter[str] = Counter()
     several = Counter(module.name for module in found.modules if module.kind == "weight")
+    biases = {each.name: each.tensors["diff"] for each in found.modules if each.kind == "bias" and each.factor != 1.0}
     for module in found.modules:
         if module.kind != "weight":
             continue
@@ -44,16 +45,20 @@ def open_resize(container: Container, *, safe: bool, rule: RankRule, dtype: Fact
         names = {piece.tensor.name for piece in module.tensors.values()}
         alpha = f"{module.name}.alpha"
         peft = any("lora_A" in name for name in names)
-        modules.append(ResizedModule(module.name, None if peft else alpha, module.tensors, scale, rank))
-        taken |= names | {alpha}
+        bias = biases.get(module.name)
+        modules.append(ResizedModule(module.name, None if peft else alpha, module.tensors, scale, rank, bias))
+        taken |= names | {alpha} | ({bias.tensor.name} if bias is not None else set())
     if not modules:
         kinds = f": it has {', '.join(sorted(others))}" if others else ""
         raise MergeError(f"{container.name}: it has no module of LoRA or LoCon to resize{kinds}")
+    if any(module.alpha is None for module in modules):
+        for each in found.refused:
+            raise MergeError(f"{container.name}: {each.name}: {each.reason}, and its scale would be lost")
     copied = {name: Piece(*storages.locate(tensor)) for name, tensor in state_dict.items() if name not in taken}
     metadata = {k: v for k, v in state_dict.metadata.items() if k not in _STALE | _PEFT}
     dim = "Dynamic" if rule.dynamic is not None else str(rule.rank)
     metadata |= {"ss_network_dim": dim, "ss_network_alpha": dim}
-    notes = tuple(_notes(others, modules, state_dict))
+    notes = tuple(_notes(others, modules, state_dict, found.refused))
     return ResizePlan(container.name, tuple(modules), copied, dict(others), rule, dtype, metadata, not safe, notes)
 
 
@@ -61,7 +66,11 @@ def _word(module: AdapterModule) -> str:
     return f"{module.algorithm} with a sparse part" if module.algorithm == "lora" else module.algorithm
 
 
-def _notes(others: Mapping[str, int], modules: list[ResizedModule], state_dict: StateDict) -> Iterator[str]:
+def _notes(
+    others: Mapping[str, int], modules: list[ResizedModule], state_dict: StateDict, refused: tuple[Unmatched, ...]
+) -> Iterator[str]:
+    for each in refused:
+        yield f"{each.name} stays as it is: {each.reason}"
     for word, count in sorted(others.items()):
         yield f"modules of {word}, which keep their size: {count:,}"
     scaled = [m.name for m in modules if f"{m.name}.dora_scale" in state_dict]

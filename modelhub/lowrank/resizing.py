@@ -22,6 +22,7 @@ from modelhub.lowrank.spool import TYPES, Spool
 from modelhub.merge.peft import CONFIG
 from modelhub.merge.reading import whole
 from modelhub.source import LocalSource
+from modelhub.tensors import DType
 
 RESIZE_KEY = "modelhub.resize"
 """Metadata key: how the LoRA was resized, as JSON."""
@@ -34,7 +35,7 @@ def execute(
     force: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Resizing:
-    """Write the LoRA that *plan* says to *target*; *progress* is told modules as they are done.
+    """Write the LoRA that *plan* says to *target*; *progress* is told the bytes of factors as they are done.
 
     Each module is ``up @ down`` of a smaller rank, and as strong as it was. The product itself is not made: with
     ``up = Q R`` and ``down.T = P S`` its singular values are those of ``R S.T``, which has the old rank's size.
@@ -59,7 +60,7 @@ def execute(
         for module in plan.modules:
             kept[module.name] = _resize(module, plan, spool)
             if progress is not None:
-                progress(1)
+                progress(sum(piece.tensor.nbytes for piece in module.tensors.values()))
         conversion = spool.write(plan.copied, _metadata(plan, kept, checked.digest.sha256), force=force)
     return Resizing(plan, conversion, kept, checked.digest.sha256)
 
@@ -78,7 +79,11 @@ def _resize(module: ResizedModule, plan: ResizePlan, spool: Spool) -> Kept:
     spool.add(module.tensors["up"].tensor.name, new_up.reshape(-1, rank, *ones), dtype)
     spool.add(module.tensors["down"].tensor.name, new_down.reshape(rank, *inner), dtype)
     if module.alpha is not None:
-        spool.add(module.alpha, torch.tensor(float(rank)), dtype)
+        spool.add(module.alpha, torch.tensor(float(rank)), DType.F32)
+    if module.bias is not None:
+        bias = whole(module.bias, torch.float64) * module.scale
+        of_bias = TYPES[plan.dtype] if plan.dtype is not None else module.bias.tensor.dtype
+        spool.add(module.bias.tensor.name, bias, of_bias)
     share = float(values[:rank].square().sum()) / energy if energy else 1.0
     return Kept(module.rank, rank, math.sqrt(energy), share)
 
@@ -99,6 +104,7 @@ def _factors(module: ResizedModule, source: str) -> tuple[Tensor, Tensor, tuple[
 
 def _read(plan: ResizePlan) -> ConversionPlan:
     pieces = [piece for module in plan.modules for piece in module.tensors.values()]
+    pieces += [module.bias for module in plan.modules if module.bias is not None]
     planned = (PlannedTensor(p.tensor.name, p.tensor.dtype, p.tensor.shape, (p,), 0, 0) for p in pieces)
     return ConversionPlan(plan.source, (OutputFile("", b"", tuple(planned), {}),))
 

@@ -13,6 +13,10 @@ Shape = tuple[int, ...]
 Kind = Literal["weight", "bias"]
 
 
+class NotMerged(Exception):
+    """Why a module is not merged."""
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterModule:
     """What one module of an adapter does to one tensor, the *kind* of the base's module that it is for.

@@ -6,6 +6,7 @@ and is said to be left over.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from modelhub.identify import numbers
 from modelhub.identify.adapters import modules_of
 from modelhub.identify.modules import Module
 from modelhub.identify.names import Names
-from modelhub.merge.base import AdapterModule, Kind, Unmatched
-from modelhub.merge.peft import PeftScales
+from modelhub.merge.base import AdapterModule, Kind, NotMerged, Unmatched
+from modelhub.merge.peft import PeftScales, number_of
 from modelhub.tensors import StateDict, TensorInfo
 
 _SPARSE = ("bias_indices", "bias_values", "bias_size")
 _LYCORIS_TE = re.compile(r"(\d?)_(.+)")
-_LARGEST_ALPHA = 1e12
+_SCALED = frozenset({"lora", "loha", "glora", "oft"})
+_RANKED = frozenset({"w1_b", "w2_b"})
 
 _UNSUPPORTED = {
     "oft_R": "PEFT's OFT is another parametrisation, which is not merged",
@@ -36,10 +38,16 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The modules of an adapter file, and the tensors of it that are of none."""
+    """The modules of an adapter file, those that are not merged, and the tensors of it that are of none."""
 
     modules: tuple[AdapterModule, ...]
-    unmatched: tuple[Unmatched, ...]
+    refused: tuple[Unmatched, ...]
+    left: tuple[Unmatched, ...]
+
+    @property
+    def unmatched(self) -> tuple[Unmatched, ...]:
+        """What of the file is not merged."""
+        return self.left + self.refused
 
 
 def adapter_modules(container: Container) -> Adapter:
@@ -65,6 +73,7 @@ def adapter_modules(container: Container) -> Adapter:
         return values[0] if values else None
 
     made: list[AdapterModule] = []
+    refused: list[Unmatched] = []
     left = [
         Unmatched(container.name, name, "a tensor that belongs to no adapter's module")
         for name in state_dict
@@ -73,13 +82,9 @@ def adapter_modules(container: Container) -> Adapter:
     for module in found:
         try:
             made += _parts(module, extra.get(module.name, {}), piece, _alpha(module, state_dict, number, scales))
-        except _NotMerged as error:
-            left.append(Unmatched(container.name, module.name, str(error)))
-    return Adapter(tuple(made), tuple(left))
-
-
-class _NotMerged(Exception):
-    """Why a module is not merged."""
+        except NotMerged as error:
+            refused.append(Unmatched(container.name, module.name, str(error)))
+    return Adapter(tuple(made), tuple(refused), tuple(left))
 
 
 def _parts(
@@ -89,7 +94,12 @@ def _parts(
     component, path = _place(module)
     for leaf in module.leaves:
         if (reason := _UNSUPPORTED.get(leaf.partition(".")[0])) is not None:
-            raise _NotMerged(reason)
+            raise NotMerged(reason)
+
+    if alpha is not None and not math.isfinite(alpha):
+        if _is_scaled(module):
+            raise NotMerged("its alpha is no finite number")
+        alpha = None
 
     def change(kind: Kind, algorithm: str, tensors: Mapping[str, TensorInfo], factor: float = 1.0) -> AdapterModule:
         scale = module.tensors.get(("dora", "scale")) if kind == "weight" else None
@@ -127,9 +137,9 @@ def _parts(
     if "set" in full:
         weights["set"] = {"set": full["set"]}
     if len(weights) > 1:
-        raise _NotMerged(f"it has tensors of several algorithms: {', '.join(sorted(weights))}")
+        raise NotMerged(f"it has tensors of several algorithms: {', '.join(sorted(weights))}")
     if dora and not weights:
-        raise _NotMerged("it has magnitudes (DoRA) and no change of direction")
+        raise NotMerged("it has magnitudes (DoRA) and no change of direction")
     for algorithm, tensors in weights.items():
         yield change("weight", algorithm, tensors)
     biases = [tensor for tensor in (full.get("diff_b"), norm.get("b")) if tensor is not None]
@@ -139,6 +149,11 @@ def _parts(
         rank = module.rank
         scale = 1.0 if alpha is None or not rank else alpha / rank
         yield change("bias", "full", {"diff": lora_bias}, scale)
+
+
+def _is_scaled(module: Module) -> bool:
+    """Whether an alpha means something to *module*: to a LoKr of two full factors, or a difference, it does not."""
+    return any(algorithm in _SCALED or (algorithm == "lokr" and role in _RANKED) for algorithm, role in module.tensors)
 
 
 def _place(module: Module) -> tuple[str | None, str]:
@@ -153,11 +168,12 @@ def _place(module: Module) -> tuple[str | None, str]:
 def _alpha(
     module: Module, state_dict: StateDict, number: Callable[[TensorInfo], float | None], scales: PeftScales
 ) -> float | None:
-    """The module's alpha, wherever it stands; ``None`` where it has none."""
+    """The module's alpha, wherever it stands, perhaps not finite; ``None`` where it has none."""
     tensor = module.tensors.get(("", "alpha"))
-    value = number(tensor) if tensor is not None else state_dict.scalars.get(f"{module.name}.alpha")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if abs(value) <= _LARGEST_ALPHA else None
+    if tensor is not None:
+        return number_of(number(tensor))
+    if (value := state_dict.scalars.get(f"{module.name}.alpha")) is not None:
+        return number_of(value)
     rank = module.rank
     if rank is None or not any("lora_A" in leaf for leaf in module.leaves):
         return None

@@ -11,15 +11,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelhub.errors import SourceError
+from modelhub.merge.base import NotMerged
 from modelhub.source import open_local
 
 CONFIG = "adapter_config.json"
 _LARGEST = 1 << 20
+_KEYS = ("lora_alpha", "alpha_pattern", "use_rslora")
 
 
 class PeftScales:
@@ -30,20 +31,36 @@ class PeftScales:
         self._settings = _settings(path, metadata)
 
     def alpha(self, module: str, component: str | None, rank: int) -> float | None:
-        """The number that divided by *rank* is the module's scale; ``None`` where none is said.
+        """The number, perhaps not finite, that divided by *rank* is the module's scale; ``None`` where none is said.
 
-        *module* is its name, dotted, with or without its component before it.
+        *module* is its name, dotted, with or without its component before it. Raises :class:`NotMerged` where a pattern
+        that comes before its own is not understood.
         """
-        for prefix in (*_PREFIXES.get(component or "", ()), ""):
+        prefixes = _PREFIXES.get(component or "", ())
+        names = {module, *(module.removeprefix(f"{prefix}.") for prefix in prefixes)}
+        for prefix in (*prefixes, ""):
             dotted = f"{prefix}." if prefix else ""
             alpha = self._settings.get(f"{dotted}lora_alpha")
-            if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+            if alpha is None:
                 continue
-            pattern = self._settings.get(f"{dotted}alpha_pattern")
-            if isinstance(pattern, dict):
-                alpha = next((value for key, value in pattern.items() if _names(key, module)), alpha)
-            return float(alpha) * (math.sqrt(rank) if self._settings.get(f"{dotted}use_rslora") else 1.0)
+            patterns = self._settings.get(f"{dotted}alpha_pattern")
+            if isinstance(patterns, dict):
+                alpha = next((value for pattern, value in patterns.items() if _fits(pattern, names)), alpha)
+            elif patterns:
+                raise NotMerged("the patterns of its adapter's alphas are not understood")
+            stabilised = self._settings.get(f"{dotted}use_rslora") in (True, "True")
+            return number_of(alpha) * (math.sqrt(rank) if stabilised else 1.0)
         return None
+
+
+def number_of(value: object) -> float:
+    """*value* as a number; NaN where it is none, infinite where it is too large for one."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 _PREFIXES: Mapping[str, tuple[str, ...]] = {
@@ -54,12 +71,20 @@ _PREFIXES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _names(pattern: str, module: str) -> bool:
-    """Whether PEFT's *pattern* names *module*: as a whole, or as the end of it from a dot on."""
-    try:
-        return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
-    except re.error:
-        return module == pattern or module.endswith(f".{pattern}")
+_SPECIAL = frozenset("\\^$*+?{}[]|()")
+
+
+def _fits(pattern: str, names: Iterable[str]) -> bool:
+    """Whether PEFT's *pattern* is the name of the module that has *names*, or the end of it from a dot on; after ``^``
+    the whole of it.
+
+    To PEFT it is a regular expression. The files' are names, with their dots escaped or not; of others it may take
+    exponential time to say what they fit. Raises :class:`NotMerged` for those.
+    """
+    literal = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+    if _SPECIAL.intersection(literal):
+        raise NotMerged(f"the pattern {pattern!r:.60} of its adapter's alphas is not understood")
+    return any(name == literal or (pattern[:1] != "^" and name.endswith(f".{literal}")) for name in names)
 
 
 def _settings(path: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
@@ -72,12 +97,17 @@ def _settings(path: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
                 return _object(source.read_at(0, min(source.size, _LARGEST)))
         except SourceError:
             return {}
-    return metadata if "lora_alpha" in metadata else {}
+    return {key: _value(metadata[key]) for key in _KEYS if key in metadata}
 
 
 def _object(text: str | bytes) -> Mapping[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
+    value = _value(text)
     return value if isinstance(value, dict) else {}
+
+
+def _value(text: str | bytes) -> Any:
+    """The value that *text* is as JSON; *text* itself where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

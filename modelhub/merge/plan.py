@@ -35,6 +35,7 @@ Judge = Callable[[Container], bool]
 
 _SHOWN = 5
 _ORDERED = frozenset({"oft", "glora", "ia3", "set"})
+"""Algorithms whose change depends on the weight that they find."""
 
 
 def open_merge(
@@ -114,7 +115,7 @@ def _adapter(
     if container.source is None:
         raise MergeError(f"{use.path}: a folder is no adapter", hint="name the file in it")
     found = adapter_modules(container)
-    if not found.modules:
+    if not found.modules and not found.refused:
         raise MergeError(f"{use.path}: it is no LoRA or relative of one")
     missing = list(found.unmatched)
     matched: set[str] = set()

@@ -122,7 +122,7 @@ def extraction_dict(done: Extraction) -> dict[str, Any]:
             {"tensor": name, "change_norm": change, "weight_norm": weight}
             for name, (change, weight) in sorted(done.left.items())
         ],
-        "sha256": dict(done.digests),
+        "sha256": {model: dict(files) for model, files in done.digests.items()},
     }
 
 

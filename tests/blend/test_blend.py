@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import modelhub
-from modelhub.blend import plan_blend, read_blend
+from modelhub.blend import TAKES, plan_blend, read_blend
 from modelhub.blend.methods import slerp_factors
 from modelhub.convert import ConversionOptions, convert
 from modelhub.errors import IncompatibleArchitecture, MergeError, SettingsError, UnmatchedKeys, WouldOverwrite
@@ -74,13 +74,14 @@ def test_methods_are_their_formulas(tmp_path: Path, method: str) -> None:
     paths = write(tmp_path, a=a, b=b, c=c)
     models = paths[:2] if method in ("weighted", "slerp") else paths
     name = method.partition(" ")[0]
-    done = modelhub.blend(models, name, 0.3, 0.25, target=tmp_path / "out.safetensors", verify_tensors=5)
+    beta = 0.25 if method in ("weighted of three", "sum-twice") else 0.0
+    done = modelhub.blend(models, name, 0.3, beta, target=tmp_path / "out.safetensors", verify_tensors=5)
     found = load_file(tmp_path / "out.safetensors")
     assert len(done.checked) == 5
     changed = {address.tensor for address in done.plan.changes}
     assert changed == {n for n, t in a.items() if n.startswith(PARTS) and t.is_floating_point() and t.dim()}
     for each in (ATTENTION, ENCODER, VAE, CONV_IN, ENCODER.replace("weight", "bias")):
-        exact = formula(name if len(models) == 2 else method, *(m[each].double().numpy() for m in (a, b, c)), 0.3, 0.25)
+        exact = formula(name if len(models) == 2 else method, *(m[each].double().numpy() for m in (a, b, c)), 0.3, beta)
         assert_merged(found[each], exact, a[each])
     assert_same(found, a, but=changed)
     told = done.told[Address("", ATTENTION)]
@@ -130,6 +131,23 @@ def test_same_recipe_same_bytes(tmp_path: Path) -> None:
     with pytest.raises(MergeError, match="not the file of the recipe"):
         modelhub.blend(recipe, target=tmp_path / "third.safetensors")
     assert not (tmp_path / "third.safetensors").exists()
+
+
+def test_nothing_that_is_given_is_ignored(tmp_path: Path) -> None:
+    """A beta that the method's formula has not, and a precision beside a recipe, are errors."""
+    a = base_weights("sd-1")
+    paths = write(tmp_path, a=a, b=other(a, 1), c=other(a, 2))
+    target = tmp_path / "out.safetensors"
+    for method in TAKES:
+        models = paths[: TAKES[method][0]]
+        if method != "sum-twice":
+            with pytest.raises(MergeError, match="has no beta"):
+                modelhub.blend(models, method, 0.5, "0,IN04=1", target=target)
+        with plan_blend(models, method, 0.5) as plan:
+            recipe = plan.recipe
+        with pytest.raises(MergeError, match="a recipe says how"):
+            modelhub.blend(recipe, precision=Precision("fp32"), target=target)
+    assert not target.exists()
 
 
 def test_lineage_is_in_the_metadata(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ def test_dry_run() -> None:
         (("a.safetensors", "b.safetensors", "--device", "cuda:99"), "cannot be used"),
         (("a.safetensors", "b.safetensors", "--device", "fast"), "is no device"),
         (("a.safetensors", "--recipe", "x.toml"), "leave out the models"),
+        (("--recipe", "x.toml", "--method", "weighted"), "leave out the models, the method"),
+        (("--recipe", "x.toml", "--dtype", "keep"), "leave out --dtype"),
+        (("--recipe", "x.toml", "--exact"), "leave out --dtype"),
+        (("--recipe", "x.toml", "--stochastic-rounding", "0"), "leave out --dtype"),
+        (("a.safetensors", "b.safetensors", "--method", "slerp", "--beta", "0.5"), "slerp of 2 models has no beta"),
     ],
 )
 def test_errors_are_a_sentence(arguments: tuple[str, ...], told: str) -> None:

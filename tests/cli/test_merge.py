@@ -84,6 +84,9 @@ def test_dry_run() -> None:
         (("base.safetensors",), "Missing BASE or --lora"),
         (("--recipe", "a.safetensors"), "not a recipe"),
         (("base.safetensors", "--recipe", "x.toml"), "leave out BASE"),
+        (("--recipe", "x.toml", "--dtype", "fp16"), "leave out --dtype"),
+        (("--recipe", "x.toml", "--exact"), "leave out --dtype"),
+        (("--recipe", "x.toml", "--stochastic-rounding", "0"), "leave out --dtype"),
     ],
 )
 def test_errors_are_a_sentence(arguments: tuple[str, ...], told: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import modelhub
 from modelhub.convert import ConversionOptions, convert
 from modelhub.errors import IncompatibleArchitecture, MergeError, SettingsError, UnmatchedKeys
 from modelhub.lowrank import RankRule, dynamic_rank, plan_extract
+from modelhub.lowrank.base import FactorType
 from modelhub.lowrank.decomposing import balanced, decompose
 from modelhub.samples.layouts import Base, lora
 from modelhub.tensors import DType
@@ -153,9 +155,60 @@ def test_metadata_and_digests(tmp_path: Path) -> None:
     assert metadata["ss_network_module"] == "networks.lora" and metadata["ss_network_dim"] == "Dynamic"
     told = json.loads(metadata["modelhub.extract"])
     assert told["dynamic"] == "sv_fro=0.9"
-    for path in (tmp_path / "tuned.pt", tmp_path / "base.safetensors"):
-        assert told["sha256"][path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    for model, path in {"tuned": tmp_path / "tuned.pt", "base": tmp_path / "base.safetensors"}.items():
+        assert told["sha256"][model] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
     assert modelhub.identify(tmp_path / "out.safetensors").architecture == "sdxl"
+
+
+def test_files_of_one_name_have_a_digest_each(tmp_path: Path) -> None:
+    """Models whose files have the same names, two files or two folders, are told apart in what the LoRA says of them,
+    and the bytes of the tuned model's modules are counted as they are done."""
+    import hashlib
+
+    weights = base_weights("sd-1")
+    tuned = weights | {name: t * 2 for name, t in weights.items() if name.endswith("attn2.to_k.weight")}
+    for model, tensors in {"base": weights, "tuned": tuned}.items():
+        (tmp_path / model).mkdir()
+        save_file(tensors, tmp_path / model / "model.safetensors", {"format": "pt"})
+        source = tmp_path / model / "model.safetensors"
+        convert(source, tmp_path / f"{model}-folder", options=ConversionOptions(layout="diffusers"))
+    told: list[int] = []
+    for ending, names in {
+        "/model.safetensors": ["model.safetensors"],
+        "-folder": ["text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors"],
+    }.items():
+        target = tmp_path / "out.safetensors"
+        models = {model: Path(f"{tmp_path / model}{ending}") for model in ("tuned", "base")}
+        done = modelhub.extract(
+            models["tuned"], models["base"], RankRule(2), target=target, force=True, progress=told.append
+        )
+        with safe_open(target, "pt") as file:
+            digests = json.loads(file.metadata()["modelhub.extract"])["sha256"]
+        assert digests == done.digests
+        for model, path in models.items():
+            files = [path / name if path.is_dir() else path for name in names]
+            expected = {n: hashlib.sha256(f.read_bytes()).hexdigest() for n, f in zip(names, files, strict=True)}
+            assert digests[model] == expected
+        assert sum(told) == 2 * sum(math.prod(module.shape) for module in done.plan.modules)
+        told.clear()
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_an_alpha_is_the_rank_whatever_the_type(tmp_path: Path, dtype: FactorType) -> None:
+    """A rank of 257, which bfloat16 does not have, is the alpha all the same, of an extraction and a resizing."""
+    weights = base_weights("sd-1")
+    name = "cond_stage_model.transformer.text_model.encoder.layers.3.mlp.fc1.weight"
+    weights[name] = torch.zeros(300, 260, dtype=torch.float16)
+    save_file(weights, tmp_path / "base.safetensors", {"format": "pt"})
+    weights[name] = torch.randn(300, 260, generator=torch.Generator().manual_seed(5)).half()
+    save_file(weights, tmp_path / "tuned.safetensors", {"format": "pt"})
+    models = tmp_path / "tuned.safetensors", tmp_path / "base.safetensors"
+    rule = RankRule(257)
+    modelhub.extract(*models, rule, target=tmp_path / "out.safetensors", dtype=dtype)
+    modelhub.resize(tmp_path / "out.safetensors", rule, target=tmp_path / "same.safetensors")
+    for target in ("out.safetensors", "same.safetensors"):
+        (alpha,) = (tensor for key, tensor in load_file(tmp_path / target).items() if key.endswith(".alpha"))
+        assert float(alpha) == 257
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
@@ -181,6 +234,27 @@ def test_what_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SettingsError):
             dynamic_rank(text)
     assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("bare", ["base", "tuned"])
+def test_weights_with_a_scale_of_their_own_are_refused(tmp_path: Path, bare: str) -> None:
+    """8-bit weights that a scale multiplies are refused in either model, also where the other has no prefix before its
+    names: their numbers alone are not the weights."""
+    root = "model.diffusion_model."
+    weights = base_weights("sd-1", DType.F32)
+    name = f"{root}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    scale = name.replace("weight", "scale_weight")
+    quantised = weights | {name: weights[name].to(torch.float8_e4m3fn), scale: torch.tensor(0.5)}
+    models = {"base": weights, "tuned": weights, ("tuned" if bare == "base" else "base"): quantised}
+    models[bare] = {key.removeprefix(root): tensor for key, tensor in weights.items() if key.startswith(root)}
+    for model, tensors in models.items():
+        save_file(tensors, tmp_path / f"{model}.safetensors", {"format": "pt"})
+    target = tmp_path / "out.safetensors"
+    with pytest.raises(MergeError, match=r"attn2\.to_k\.weight' is quantised with a scale of its own"):
+        modelhub.extract(
+            tmp_path / "tuned.safetensors", tmp_path / "base.safetensors", target=target, allow_unmatched=True
+        )
+    assert not target.exists()
 
 
 @pytest.mark.parametrize("shape", [(96, 640), (640, 96), (700, 1200), (1200, 700)])

@@ -117,6 +117,43 @@ def test_peft_scales_go_into_the_factors(tmp_path: Path) -> None:
         modelhub.resize(source, RankRule(8), target=source, force=True)
 
 
+@pytest.mark.parametrize("peft", [True, False])
+def test_a_bias_keeps_its_scale(tmp_path: Path, peft: bool) -> None:
+    """What the LoRA adds to a bias is scaled as its product is, and stays as strong as that."""
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q" if peft else MODULE
+    down, up = ("lora_A", "lora_B") if peft else ("lora_down", "lora_up")
+    tensors = {f"{name}.{down}.weight": drawn(8, 48), f"{name}.{up}.weight": drawn(64, 8)}
+    tensors |= {f"{name}.{up}.bias": drawn(64).half(), f"{name}.diff_b": drawn(64)}
+    tensors |= {} if peft else {f"{name}.alpha": torch.tensor(24.0)}
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 24, "unet.r": 8})} if peft else None
+    told: list[int] = []
+    source, target = file_of(tmp_path, tensors, metadata), tmp_path / "out.safetensors"
+    modelhub.resize(source, RankRule(8), target=target, progress=told.append)
+    found = load_file(target)
+    bias = found[f"{name}.{up}.bias"]
+    assert bias.dtype is torch.float16
+    torch.testing.assert_close(bias.float(), 3 * tensors[f"{name}.{up}.bias"].float(), rtol=1e-3, atol=0)
+    assert torch.equal(found[f"{name}.diff_b"], tensors[f"{name}.diff_b"])
+    assert sum(told) == 4 * (8 * 48 + 64 * 8)
+
+
+def test_modules_whose_scale_is_not_known(tmp_path: Path) -> None:
+    """A module with an alpha that is no number stays as it is, and is told; of PEFT's, whose scales do not stay beside
+    them, it is an error."""
+    tensors = linear() | {f"{CONV}.lora_up.weight": drawn(32, 6), f"{CONV}.lora_down.weight": drawn(6, 16)}
+    tensors |= {f"{CONV}.alpha": torch.tensor(float("nan"))}
+    done = modelhub.resize(file_of(tmp_path, tensors), RankRule(2), target=tmp_path / "out.safetensors")
+    assert torch.equal(load_file(tmp_path / "out.safetensors")[f"{CONV}.lora_up.weight"], drawn(32, 6))
+    assert list(done.kept) == [MODULE] and any(CONV in note and "alpha" in note for note in done.plan.notes)
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_"
+    tensors = {f"{name}{end}.lora_A.weight": drawn(8, 48) for end in "qk"}
+    tensors |= {f"{name}{end}.lora_B.weight": drawn(64, 8) for end in "qk"}
+    config = {"unet.lora_alpha": 24, "unet.alpha_pattern": {"to_q": 3, "to_[kv]": 3}}
+    source = file_of(tmp_path, tensors, {"lora_adapter_metadata": json.dumps(config)})
+    with pytest.raises(MergeError, match=r"to_k: the pattern .* is not understood, and its scale would be lost"):
+        modelhub.resize(source, RankRule(2), target=tmp_path / "no.safetensors")
+
+
 def test_planning_needs_no_torch(tmp_path: Path) -> None:
     """A plan tells modules and what stays, and reads no factor."""
     with plan_resize(file_of(tmp_path, linear()), RankRule(4)) as plan:

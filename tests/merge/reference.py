@@ -73,22 +73,21 @@ def ia3(weight: Array, t: Tensors, alpha: float | None, s: float) -> Array:
     return merged
 
 
-def rotations(blocks: Array, limit: float) -> Array:
-    skew = blocks - blocks.swapaxes(-1, -2)
-    length = np.sqrt((skew**2).sum())
-    if 0 < limit < length:
-        skew = skew * limit / length
-    one = np.eye(blocks.shape[-1])
-    return np.stack([(one + q) @ np.linalg.inv(one - q) for q in skew])
+def rotation(q: Array) -> Array:
+    one = np.eye(len(q))
+    return (one + q) @ np.linalg.inv(one - q)
 
 
 def oft(weight: Array, t: Tensors, alpha: float | None, s: float) -> Array:
     blocks, out = t["blocks"], weight.shape[0]
     merged = weight.reshape(out, -1)
-    passes = blocks[None] if blocks.ndim == 3 else blocks
-    for number, each in enumerate(passes):
-        size = each.shape[-1]
-        turns = s * rotations(each, (alpha or 0) * out) + (1 - s) * np.eye(size)
+    skew = blocks - blocks.swapaxes(-1, -2)
+    length, limit = np.linalg.norm(skew.reshape(-1)), (alpha or 0) * out
+    if 0 < limit < length:
+        skew = skew * limit / length
+    size = blocks.shape[-1]
+    for number, each in enumerate(skew[None] if blocks.ndim == 3 else skew):
+        turns = [s * rotation(q) + (1 - s) * np.eye(size) for q in each]
         turned = np.zeros_like(merged)
         order = list(range(out)) if blocks.ndim == 3 else butterfly(out, number, size)
         for n, turn in enumerate(turns):

@@ -136,6 +136,34 @@ def test_every_algorithm_is_its_published_formula(algorithm, shape, arrays, alph
             np.testing.assert_allclose(torch.cat(blocks).numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("blocks", [some(6, 8, 8), some(2, 6, 8, 8)], ids=["OFT", "BOFT"])
+def test_rotations_are_limited_by_alpha(blocks):
+    """Blocks that are longer than alpha * out, those of all passes together, turn by no more than that."""
+    weight = some(*LINEAR, seed=9, size=1.0)
+    length = np.linalg.norm((blocks - blocks.swapaxes(-1, -2)).reshape(-1))
+    for limit in (0.01 * 48, 0.9 * length):
+        for s in STRENGTHS:
+            found, _ = merged("oft", weight, {"blocks": blocks}, limit / 48, s)
+            expected = reference.oft(weight, {"blocks": blocks}, limit / 48, s)
+            np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+        shorter = merged("oft", weight, {"blocks": blocks * (limit / length)}, None, 1.0)[0]
+        np.testing.assert_allclose(found, shorter, rtol=1e-10, atol=1e-12)
+
+
+def test_a_block_of_a_kronecker_product_is_no_more_than_its_rows(monkeypatch):
+    """Of a product that has a hundred rows for each of w1's, six rows make six, wherever they begin."""
+    arrays = {"w1": some(3, 4), "w2": some(100, 8, seed=1)}
+    weight = some(300, 32, seed=9)
+    update = make_update("lokr", tensors_of(arrays), None, weight.shape)
+    made, kron = [], torch.kron
+    monkeypatch.setattr(torch, "kron", lambda a, b: made.append(product := kron(a, b)) or product)
+    for first in (0, 97, 100, 294):
+        found = update.apply(torch.from_numpy(weight[first : first + 6].copy()), first, 1.0)
+        expected = reference.lokr(weight, arrays, None, 1.0)[first : first + 6]
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-12)
+    assert sum(product.shape[0] for product in made) == 4 * 6
+
+
 def test_a_full_kronecker_product_has_no_scale():
     """LyCORIS writes alphas like 1e10 beside two full factors: they mean nothing."""
     weight = some(*LINEAR, seed=9)

@@ -197,13 +197,20 @@ SITE = sites("sdxl")[LINEAR][0]
 
 
 def lora_file(
-    path: Path, weights: dict[str, torch.Tensor], *, seed: int = 0, names: tuple[Site, ...] = (SITE,)
+    path: Path,
+    weights: dict[str, torch.Tensor],
+    *,
+    seed: int = 0,
+    names: tuple[Site, ...] = (SITE,),
+    alpha: float | None = None,
 ) -> Path:
     tensors: dict[str, np.ndarray] = {}
     for site in names:
         out, inputs = weights[site.tensor].shape
         tensors[f"{site.named('kohya-sgm')}.lora_up.weight"] = random(out, 4, seed=seed)
         tensors[f"{site.named('kohya-sgm')}.lora_down.weight"] = random(4, inputs, seed=seed + 1)
+        if alpha is not None:
+            tensors[f"{site.named('kohya-sgm')}.alpha"] = np.array(alpha)
     return write_adapter(path, tensors)
 
 
@@ -489,6 +496,15 @@ def test_pickled_files_are_read_and_unsafe_ones_refused(sdxl, tmp_path: Path) ->
     assert not marker.exists()
 
 
+def peft_file(
+    path: Path, weights: dict[str, torch.Tensor], metadata: dict[str, str], name: str = f"unet.{SITE.diffusers}"
+) -> Path:
+    """A LoRA of rank 4 in PEFT's names, with *metadata*."""
+    out, inputs = weights[SITE.tensor].shape
+    tensors = {f"{name}.lora_B.weight": random(out, 4), f"{name}.lora_A.weight": random(4, inputs, seed=1)}
+    return write_adapter(path, tensors, metadata)
+
+
 @pytest.mark.parametrize("where", ["file", "metadata"])
 def test_alphas_of_peft_stand_beside_the_tensors(sdxl, tmp_path: Path, where: str) -> None:
     """The scale of a PEFT adapter is that of its configuration, also with patterns and rank stabilisation."""
@@ -515,6 +531,82 @@ def test_alphas_of_peft_stand_beside_the_tensors(sdxl, tmp_path: Path, where: st
         change = as_stored(random(out, 4)) @ as_stored(random(4, inputs, seed=1))
         exact = weights[SITE.tensor].to(torch.float64).numpy() + scale * change
         assert_merged(load(target)[SITE.tensor], exact, weights[SITE.tensor])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "scale"),
+    [
+        ("attn1.to_q", 0.5),
+        (r"attn1\.to_q$", 0.5),
+        ("to_q", 0.5),
+        ("o_q", 1.5),
+        ("^attn1.to_q", 1.5),
+        (f"^{SITE.diffusers}", 0.5),
+        ("attn1.to.q", 1.5),
+    ],
+)
+def test_patterns_of_alphas_are_names(sdxl, tmp_path: Path, pattern: str, scale: float) -> None:
+    """PEFT's pattern is the end of a module's name from a dot on, or with ^ the whole of it."""
+    base, weights = sdxl
+    config = {"unet.lora_alpha": 6, "unet.r": 4, "unet.alpha_pattern": {"elsewhere": 9, pattern: 2}}
+    adapter = peft_file(tmp_path / "a.safetensors", weights, {"lora_adapter_metadata": json.dumps(config)})
+    with plan_merge(base, [str(adapter)]) as plan:
+        ((change,),) = plan.changes.values()
+    assert change.module.alpha == scale * 4
+
+
+def test_hostile_patterns_are_not_tried(sdxl, tmp_path: Path) -> None:
+    """A pattern that is more than a name is said not to be understood, at once, whatever it would take to try it."""
+    base, weights = sdxl
+    for pattern in (r"(a+)+b", r"(.*)*\.to_k", "attn[12].to_q", "(", r"a\d", "attn1.to_q|x"):
+        config = {"lora_alpha": 6, "r": 4, "alpha_pattern": {pattern: 2}}
+        metadata = {"lora_adapter_metadata": json.dumps(config)}
+        adapter = peft_file(tmp_path / "a.safetensors", weights, metadata, name=f"{'a' * 64}.{SITE.diffusers}")
+        with pytest.raises(UnmatchedKeys, match="is not understood"):
+            merge(base, [str(adapter)], target=tmp_path / "no.safetensors")
+
+
+@pytest.mark.parametrize("alpha", ["NaN", "-Infinity", "1e999", f"1{'0' * 400}", '"much"', "[1]", "true", "{}"])
+def test_alphas_that_are_no_numbers_are_refused(sdxl, tmp_path: Path, alpha: str) -> None:
+    """What PEFT's configuration has as an alpha is a finite number, or the module is not merged."""
+    base, weights = sdxl
+    for config in (f'{{"lora_alpha": {alpha}}}', f'{{"lora_alpha": 4, "alpha_pattern": {{"to_q": {alpha}}}}}'):
+        adapter = peft_file(tmp_path / "a.safetensors", weights, {"lora_adapter_metadata": config})
+        with pytest.raises(MergeError, match="its alpha is no finite number"):
+            merge(base, [str(adapter)], target=tmp_path / "no.safetensors")
+    with pytest.raises(MergeError, match="its alpha is no finite number"):
+        merge(
+            base, [str(peft_file(tmp_path / "a.safetensors", weights, {"lora_alpha": alpha}))], target=tmp_path / "no"
+        )
+
+
+def test_alphas_in_plain_metadata(sdxl, tmp_path: Path) -> None:
+    """Values that stand as text in the file's own metadata are read as the numbers that they are."""
+    base, weights = sdxl
+    metadata = {"lora_alpha": "6", "use_rslora": "False", "alpha_pattern": '{"to_k": 3}'}
+    with plan_merge(base, [str(peft_file(tmp_path / "a.safetensors", weights, metadata))]) as plan:
+        ((change,),) = plan.changes.values()
+    assert change.module.alpha == 6
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), float("-inf")])
+def test_an_alpha_that_is_not_finite_is_no_scale(sdxl, tmp_path: Path, alpha: float) -> None:
+    """A module whose alpha is not finite is not merged; a huge one is what it says; and to a LoKr of two full factors,
+    for which LyCORIS writes alphas that half precision cannot hold, it means nothing."""
+    base, weights = sdxl
+    adapter = lora_file(tmp_path / "a.safetensors", weights, alpha=alpha)
+    with pytest.raises(UnmatchedKeys, match="its alpha is no finite number"):
+        merge(base, [str(adapter)], target=tmp_path / "no.safetensors")
+    with plan_merge(base, [str(lora_file(tmp_path / "a.safetensors", weights, alpha=1e30))]) as plan:
+        ((change,),) = plan.changes.values()
+    assert change.module.alpha == pytest.approx(1e30)
+    out, inputs = weights[SITE.tensor].shape
+    name = SITE.named("kohya")
+    full = {f"{name}.lokr_w1": random(1, 1), f"{name}.lokr_w2": random(out, inputs)}
+    tensors = {**full, f"{name}.alpha": np.array(alpha)}
+    with plan_merge(base, [str(write_adapter(tmp_path / "a.safetensors", tensors))]) as plan:
+        ((change,),) = plan.changes.values()
+    assert change.module.alpha is None
 
 
 def test_biases_and_norms(sdxl, tmp_path: Path) -> None:

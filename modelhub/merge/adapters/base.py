@@ -19,11 +19,9 @@ Shape = tuple[int, ...]
 class Update(Protocol):
     """What one module of an adapter does to a weight of a given shape, ``[out, in]`` or ``[out, in, *kernel]``.
 
-    ``additive`` says that it adds what does not depend on the weight, so that order does not matter; ``by_rows`` that
-    a block of rows can be had from the same rows of the weight alone.
+    ``by_rows`` says that a block of rows can be had from the same rows of the weight alone.
     """
 
-    additive: bool
     by_rows: bool
 
     def apply(self, weight: Tensor, first: int, strength: float) -> Tensor:
@@ -37,7 +35,6 @@ class Update(Protocol):
 class Additive(ABC):
     """An update that adds ``strength * delta``."""
 
-    additive = True
     by_rows = True
 
     @abstractmethod

@@ -21,8 +21,6 @@ from modelhub.merge.adapters.base import Additive, Shape
 class Dora:
     """*inner* with the magnitudes *scale*; *peft* says that PEFT wrote them, always one for each output."""
 
-    additive = False
-
     def __init__(self, inner: Additive, scale: Tensor, shape: Shape, *, peft: bool = False) -> None:
         self._inner = inner
         self._on_output = _on_output(scale, shape, peft=peft)

@@ -26,7 +26,6 @@ class Difference(Additive):
 class Replacement:
     """``set``, in the weight's shape but for dimensions of size 1."""
 
-    additive = False
     by_rows = True
 
     def __init__(self, tensors: Tensors, alpha: float | None, shape: Shape) -> None:

@@ -19,7 +19,6 @@ from modelhub.merge.adapters.base import Shape, Tensors, flat, scale_of
 class Glora:
     """``a1``, ``a2``, ``b1``, ``b2`` in either layout."""
 
-    additive = False
     by_rows = True
 
     def __init__(self, tensors: Tensors, alpha: float | None, shape: Shape) -> None:

@@ -16,7 +16,6 @@ from modelhub.merge.adapters.base import Shape, Tensors
 class Ia3:
     """``weight``, one number for each output or, where ``on_input`` is true, for each input."""
 
-    additive = False
     by_rows = True
 
     def __init__(self, tensors: Tensors, alpha: float | None, shape: Shape) -> None:

@@ -32,10 +32,11 @@ class Lokr(Additive):
     def delta(self, first: int, last: int) -> Tensor:
         # A row of the product is a row of w1 with one of w2; the columns come out in the order of [in, kh, kw].
         rows = self._large.shape[0]
-        begin, end = first // rows, -(-last // rows)
-        product = torch.kron(self._small[begin:end].contiguous(), self._large)[
-            first - begin * rows : last - begin * rows
+        parts = [
+            torch.kron(self._small[n : n + 1], self._large[max(first - n * rows, 0) : min(last - n * rows, rows)])
+            for n in range(first // rows, -(-last // rows))
         ]
+        product = parts[0] if len(parts) == 1 else torch.cat(parts)
         return fitting(product.mul_(self._scale), self._shape, "a Kronecker product")
 
 

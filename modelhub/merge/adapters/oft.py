@@ -1,9 +1,10 @@
 """OFT and BOFT: rotations of a weight's outputs.
 
-Each block ``B`` gives the rotation ``R = (I + Q)(I - Q)^-1`` with ``Q = B - B^T`` (Cayley). Where alpha is positive, Q
-is made no longer than ``alpha * out``. OFT turns each run of ``b`` outputs by its block,
-``einsum('knm,kn...->km...', I + s (R - I), W)``; BOFT does so in *m* butterfly passes, between which outputs change
-places. A ``rescale`` then scales each output, ``1 + s (rescale - 1)``, so that nothing is left of it at strength 0.
+Each block ``B`` gives the rotation ``R = (I + Q)(I - Q)^-1`` with ``Q = B - B^T`` (Cayley). Where alpha is positive,
+all Q of a module together, those of every pass, are made no longer than ``alpha * out``. OFT turns each run of ``b``
+outputs by its block, ``einsum('knm,kn...->km...', I + s (R - I), W)``; BOFT does so in *m* butterfly passes, between
+which outputs change places. A ``rescale`` then scales each output, ``1 + s (rescale - 1)``, so that nothing is left of
+it at strength 0.
 
 Source: Qiu et al. 2023 (arXiv 2306.07280), Liu et al. 2023 (arXiv 2311.06243); LyCORIS ``modules/diag_oft.py``,
 ``modules/boft.py``. PEFT's ``oft_R`` is another parametrisation and is not this.
@@ -21,7 +22,6 @@ from modelhub.merge.adapters.base import Shape, Tensors
 class Oft:
     """``blocks`` ``[n, b, b]`` (OFT) or ``[m, n, b, b]`` (BOFT), perhaps ``rescale``, one number for each output."""
 
-    additive = False
     by_rows = False
 
     def __init__(self, tensors: Tensors, alpha: float | None, shape: Shape) -> None:
@@ -34,7 +34,7 @@ class Oft:
             raise MergeError(f"{blocks.shape[0]} butterfly passes do not divide a weight of shape {list(shape)}")
         limit = (alpha or 0.0) * shape[0]
         self._butterfly = blocks.dim() == 4
-        self._turns = torch.stack([_rotations(each, limit) for each in blocks.reshape(-1, *blocks.shape[-3:])])
+        self._turns = _rotations(blocks, limit).reshape(-1, *blocks.shape[-3:])
         self._rescale = tensors.get("rescale")
 
     def apply(self, weight: Tensor, first: int, strength: float) -> Tensor:
@@ -53,7 +53,7 @@ class Oft:
 
 
 def _rotations(blocks: Tensor, limit: float) -> Tensor:
-    """The rotations ``[n, b, b]`` of *blocks*; *limit* 0 is none."""
+    """The rotations of *blocks*, whose skew parts together are made no longer than *limit*; 0 is none."""
     skew = blocks - blocks.transpose(-1, -2)
     length = skew.norm()
     if 0 < limit < length:
