@@ -297,16 +297,12 @@ def test_what_a_vae_gives_back_is_compared_too(tmp_path: Path) -> None:
     assert outcomes(other)["image.reference"] == "failed"
 
 
-def test_a_tensor_without_values_is_missing(tmp_path: Path) -> None:
-    """A module that was not filled ends the test as a failure that names what it lacks."""
-    spec = prepare(save(healthy_vae(), tmp_path / "vae.safetensors", torch.float32), SETTINGS)
-    assert isinstance(spec, SmokeSpec)
-    tensors = dict(spec.components["vae"].tensors or {})
-    del tensors["decoder.conv_out.bias"]
-    part = replace(spec.components["vae"], tensors=tensors)
-    result = carried_out(replace(spec, components={"vae": part}), tmp_path)
+def test_a_buffer_without_values_is_missing(tried: Test, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no file holds and nothing filled ends the test as a failure that names it."""
+    monkeypatch.setattr(loading, "_number_positions", lambda *_: None)
+    result = tried(healthy("sd-1"))
     assert unpassed(result) == {"keys.missing": "failed"}
-    assert "vae/decoder.conv_out.bias" in result.sentence
+    assert "position_ids" in result.sentence
 
 
 def test_a_model_is_loaded_once_for_many_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
