@@ -69,7 +69,7 @@ def _try_out(directory: str, sink: Sink) -> int:
     if missing is not None:
         sink.note(f"no model was run: {missing} is not installed (the extra 'smoke' brings it)")
         return ExitCode.OK
-    from modelhub.report.smoke_page import write_page
+    from modelhub.report.smoke_page import Page
     from modelhub.report.smoked import result_lines
     from modelhub.samples.runnable import build_runnable_models
     from modelhub.smoke import Limits, Settings
@@ -78,13 +78,14 @@ def _try_out(directory: str, sink: Sink) -> int:
     labelled = build_runnable_models(os.path.join(directory, "runnable"))
     sink.note(f"running {len(labelled)} small models")
     results = []
-    with Trials(None, Settings(size=64, device="cpu", dtype="fp32"), Limits(), keeps=False) as trials:
+    page = os.path.join(directory, "smoke.html")
+    settings = Settings(size=64, device="cpu", dtype="fp32")
+    with Page(page) as written, Trials(None, settings, Limits(), keeps=False) as trials:
         for path, _ in labelled:
             results.append(trials.run(path))
+            written.add(results[-1])
             if not sink.machine:
                 sink.lines(result_lines(results[-1]))
-    page = os.path.join(directory, "smoke.html")
-    write_page(page, results)
     sink.note(f"images, checks and numbers: {page}")
     wrong = [r for r, (_, outcome) in zip(results, labelled, strict=True) if r.outcome != outcome]
     for result in wrong:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,8 @@ from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
     from modelhub.db import Catalog
-    from modelhub.smoke import Limits, Settings, SmokeResult
+    from modelhub.report.smoke_page import Page
+    from modelhub.smoke import Limits, Outcome, Settings, SmokeResult
     from modelhub.trials import Trials
 
 
@@ -68,38 +70,41 @@ def command(
         raise click.UsageError("Name models, or give --all.")
     if not everything and (kind or architecture or untested):
         raise click.UsageError("--kind, --architecture and --untested narrow --all.")
-    results: list[SmokeResult] = []
-    if report is not None:  # before anything is run, so that hours of work do not end at a page that cannot be written
-        _write_page(report, results)
-    with catalog_for_tests(catalog, sink, needed=everything) as opened:
+    outcomes: list[Outcome] = []
+    with ExitStack() as stack:
+        page = None  # begun before anything is run, so that hours of work do not end where it cannot be written
+        if report is not None:
+            page = stack.enter_context(_page(report))
+        opened = stack.enter_context(catalog_for_tests(catalog, sink, needed=everything))
         chosen = base if base is None else path_of(base, opened)
         kept = os.path.join(opened.folder, "smoke")
         sources = (
             _of_catalog(opened, kind, architecture, untested) if everything else each_source(paths_of(paths, opened))
         )
-        with Trials(opened, settings, limits, base=chosen, images=kept, accept=accept) as trials:
-            for path, barred in sources:
-                result = _barred(path, barred, sink) if barred else _tried(trials, path, sink)
-                results.append(result)
-                if images is not None:
-                    smoked.keep_image(result, images, len(results))
-                if sink.machine:
-                    sink.add(smoked.result_dict(result))
-                else:
-                    sink.lines(smoked.result_lines(result, sink.verbosity))
-                if report is not None:  # anew each time, so that what is done is there whatever comes next
-                    _write_page(report, results)
+        trials = stack.enter_context(Trials(opened, settings, limits, base=chosen, images=kept, accept=accept))
+        for path, barred in sources:
+            result = _barred(path, barred, sink) if barred else _tried(trials, path, sink)
+            outcomes.append(result.outcome)
+            if images is not None:
+                smoked.keep_image(result, images, len(outcomes))
+            if sink.machine:
+                sink.add(smoked.result_dict(result))
+            else:
+                sink.lines(smoked.result_lines(result, sink.verbosity))
+            if page is not None:
+                page.add(result)
+            del result  # its image is let go before the next one is made
     if sink.machine:
         from modelhub.report.json import SMOKE_SCHEMA
 
-        sink.document(SMOKE_SCHEMA, "reports", complete=_complete(results))
-    if not results:
+        sink.document(SMOKE_SCHEMA, "reports", complete=_complete(outcomes))
+    if not outcomes:
         sink.note("nothing to test: no record fits" if everything else "nothing to test: no model file was found there")
         return ExitCode.OK if untested else ExitCode.INCOMPLETE
     bad = {"failed", fail_on}
-    if any(result.outcome in bad for result in results):
+    if not bad.isdisjoint(outcomes):
         return ExitCode.FOUND
-    return ExitCode.OK if _complete(results) else ExitCode.INCOMPLETE
+    return ExitCode.OK if _complete(outcomes) else ExitCode.INCOMPLETE
 
 
 def _of_catalog(
@@ -114,14 +119,14 @@ def _of_catalog(
         yield entry.path, None
 
 
-def _write_page(path: str, results: Sequence[SmokeResult]) -> None:
-    from modelhub.report.smoke_page import write_page
+def _page(path: str) -> Page:
+    from modelhub.report.smoke_page import Page
 
-    write_page(path, results)
+    return Page(path)
 
 
-def _complete(results: Sequence[SmokeResult]) -> bool:
-    return bool(results) and all(result.outcome != "not testable" for result in results)
+def _complete(outcomes: Sequence[Outcome]) -> bool:
+    return bool(outcomes) and "not testable" not in outcomes
 
 
 def _tried(trials: Trials, path: str, sink: Sink) -> SmokeResult:

@@ -42,6 +42,6 @@ def pair_dict(pair: Pair) -> dict[str, Any]:
 
 
 def write_page(path: str, pairs: Sequence[Pair]) -> None:
-    """Write the page of *pairs* to *path*; see :func:`modelhub.report.smoke_page.write_page`."""
+    """Write the page of *pairs* to *path*; see :func:`modelhub.report.smoke_page.write_text`."""
     rows = [(f"{pair.prompt} (seed {pair.seed})", words_of(pair), (pair.first, pair.second)) for pair in pairs]
     write_text(path, comparison_page(rows))

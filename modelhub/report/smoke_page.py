@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from modelhub.errors import SourceError
 from modelhub.report.plain import visible
 from modelhub.report.sink import ReplacingFile
 from modelhub.report.smoked import cost_of
@@ -15,6 +16,7 @@ from modelhub.smoke import Check, SmokeResult
 
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--passed:#2a7d3f;--suspect:#a86a00;--failed:#b3261e;--none:#6b6b6b}
+body{display:flex;flex-direction:column}h1{order:-2}.tally{order:-1}
 body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
 article{display:grid;grid-template-columns:16rem 1fr;gap:1.25rem;border-top:1px solid var(--line);padding:1.25rem 0}
 img{width:100%;image-rendering:auto;border-radius:4px;background:#8882}
@@ -34,17 +36,40 @@ _HEAD = "<tr><th>check<th>outcome<th>what was seen<th class=number>value<th>want
 _WORST_FIRST = ("failed", "suspect", "not testable", "passed")
 
 
-def write_page(path: str, results: Sequence[SmokeResult]) -> None:
-    """Write the page of *results* to *path*, in place of what was there, whole or not at all.
+class Page:
+    """The page of results that come one after the other, at *path* in place of what was there.
 
-    Raises :class:`~modelhub.errors.SourceError` where that cannot be done, and
+    What is added is there at once, whatever comes next, and is not held here. A context manager: leaving it adds how
+    many results there are of each outcome. Raises :class:`~modelhub.errors.SourceError` where it cannot be written, and
     :class:`~modelhub.errors.WouldOverwrite` for what looks like a model.
     """
-    write_text(path, _page(results))
+
+    def __init__(self, path: str) -> None:
+        write_text(path, _begin("Smoke tests"))
+        self._path = path
+        self._counts: Counter[str] = Counter()
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        tally = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self._counts.items()))
+        self._append(f"<p class=tally>{tally}</p>\n")
+
+    def add(self, result: SmokeResult) -> None:
+        self._counts[result.outcome] += 1
+        self._append(_article(result))
+
+    def _append(self, text: str) -> None:
+        try:
+            with open(self._path, "a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+                file.write(text)
+        except OSError as error:
+            raise SourceError(f"{self._path}: the page cannot be written there: {error.strerror}") from error
 
 
 def write_text(path: str, texts: Iterable[str]) -> None:
-    """Write *texts* to *path* as :func:`write_page` does."""
+    """Write *texts* to *path*, in place of what was there, whole or not at all; raises what :class:`Page` does."""
     file = ReplacingFile(path)
     try:
         for text in texts:
@@ -53,15 +78,6 @@ def write_text(path: str, texts: Iterable[str]) -> None:
         file.discard()
         raise
     file.commit()
-
-
-def _page(results: Sequence[SmokeResult]) -> Iterator[str]:
-    counts = Counter(result.outcome for result in results)
-    tally = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-    yield from _begin("Smoke tests")
-    yield f"<p>{_text(tally)}</p>\n"
-    for result in results:
-        yield _article(result)
 
 
 def comparison_page(rows: Sequence[tuple[str, str, tuple[SmokeResult, SmokeResult]]]) -> Iterator[str]:

@@ -14,13 +14,14 @@ from modelhub.smoke.checks import asked as asked_of
 from modelhub.smoke.checks import judge
 from modelhub.smoke.prepare import FindBase, missing_library, prepare
 from modelhub.smoke.run import Limits, Worker
-from modelhub.smoke.spec import PROMPTS, Check, Pair, Preset, Settings, SmokeResult, SmokeSpec
+from modelhub.smoke.spec import PROMPTS, Check, Outcome, Pair, Preset, Settings, SmokeResult, SmokeSpec
 
 __all__ = [
     "PROMPTS",
     "Check",
     "FindBase",
     "Limits",
+    "Outcome",
     "Pair",
     "Preset",
     "Settings",

@@ -140,7 +140,9 @@ def _hypernetwork(state_dict: StateDict, shapes: Shapes, file: int) -> AdapterSp
     at_end = str(said.get("activate_output", "false")).lower() == "true"
 
     def network(width: int, which: int) -> tuple[Layer, ...]:
-        numbered = sorted(steps.get((width, which), {}).items())
+        if (width, which) not in steps:
+            raise NotTestable(f"it has no network {which} for what is {width} wide")
+        numbered = sorted(steps[width, which].items())
         return tuple(_layers([tensors for _, tensors in numbered], state_dict, file, activation, at_end=at_end))
 
     return AdapterSpec(

@@ -154,11 +154,7 @@ class Attached:
         self._attentions = [module for module in unet.modules() if isinstance(module, Attention)]
         tensors = [tensor for pair in self._networks.values() for each in pair for tensor in each.parameters()]
         bad = sum(not torch.isfinite(tensor).all() for tensor in tensors)
-        self.told = {
-            "networks": len(networks),
-            "attentions": sum(module.to_k.in_features in self._networks for module in self._attentions),
-            "non_finite": {"count": bad, "names": ["a layer"] * min(bad, 1)},
-        }
+        self.told = {"non_finite": {"count": bad, "names": ["a layer"] * min(bad, 1)}}
 
     @contextmanager
     def on(self, strength: float = 1.0) -> Iterator[None]:

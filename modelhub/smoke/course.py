@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from modelhub.smoke import images
 from modelhub.smoke.loading import Files, Place
 from modelhub.smoke.run import IMAGE
-from modelhub.smoke.sampling import Sampler, decode_latents, statistics
+from modelhub.smoke.sampling import Sampler, decode_latents, encode_picture, statistics
 from modelhub.smoke.spec import SmokeSpec
 from modelhub.smoke.telling import Teller
 
@@ -33,29 +33,44 @@ class Course:
         return Sampler(self.spec, self.modules, self.place)
 
     def picture(self, latents: torch.Tensor, *, kept: bool = True) -> dict[str, Any]:
-        """What the picture of *latents* looks like in numbers; it is the test's image if *kept*.
-
-        A VAE that overflows in fp16 decodes again in fp32, which is told.
-        """
-        vae = self.modules["vae"]
-        decoded = decode_latents(vae, latents) / 2 + 0.5
+        """What the picture of *latents* looks like in numbers; it is the test's image if *kept*."""
+        decoded = self.decoded(latents)
         non_finite = statistics(decoded)["non_finite"]
-        if non_finite and vae.dtype == torch.float16:
-            vae.to(torch.float32)
-            decoded = decode_latents(vae, latents) / 2 + 0.5
-            self.teller.tell(vae_overflows=True)
-            non_finite = statistics(decoded)["non_finite"]
         told: dict[str, Any] = {"non_finite": non_finite}
         if not non_finite:
             picture = decoded[0].permute(1, 2, 0).cpu().numpy()
             data = images.png(picture, {"parameters": _parameters(self.spec)})
             if kept:
                 self.keep(data)
-                self._compare_with_reference(picture)
+                self.compare_with_reference(picture)
             told |= images.measure(np.clip(picture, 0, 1), len(data))
         return told
 
-    def _compare_with_reference(self, picture: images.Picture) -> None:
+    def encoded(self, pictures: torch.Tensor) -> torch.Tensor:
+        """The scaled latents of *pictures*, ``(n, 3, height, width)`` from 0 to 1, in the place's element type."""
+        return self._through_vae(lambda vae: encode_picture(vae, pictures * 2 - 1)).to(self.place.dtype)
+
+    def decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """The pictures of *latents*, ``(n, 3, height, width)``, around 0 to 1, in fp32."""
+        return self._through_vae(lambda vae: decode_latents(vae, latents)) / 2 + 0.5
+
+    def _through_vae(self, way: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+        """What *way* makes with the VAE; one that overflows in fp16 does it again in fp32, which is told."""
+        vae = self.modules["vae"]
+        made = way(vae)
+        if vae.dtype != torch.float16 or not statistics(made)["non_finite"]:
+            return made
+        vae.to(torch.float32)
+        try:
+            again = way(vae)
+        finally:
+            vae.to(torch.float16)
+        if not statistics(again)["non_finite"]:
+            self.teller.tell(vae_overflows=True)
+        return again
+
+    def compare_with_reference(self, picture: images.Picture) -> None:
+        """Tell how alike *picture* and the spec's reference are, if it has one."""
         if self.spec.reference is not None:
             try:
                 reference = images.read_png(self.spec.reference)

@@ -1,6 +1,7 @@
-"""What a worker keeps from one test to the next: the last base of an adapter, and what it made alone.
+"""What a worker keeps from one test to the next: the last model, or base of an adapter, and what it made alone.
 
-A library has many adapters for one base; loading it and sampling with it alone are the dearer half of each test.
+A library has many adapters for one base; loading it and sampling with it alone are the dearer half of each test. A
+model that is compared is run with one prompt and seed after the other.
 """
 
 from __future__ import annotations
@@ -20,16 +21,15 @@ class Kept:
 
     alone: dict[str, Any] = field(default_factory=dict)
     _key: object = None
-    _base: Loaded | None = None
+    _loaded: Loaded | None = None
 
     def load(self, spec: SmokeSpec, files: Files, place: Place) -> Loaded:
-        """The modules of *spec*, read anew unless they are those of the base that is kept."""
-        key = (spec.files[:-1], repr(spec.components), place) if spec.adapter is not None else None
-        if key is None or key != self._key or self._base is None:
-            self._key = self._base = None  # before the next is loaded, so that there is room for it
+        """The modules of *spec*, read anew unless they are those that are kept."""
+        files_of_model = spec.files if spec.adapter is None else spec.files[:-1]
+        key = (files_of_model, repr(spec.components), place)
+        if key != self._key or self._loaded is None:
+            self._key = self._loaded = None  # before the next is loaded, so that there is room for it
             self.alone.clear()
-            loaded = load(spec, files, place)
-            if key is not None:
-                self._key, self._base = key, loaded
-            return loaded
-        return self._base
+            self._loaded = load(spec, files, place)
+            self._key = key
+        return self._loaded

@@ -135,7 +135,7 @@ def _fill(module: Any, tensors: Mapping[str, TensorView] | None, files: Files, p
     _number_positions(module, place)
     return Account(
         loaded=len(weights) - len(found.unexpected_keys),
-        missing=tuple(found.missing_keys),
+        missing=tuple(dict.fromkeys((*found.missing_keys, *_on_meta(module)))),
         unexpected=tuple(found.unexpected_keys),
         non_finite=tuple(non_finite),
     )
@@ -153,7 +153,7 @@ def _fill_randomly(module: Any, place: Place) -> Account:
             weights[name] = made.fill_(1.0 if name.endswith("weight") else 0.0)
     module.load_state_dict(weights, assign=True)
     _number_positions(module, place)
-    return Account(loaded=len(weights))
+    return Account(loaded=len(weights), missing=tuple(_on_meta(module)))
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
@@ -170,7 +170,7 @@ def _number_positions(module: torch.nn.Module, place: Place) -> None:
                 )
 
 
-def on_meta(module: torch.nn.Module) -> Iterator[str]:
+def _on_meta(module: torch.nn.Module) -> Iterator[str]:
     """Names of parameters and buffers of *module* that have no values."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_meta:

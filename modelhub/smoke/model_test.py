@@ -10,7 +10,7 @@ import torch
 from modelhub.smoke import images
 from modelhub.smoke.course import Course, difference
 from modelhub.smoke.pipelines import takes_picture
-from modelhub.smoke.sampling import Encoded, Sampler, decode_latents, encode_picture, statistics
+from modelhub.smoke.sampling import Encoded, Sampler, statistics
 
 _COMPARED_STEPS = 2
 """Steps after which a repetition, another prompt and no guidance are compared with the image's own latents."""
@@ -53,11 +53,9 @@ def try_model(course: Course) -> None:
 
 def _round_trip(course: Course) -> torch.Tensor | None:
     """The latents of the drawn pictures (``None``: not finite), after telling how well they come back."""
-    vae = course.modules["vae"]
     pictures = images.drawn(min(course.spec.size, 256))
-    batch = torch.stack([torch.from_numpy(each).permute(2, 0, 1) * 2 - 1 for each in pictures])
-    latents = encode_picture(vae, batch.to(course.place.device, course.place.dtype))
-    decoded = decode_latents(vae, latents) / 2 + 0.5
+    latents = course.encoded(torch.stack([torch.from_numpy(each).permute(2, 0, 1) for each in pictures]))
+    decoded = course.decoded(latents)
     told: dict[str, Any] = {"latents": statistics(latents), "non_finite": statistics(decoded)["non_finite"]}
     if not told["non_finite"]:
         arrays = [np.clip(each, 0, 1) for each in decoded.permute(0, 2, 3, 1).cpu().numpy()]
@@ -65,6 +63,7 @@ def _round_trip(course: Course) -> torch.Tensor | None:
         if not course.spec.pipeline:
             sheet = np.concatenate([np.concatenate(pair, axis=1) for pair in zip(pictures, arrays, strict=True)])
             course.keep(images.png(sheet))
+            course.compare_with_reference(sheet)
     course.teller.tell(vae=told)
     return None if told["latents"]["non_finite"] else latents
 

@@ -58,9 +58,9 @@ def takes_picture(name: str) -> bool:
     return name not in FROM_PICTURE
 
 
-def picture_inputs(name: str, picture: torch.Tensor) -> dict[str, Any]:
+def picture_inputs(name: str, picture: torch.Tensor, steps: int) -> dict[str, Any]:
     """What the pipeline is given of *picture*, ``(1, 3, height, width)`` from 0 to 1; inpainting gets a mask of its
-    middle, a quarter of it."""
+    middle, a quarter of it. Of the *steps*, at least one is run."""
     if "Inpaint" in name:
         mask = torch.zeros_like(picture[:, :1])
         height, width = picture.shape[-2:]
@@ -68,7 +68,7 @@ def picture_inputs(name: str, picture: torch.Tensor) -> dict[str, Any]:
         return {"image": picture, "mask_image": mask, "strength": 1.0}
     if "Pix2Pix" in name:
         return {"image": picture}
-    return {"image": picture, "strength": STRENGTH}
+    return {"image": picture, "strength": max(STRENGTH, 1 / steps)}
 
 
 def beside_noise(name: str, latents: torch.Tensor, scaling: float) -> list[torch.Tensor]:

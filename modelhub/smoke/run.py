@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty, Queue
 from threading import Thread
+from time import monotonic
 from typing import IO, Any
 
 from modelhub import termination
@@ -25,6 +26,12 @@ WORKER = "modelhub.smoke.worker"
 MEASURED = "measured.jsonl"
 IMAGE = "image.png"
 """Files that the worker leaves in its folder."""
+
+STARTING = "starting"
+"""The stage of a worker that has not come to its model: what ends it there is the installation's fault."""
+
+DONE = b"done\n"
+"""The line with which a worker answers that it came to the end of a spec."""
 
 OUT_OF_MEMORY = 3
 NO_DEVICE = 4
@@ -109,7 +116,8 @@ class Worker:
                 with open(image, "rb") as file:
                     png = file.read()
         if end is not None:
-            if testable and stage is not None:
+            testable = testable and stage not in (None, STARTING)
+            if testable:
                 end = f"{end} while it was {stage}"
             self._end()
         return Measured(values, stage, end, testable, png)
@@ -125,12 +133,15 @@ class Worker:
             return "the worker ended before it was asked for anything", False
         except OSError as error:
             return f"the worker cannot be started: {error.strerror}", False
-        try:
-            answer = self._answers.get(timeout=self._limits.seconds)
-        except Empty:
-            return f"the worker did not end within {self._limits.seconds:g} s", True
-        if answer:
-            return None, True
+        latest = monotonic() + self._limits.seconds
+        answer = None
+        while answer != b"":
+            try:
+                answer = self._answers.get(timeout=max(0.0, latest - monotonic()))
+            except Empty:
+                return f"the worker did not end within {self._limits.seconds:g} s", True
+            if answer == DONE:
+                return None, True
         assert self._home is not None
         return _end_of(process.wait(), _last_line(os.path.join(self._home.name, _ERRORS)))
 

@@ -107,7 +107,7 @@ class Sampler:
         if prompt.pooled is not None:
             given |= {"pooled_prompt_embeds": prompt.pooled, "negative_pooled_prompt_embeds": empty.pooled}
         if picture is not None:
-            given |= picture_inputs(name, picture)
+            given |= picture_inputs(name, picture, self._spec.steps)
         if picture is None or "Inpaint" in name:
             given |= {"height": self._spec.size, "width": self._spec.size}
         self._pipelines[name](
@@ -209,7 +209,8 @@ def statistics(latents: torch.Tensor) -> dict[str, float]:
 
 def encode_picture(vae: Any, picture: torch.Tensor) -> torch.Tensor:
     """The latents of *picture*, ``(n, 3, height, width)`` from -1 to 1, scaled as a UNet takes them."""
-    latents: torch.Tensor = vae.encode(picture).latent_dist.mode() * vae.config.scaling_factor
+    given = picture.to(vae.device, vae.dtype)
+    latents: torch.Tensor = vae.encode(given).latent_dist.mode() * vae.config.scaling_factor
     return latents
 
 

@@ -15,7 +15,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from modelhub.smoke.run import CANNOT_LOAD, MEASURED, NO_DEVICE, OUT_OF_MEMORY
+from modelhub.smoke.run import CANNOT_LOAD, DONE, MEASURED, NO_DEVICE, OUT_OF_MEMORY, STARTING
 from modelhub.smoke.spec import SmokeSpec
 from modelhub.smoke.telling import Teller
 
@@ -55,11 +55,17 @@ def seal() -> None:
     import torch
 
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise Forbidden("nothing is unpickled here")
+        raise Forbidden("nothing is unpickled and no process started here")
 
-    torch.load = refuse
+    torch.load = torch.serialization.load = refuse
     for name in ("load", "loads", "Unpickler", "_Unpickler"):
         setattr(pickle, name, refuse)
+    try:
+        import _posixsubprocess
+    except ImportError:  # Windows has none
+        pass
+    else:
+        _posixsubprocess.fork_exec = refuse  # raises no audit event, and multiprocessing calls it directly
 
     def audit(event: str, _: tuple[Any, ...]) -> None:
         if event in _FORBIDDEN:
@@ -101,14 +107,14 @@ def main() -> int:
         for line in sys.stdin:
             folder, memory, spec = json.loads(line)
             with Teller(os.path.join(folder, MEASURED)) as teller:
-                teller.stage("starting")
+                teller.stage(STARTING)
                 from modelhub.smoke.kept import Kept
 
                 kept = kept or _begin(Kept())
                 status = _test(SmokeSpec.from_json(spec), folder, memory, teller, kept)
             if status:
                 return status
-            answers.write(b"done\n")
+            answers.write(DONE)
             answers.flush()
     except BaseException as error:
         if _out_of_memory(error):

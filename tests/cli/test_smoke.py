@@ -161,6 +161,51 @@ def test_two_models_are_compared() -> None:
     assert Path("page.html").read_text().count("data:image/png;base64,") == 2
 
 
+def test_two_vaes_are_compared() -> None:
+    """What each gives back of the drawn pictures is its image: those of equal VAEs are alike, and the code is 0."""
+    save(healthy_vae(), Path("a.safetensors"))
+    shutil.copy("a.safetensors", "b.safetensors")
+    options = ("--device", "cpu", "--dtype", "fp32", "--size", "64", "--prompt", "a lake")
+    done = process("compare", "a.safetensors", "b.safetensors", *options, "--format", "json", OMP_NUM_THREADS="1")
+    (pair,) = json.loads(done.stdout)["pairs"]
+    assert done.returncode == 0
+    assert pair["alike"]["bits"] <= 2
+    assert pair["alike"]["ssim"] > 0.99
+
+
+class Png(bytes):
+    """An image that tells how many of them are held."""
+
+    held = 0
+
+    def __new__(cls) -> Png:
+        Png.held += 1
+        return super().__new__(cls, b"\x89PNG")
+
+    def __del__(self) -> None:
+        Png.held -= 1
+
+
+def test_a_page_grows_with_its_results(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+    """Each result is on it when the next is tried, nothing is written twice, and no image is held after its result."""
+    make("safe.safetensors")
+    names = [shutil.copy("safe.safetensors", f"{name}.safetensors") for name in "abc"]
+    seen = []
+
+    def run(_: object, path: str) -> SmokeResult:
+        page = Path("page.html")
+        seen.append((Png.held, page.read_text().count("<article"), page.stat().st_ino))
+        return SmokeResult(path, "passed", "so it is", image=Png())
+
+    monkeypatch.setattr("modelhub.trials.Trials.run", run)
+    ran = modelhub("smoke", "--report", "page.html", *names)
+    assert ran.code == 0
+    assert [each[:2] for each in seen] == [(0, 0), (0, 1), (0, 2)]
+    assert {each[2] for each in seen} == {Path("page.html").stat().st_ino}
+    page = Path("page.html").read_text()
+    assert (page.count("<article"), page.count("3 passed")) == (3, 1)
+
+
 OUTCOMES = {"passed": (0, 0), "suspect": (0, 1), "failed": (1, 1), "not testable": (2, 2)}
 
 

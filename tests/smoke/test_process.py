@@ -79,6 +79,31 @@ def test_what_is_no_fault_of_the_model_is_not_testable(spec: SmokeSpec, monkeypa
     assert (result.outcome, result.sentence) == ("not testable", "there is no CUDA device")
 
 
+@pytest.mark.parametrize("code", ["import no_such_module", "print('x', flush=True); raise SystemExit(1)"])
+def test_a_broken_installation_is_no_fault_of_the_model(
+    spec: SmokeSpec, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """A worker that ends before it comes to the model says nothing of it: when it starts, or when it imports torch."""
+    starting = "import json, sys\nfolder = json.loads(sys.stdin.readline())[0]\n"
+    starting += "open(folder + '/measured.jsonl', 'w').write('{\"stage\": \"starting\"}\\n')\n"
+    for start in ("", starting):
+        monkeypatch.setattr(run, "command", lambda start=start: [sys.executable, "-c", f"{start}{code}"])
+        result = judge(spec, run_worker(spec, Limits(seconds=20)))
+        assert result.outcome == "not testable", result.sentence
+        assert not any(check.outcome == "failed" for check in result.checks)
+
+
+def test_only_the_workers_own_answer_is_an_answer(spec: SmokeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that something else writes to its output is read past: neither does it end the test nor let it pass."""
+    other_worker(monkeypatch, "print('loading libraries', flush=True); sys.exit(3)")
+    result = judge(spec, run_worker(spec, Limits(seconds=20)))
+    assert (result.outcome, result.sentence) == ("failed", "the worker had not enough memory while it was sampling")
+    other_worker(monkeypatch, "[print('x', flush=True) or time.sleep(0.2) for _ in range(100)]")
+    assert run_worker(spec, Limits(seconds=2)).end == "the worker did not end within 2 s while it was sampling"
+    other_worker(monkeypatch, "print('x\\ndone', flush=True); time.sleep(60)")
+    assert run_worker(spec, Limits(seconds=20)).end is None
+
+
 def test_a_worker_goes_on_to_the_next_model(spec: SmokeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process tests model after model; only what ends it makes the next one start anew."""
     started = []
@@ -113,7 +138,7 @@ def test_memory_is_limited(spec: SmokeSpec) -> None:
 
 
 SEALED = """
-import io, os, pickle, socket, subprocess, sys
+import io, multiprocessing.util, os, pickle, socket, subprocess, sys
 import torch
 from modelhub.smoke.worker import Forbidden, seal
 marked = pickle.dumps(print)
@@ -122,6 +147,7 @@ find = pickle.Unpickler
 seal()
 attempts = {
     "torch.load": lambda: torch.load(io.BytesIO(saved.getvalue())),
+    "torch.serialization.load": lambda: torch.serialization.load(io.BytesIO(saved.getvalue())),
     "pickle.loads": lambda: pickle.loads(marked),
     "an unpickler kept from before": lambda: find(io.BytesIO(marked)).load(),
     "connect": lambda: socket.create_connection(("127.0.0.1", 9)),
@@ -129,6 +155,7 @@ attempts = {
     "run": lambda: subprocess.run(["true"]),
     "system": lambda: os.system("true"),
     "fork": lambda: os.fork(),
+    "spawn": lambda: multiprocessing.util.spawnv_passfds(b"/bin/true", [b"true"], ()),
 }
 for name, attempt in attempts.items():
     try:
@@ -152,5 +179,5 @@ def test_a_sealed_process_neither_unpickles_nor_connects_nor_starts_anything(tmp
         check=False,
     )
     lines = done.stdout.splitlines()
-    assert len(lines) == 8, done.stderr[-2000:]
+    assert len(lines) == 10, done.stderr[-2000:]
     assert all(row.startswith("refused ") for row in lines), lines

@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from modelhub.samples.runnable import UNET, VAE, Weights, from_picture, healthy, healthy_vae, random, save, vae_shapes
-from modelhub.smoke import Settings, SmokeResult, SmokeSpec, images
+from modelhub.smoke import Settings, SmokeResult, SmokeSpec, images, kept, loading
 from modelhub.smoke.loading import CannotLoad, NoDevice, place_of
 from modelhub.smoke.prepare import prepare
 from tests.smoke.course import carried_out, outcomes, unpassed
@@ -86,6 +87,33 @@ def test_the_standard_preset_starts_from_a_picture_too(tried: Test, architecture
     assert outcomes(result)["image-to-image.picture"] == "passed"
 
 
+@pytest.mark.parametrize("architecture", ["sd-1", "sdxl", "sdxl-refiner"])
+def test_one_step_is_a_test(tried: Test, architecture: str) -> None:
+    """From a picture, too, one step is run and not none."""
+    result = tried(healthy(architecture), replace(SETTINGS, preset="standard", steps=1))
+    assert outcomes(result)["sampling.repetition"] == "passed"
+    name = "sampling.picture" if architecture == "sdxl-refiner" else "image-to-image.picture"
+    assert outcomes(result)[name] == "passed"
+
+
+@pytest.mark.parametrize("kind", ["vae", "sd-1"])
+def test_a_vae_that_overflows_in_fp16_is_run_in_fp32(tried: Test, kind: str) -> None:
+    """That is told and is no failure: what it gives back, the image and what is made of a picture are measured."""
+    weights = healthy_vae() if kind == "vae" else healthy(kind)
+    prefix = "" if kind == "vae" else VAE
+    for name in ("weight", "bias"):
+        weights[f"{prefix}decoder.conv_in.{name}"] *= 1000
+    (above,) = [name for name in weights if name.endswith("decoder.up.3.upsample.conv.weight")]
+    weights[above] *= 100
+    assert unpassed(tried(weights)) == {}
+    result = tried(weights, replace(SETTINGS, dtype="fp16", preset="standard", steps=3))
+    assert (result.outcome, unpassed(result)) == ("suspect", {"vae.fp16": "suspect"}), result.sentence
+    assert result.facts["dtype"] == "float16"
+    assert result.image is not None
+    assert {"vae.psnr"} <= outcomes(result).keys()
+    assert kind == "vae" or {"image.flat", "image-to-image.picture"} <= outcomes(result).keys()
+
+
 @pytest.mark.usefixtures("plain_pictures")
 def test_a_model_of_velocity_is_run_as_one(tried: Test) -> None:
     """A marker in the file says what is predicted, and the probe agrees."""
@@ -142,14 +170,15 @@ def test_a_unet_of_zeros_is_caught(tried: Test) -> None:
 
 
 def test_an_untrained_model_does_not_pass(tried: Test) -> None:
-    """Noise that is called an image, latents far from what a VAE is made for: the random UNet is suspect."""
+    """A random UNet takes noise for picture and makes latents far from what a VAE is made for: it is suspect."""
     weights = healthy("sd-1")
     generator = torch.Generator().manual_seed(3)
     for name in weights:
         if name.startswith(UNET):
             weights[name] = torch.randn(weights[name].shape, generator=generator) * 0.05
-    found = unpassed(tried(weights))
-    assert found["unet.probe"] == "suspect"
+    result = tried(weights)
+    assert result.outcome in ("suspect", "failed")
+    assert {"unet.probe": "suspect", "latents.deviation": "suspect"}.items() <= unpassed(result).items()
 
 
 def test_a_black_image_fails(tried: Test) -> None:
@@ -239,7 +268,7 @@ def test_real_prompts_are_read_with_the_vocabulary(tmp_path: Path) -> None:
 
 
 def test_an_image_is_compared_with_the_accepted_one(tmp_path: Path) -> None:
-    """The same image passes; another one fails, by the difference of its hash; a lost one is no matter."""
+    """The same image passes; another one fails, by the difference of its hash; a lost one is told."""
     spec = prepare(save(healthy("sd-1"), tmp_path / "model.safetensors", torch.float32), SETTINGS)
     assert isinstance(spec, SmokeSpec)
     first = carried_out(spec, tmp_path)
@@ -251,7 +280,48 @@ def test_an_image_is_compared_with_the_accepted_one(tmp_path: Path) -> None:
     other = carried_out(replace(spec, reference=str(tmp_path / "other.png")), tmp_path)
     assert outcomes(other)["image.reference"] == "failed"
     lost = carried_out(replace(spec, reference=str(tmp_path / "lost.png")), tmp_path)
-    assert "image.reference" not in outcomes(lost)
+    assert unpassed(lost) == {"image.reference": "suspect"}
+
+
+def test_what_a_vae_gives_back_is_compared_too(tmp_path: Path) -> None:
+    """A VAE has an image as well, and a VAE that was changed since gives back another."""
+    spec = prepare(save(healthy_vae(), tmp_path / "vae.safetensors", torch.float32), SETTINGS)
+    assert isinstance(spec, SmokeSpec)
+    first = carried_out(spec, tmp_path)
+    assert first.image is not None
+    (tmp_path / "accepted.png").write_bytes(first.image)
+    again = carried_out(replace(spec, reference=str(tmp_path / "accepted.png")), tmp_path)
+    assert outcomes(again)["image.reference"] == "passed"
+    (tmp_path / "accepted.png").write_bytes(images.png(images.read_png(str(tmp_path / "accepted.png"))[::-1]))
+    other = carried_out(replace(spec, reference=str(tmp_path / "accepted.png")), tmp_path)
+    assert outcomes(other)["image.reference"] == "failed"
+
+
+def test_a_buffer_without_values_is_missing(tried: Test, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no file holds and nothing filled ends the test as a failure that names it."""
+    monkeypatch.setattr(loading, "_number_positions", lambda *_: None)
+    result = tried(healthy("sd-1"))
+    assert unpassed(result) == {"keys.missing": "failed"}
+    assert "position_ids" in result.sentence
+
+
+def test_a_model_is_loaded_once_for_many_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next test of the same bytes finds the modules as they were, and is told the same as if it had been alone."""
+    spec = prepare(save(healthy("sd-1"), tmp_path / "model.safetensors", torch.float32), SETTINGS)
+    assert isinstance(spec, SmokeSpec)
+    loads = []
+
+    def counted(*given: Any) -> Any:
+        loads.append(given)
+        return loading.load(*given)
+
+    monkeypatch.setattr(kept, "load", counted)
+    own = kept.Kept()
+    other = replace(spec, seed=1)
+    first, second = (carried_out(each, tmp_path, own) for each in (spec, other))
+    assert len(loads) == 1
+    assert first.image != second.image
+    assert second.checks == carried_out(other, tmp_path).checks
 
 
 def test_similarity_is_that_of_the_formula() -> None:

@@ -10,9 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelhub.smoke.checks.adapter import of_adapter
-from modelhub.smoke.checks.base import check
+from modelhub.smoke.checks.base import Told, check
 from modelhub.smoke.checks.model import of_load, of_probe, of_text, of_unused, of_vae
-from modelhub.smoke.checks.picture import of_differences, of_image, of_image_to_image, of_latents, of_reference
+from modelhub.smoke.checks.picture import (
+    of_differences,
+    of_image,
+    of_image_to_image,
+    of_latents,
+    of_lost_reference,
+    of_reference,
+)
 from modelhub.smoke.run import Measured
 from modelhub.smoke.spec import Check, SmokeResult, SmokeSpec
 
@@ -21,10 +28,10 @@ def judge(spec: SmokeSpec, measured: Measured) -> SmokeResult:
     """The result of *spec*'s test, of which the worker left *measured*."""
     checks = tuple(_checks(spec, measured))
     values = measured.values
-    outcome, sentence = _upshot(spec, checks)
     fault = measured.end if not measured.testable else _fault_of_base(spec, measured)
-    if fault is not None:
-        outcome, sentence = "not testable", fault
+    if fault is None and not any(each.outcome == "failed" for each in checks) and not _is_whole(spec, values):
+        checks += (check("worker", "failed", None, "measures", "it was not run to its end"),)
+    outcome, sentence = ("not testable", fault) if fault is not None else _upshot(spec, checks)
     facts = {name: values[name] for name in _FACTS if name in values}
     return SmokeResult(
         spec.path,
@@ -58,12 +65,23 @@ def asked(spec: SmokeSpec) -> dict[str, object]:
 def _fault_of_base(spec: SmokeSpec, measured: Measured) -> str | None:
     """Why an adapter cannot be tried on its base; ``None`` where it can, or it is no adapter."""
     values = measured.values
-    if spec.adapter is None or measured.end is not None:
+    if spec.adapter is None:
         return None
+    if measured.end is not None:
+        return None if "base" in values else f"its base fails: {measured.end}"
     wrong = [check for check in of_load(values["load"]) if check.outcome != "passed"] if "load" in values else []
     if "base" in values:
         wrong += [check for check in of_latents(values["base"]["latents"]) if check.outcome == "failed"]
     return f"its base fails: {wrong[0].sentence}" if wrong else None
+
+
+def _is_whole(spec: SmokeSpec, values: Told) -> bool:
+    """Whether what the test ends with was measured."""
+    if spec.adapter is not None:
+        return values.get("adapter_difference") is not None and "image" in values
+    if spec.pipeline:
+        return "image" in values and "differences" in values
+    return "psnr" in values.get("vae", {})
 
 
 def _upshot(spec: SmokeSpec, checks: tuple[Check, ...]) -> tuple[str, str]:
@@ -83,6 +101,8 @@ def _checks(spec: SmokeSpec, measured: Measured) -> Iterator[Check]:
         yield Check("worker", "failed", None, "ends", measured.end)
     if "reference" in values and spec.reference is not None:
         yield from of_reference(values["reference"])
+    if "reference_lost" in values and spec.reference is not None:
+        yield from of_lost_reference(values["reference_lost"])
     if spec.adapter is not None:
         yield from of_adapter(spec.adapter, values)
         return

@@ -63,10 +63,6 @@ def _by_kind(told: Told, values: Told) -> Iterator[Check]:
         same = idle is not None and idle <= allowed
         words = "at strength 0 the image is the base's" if same else "at strength 0 the image is not the base's"
         yield check("adapter.strength-0", "passed" if same else "failed", idle, f"<= {allowed:g}", words)
-    if "networks" in told:
-        count = told["networks"]["attentions"]
-        words = f"{told['networks']['networks']} pairs of networks stand before {count} attentions"
-        yield check("adapter.attentions", "passed" if count else "failed", count, "> 0", words)
     for encoder, length in told.get("vectors", {}).get("length", {}).items():
         low, high = _LENGTHS
         fits = length is not None and low <= length <= high

@@ -91,6 +91,11 @@ def of_reference(alike: Told) -> Iterator[Check]:
     yield check("image.reference", outcome, bits, f"<= {SAME_BITS} and SSIM >= {SAME_SSIM:g}", words)
 
 
+def of_lost_reference(why: str) -> Iterator[Check]:
+    words = f"the accepted image cannot be read: {why:.200}"
+    yield check("image.reference", "suspect", None, f"<= {SAME_BITS} and SSIM >= {SAME_SSIM:g}", words)
+
+
 def of_differences(differences: Told, device: str) -> Iterator[Check]:
     allowed = allowed_difference(device)
     repeated = differences["repetition"]
