@@ -13,6 +13,7 @@ from modelhub.intake import stat_of
 from modelhub.organising.journal import NAME, Journal, Step
 from modelhub.organising.moving import flush, move, settle, stamp
 from modelhub.organising.plan import Move, Plan
+from modelhub.placing import is_inside
 
 TOGETHER = 50
 """Units of which the disk and the catalog are told at once: what a power cut can leave to be completed."""
@@ -70,22 +71,28 @@ def recover(catalog: Catalog, root: LibraryRoot) -> tuple[Step, ...]:
     if not os.path.lexists(os.path.join(root.path, NAME)):
         return ()
     with Journal(root.path) as journal:
-        units = [_completed(steps) for steps in journal.read()]
+        units = [_completed(steps, root.path) for steps in journal.read()]
         _settled(catalog, root, units)
         journal.clear()
         return tuple(step for unit in units for step in unit)
 
 
-def _completed(steps: Sequence[Step]) -> list[Step]:
-    """The *steps* that are done now, where the first of them had been."""
-    begun = [settle(step.source, step.target, step.stamp) for step in steps]
+def _completed(steps: Sequence[Step], root: str) -> list[Step]:
+    """The *steps* that are done now, where any of them had been."""
+    begun = [_stays_inside(step, root) and settle(step.source, step.target, step.stamp) for step in steps]
     if any(begun):
         for index, step in enumerate(steps):
-            if not begun[index]:
+            if not begun[index] and _stays_inside(step, root):
                 with suppress(ModelHubError):  # what somebody has put there since, or changed, stays
                     move(step.source, step.target, step.stamp)
                     begun[index] = True
     return [step for step, is_done in zip(steps, begun, strict=True) if is_done]
+
+
+def _stays_inside(step: Step, root: str) -> bool:
+    """Whether no link leads *step* out of the library. It is asked right before each: a step can put a link in place,
+    and nobody knows who wrote the journal."""
+    return all(is_inside(os.path.dirname(path), root) for path in (step.source, step.target))
 
 
 def _stamped(units: Sequence[tuple[Move, ...]]) -> tuple[list[tuple[list[Step], tuple[Move, ...]]], list[Failed]]:
