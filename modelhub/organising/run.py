@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from modelhub.db import Batch, Catalog, LibraryRoot, Moved, Seen
+from modelhub.db import Batch, Catalog, Known, LibraryRoot, Moved, Seen
 from modelhub.errors import ModelHubError
 from modelhub.intake import stat_of
 from modelhub.organising.journal import NAME, Journal, Step
@@ -121,15 +121,19 @@ def _carry_out(steps: Sequence[Step]) -> None:
 
 
 def _settled(catalog: Catalog, root: LibraryRoot, units: Sequence[Sequence[Step]]) -> None:
-    """Have the new names on the disk, then in the catalog."""
+    """Have the new names on the disk, then in the catalog, which may have followed before an interruption."""
     steps = [step for unit in units for step in unit]
     folders = {os.path.dirname(path) for step in steps for path in (step.source, step.target)}
     flush(folders | {above for folder in folders for above in _above(folder, root.path)})
     moved = []
     targets = {step.source: step.target for step in steps if step.is_model}
-    places = catalog.libraries.at(list(targets))
+    places = [place for place in catalog.libraries.at(list(targets)) if not _lies_there(place)]
     if any(not step.is_model for step in steps):
-        catalog.side_files.moved([place.content_id for place in places], {step.source: step.target for step in steps})
+        theirs = {step.source: {each.source: each.target for each in unit} for unit in units for step in unit}
+        paths_of: dict[int, dict[str, str]] = {}
+        for place in places:  # models with the same bytes have one content
+            paths_of.setdefault(place.content_id, {}).update(theirs[place.path])
+        catalog.side_files.moved(paths_of)
     for place in places:
         with suppress(ModelHubError):  # somebody has moved it on: the next sync knows it by its inode
             st = stat_of(targets[place.path])
@@ -137,6 +141,15 @@ def _settled(catalog: Catalog, root: LibraryRoot, units: Sequence[Sequence[Step]
             moved.append(Moved(place, seen, True, "moved"))
     if moved:
         catalog.libraries.write(Batch(moved=tuple(moved)))
+
+
+def _lies_there(place: Known) -> bool:
+    """Whether what the catalog has at *place* lies there now: it has taken the place of what was moved away."""
+    try:
+        st = stat_of(place.path)
+    except ModelHubError:
+        return False
+    return (st.size, st.mtime_ns, st.ino) == (place.size, place.mtime_ns, place.ino)
 
 
 def _above(folder: str, root: str) -> Iterator[str]:

@@ -187,11 +187,12 @@ def test_killed(library: Library) -> None:
         library.check(expected)
 
 
-def test_killed_before_the_catalog_follows(library: Library) -> None:
-    """Files that have taken the places of others are known from those, though nothing but the disk says so yet."""
+@pytest.mark.parametrize("change", ["catalog", "os.truncate"])
+def test_killed_around_the_catalog(library: Library, change: str) -> None:
+    """Files that have taken the places of others are known from those, whether the catalog has followed or not."""
     expected = whole_run(library)
     library.lay_out()
-    assert library.killed(0, changes=frozenset({"catalog"}))
+    assert library.killed(0, changes=frozenset({change}))
     library.check(expected)
 
 
