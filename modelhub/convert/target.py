@@ -187,7 +187,8 @@ def _reserve(fd: int, folder: str, size: int) -> None:
 
 
 def rename_to_free_name(path: str, target: str) -> None:
-    """Give the file *path* the name *target*, whichever process would take that name meanwhile; raises ``OSError``."""
+    """Give the file *path* the name *target*, whichever process would take that name meanwhile; raises ``OSError``,
+    and the file has its old name alone then."""
     try:
         os.link(path, target)
     except OSError as error:
@@ -196,8 +197,16 @@ def rename_to_free_name(path: str, target: str) -> None:
         if os.path.lexists(target):
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
         os.rename(path, target)
-    else:
+        return
+    try:
         os.unlink(path)
+    except FileNotFoundError:  # somebody has removed it: the other name is all there is
+        pass
+    except OSError:
+        with suppress(OSError):
+            if os.path.samefile(path, target):
+                os.unlink(target)
+        raise
 
 
 def sync_folder(folder: str) -> None:

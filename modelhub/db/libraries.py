@@ -114,7 +114,15 @@ class Libraries:
                 .join(record, record.c.content_id == content.c.id)
                 .where(*here)
             )
-            held = [Holding(places[place_id], *known) for place_id, *known in rows]
+            links = select(location.c.device, location.c.inode).where(
+                location.c.live_key.is_not(None), location.c.link != ""
+            )
+            linked = {(int(device), int(inode)) for device, inode in connection.execute(links)}
+            held = []
+            for place_id, *known in rows:
+                place = places[place_id]
+                known.append((place.dev, place.ino) in linked)
+                held.append(Holding(place, *known))
             return sorted(held, key=lambda each: each.place.path)
 
         return self._store.read(work)

@@ -65,7 +65,7 @@ class Known(NamedTuple):
 
 class Holding(NamedTuple):
     """A place of a library where bytes lie, and what lists show of their record; ``link`` is ``symlink`` or empty,
-    ``digest`` their SHA-256 where it is known."""
+    ``digest`` their SHA-256 where it is known, ``linked`` whether a symbolic link in any library leads to them."""
 
     place: Known
     link: str
@@ -77,6 +77,7 @@ class Holding(NamedTuple):
     precision: str | None
     container: str | None
     digest: str | None
+    linked: bool
 
 
 class ToHash(NamedTuple):

@@ -110,23 +110,26 @@ class SideFiles:
         """Write down what was found beside the models, all of *batch* or nothing."""
         self._store.write(lambda connection: _write(connection, batch))
 
-    def moved(self, content_ids: Collection[int], paths: Mapping[str, str]) -> None:
-        """Write down that side files of these contents were moved together with their models: *paths* has the new path
-        of each file and model by its old one."""
-        models = {path_key(source): path_key(target) for source, target in paths.items()}
+    def moved(self, paths_of: Mapping[int, Mapping[str, str]]) -> None:
+        """Write down that side files of contents were moved together with their models: each content's paths have the
+        new path of each of its files and models by the old one. What is written already stays as it is."""
 
         def work(connection: Connection) -> None:
-            for chunk in _chunks(content_ids):
+            for chunk in _chunks(paths_of):
                 rows = connection.execute(
-                    select(side_file.c.id, side_file.c.path, side_file.c.model_key).where(
+                    select(side_file.c.id, side_file.c.content_id, side_file.c.path, side_file.c.model_key).where(
                         side_file.c.content_id.in_(chunk), side_file.c.ended.is_(None)
                     )
                 )
-                for id_, path, model in rows.all():
-                    if path in paths and model in models:
-                        new = {"path": paths[path], "model_key": models[model]}
+                models = {
+                    content_id: {path_key(source): path_key(target) for source, target in paths_of[content_id].items()}
+                    for content_id in chunk
+                }
+                for id_, content_id, path, model in rows.all():
+                    if path in paths_of[content_id] and model in models[content_id]:
+                        new = {"path": paths_of[content_id][path], "model_key": models[content_id][model]}
                         connection.execute(update(side_file).where(side_file.c.id == id_).values(new))
-            _put_digests(connection, content_ids)
+            _put_digests(connection, paths_of)
 
         self._store.write(work)
 

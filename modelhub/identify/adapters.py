@@ -67,8 +67,8 @@ def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Ident
     if outline is None:
         return None
     adapter = _with_alphas(outline, names, state_dict.scalars, probe)
-    if adapter.alpha is None and (alpha := state_dict.metadata.get(PEFT_ALPHA)):
-        adapter = replace(adapter, alpha=float(alpha), alphas={float(alpha): adapter.modules})
+    if adapter.alpha is None and (alpha := _number(state_dict.metadata.get(PEFT_ALPHA))) is not None:
+        adapter = replace(adapter, alpha=alpha, alphas={alpha: adapter.modules})
     found = ", ".join(f"{count} {name}" for name, count in adapter.algorithms.items())
     evidence = [
         Evidence(
@@ -201,6 +201,15 @@ def _with_alphas(outline: Outline, names: Names, scalars: Mapping[str, Scalar], 
         alphas.update(float(f"{value:.6g}") for value in found)
     most = max(alphas, key=alphas.__getitem__, default=None)
     return replace(outline.adapter, alpha=most, alphas=dict(alphas.most_common()))
+
+
+def _number(text: str | None) -> float | None:
+    """*text* as an alpha, ``None`` when it is none: a file's own metadata may say anything."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if abs(value) <= _LARGEST_ALPHA else None  # which no NaN is
 
 
 def _described(modules: tuple[Module, ...], facts: Sequence[Facts]) -> Adapter:

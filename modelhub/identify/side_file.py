@@ -42,8 +42,7 @@ def told_beside(path: str) -> Told | None:
     """What the configuration beside the file *path* says of its prediction type; ``None`` when there is none."""
     name = os.path.splitext(path)[0] + ".yaml"
     try:
-        with open(name, "rb") as file:
-            text = file.read(_LARGEST).decode("utf-8", "replace")
+        text = _beginning(name).decode("utf-8", "replace")
     except (OSError, ValueError):
         return None
     return told_in(text, os.path.basename(name))
@@ -55,8 +54,7 @@ def claimed_beside(path: str) -> dict[str, str]:
     if not name.startswith(("adapter_model.", "pytorch_lora_weights.")):
         return {}
     try:
-        with open(os.path.join(folder, "adapter_config.json"), "rb") as file:
-            config = json.loads(file.read(_LARGEST))
+        config = json.loads(_beginning(os.path.join(folder, "adapter_config.json")))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(config, dict):
@@ -66,6 +64,13 @@ def claimed_beside(path: str) -> dict[str, str]:
     if isinstance(alpha, int | float) and not isinstance(alpha, bool) and abs(alpha) < 1e6:
         found[PEFT_ALPHA] = str(alpha)
     return found
+
+
+def _beginning(path: str) -> bytes:
+    if not os.path.isfile(path):  # a FIFO would never answer
+        raise FileNotFoundError(path)
+    with open(path, "rb") as file:
+        return file.read(_LARGEST)
 
 
 def told_in(text: str, name: str) -> Told | None:

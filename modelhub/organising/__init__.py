@@ -3,6 +3,7 @@
 naming    from a template and a model's facts to a path that every file system takes
 folders   which folder of A1111 and of ComfyUI which kind of model belongs in
 beside    the files that stand beside a model and go with it
+held      which models stay wherever their names would have them go
 plan      which file goes where, which stays, and why; nothing is changed
 journal   what is about to be moved, on the disk before it is
 moving    one file from one name to another that is free

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import chain
 
 from modelhub.sidefiles.naming import beside as side_files
 
@@ -18,15 +20,28 @@ def beside(names: Iterable[str], models: Iterable[str]) -> Iterator[tuple[str, t
     """Those of *names* that stand beside any of *models*, all of them names in one folder, each with those models.
 
     Side files as :func:`modelhub.sidefiles.naming.beside` tells them, receipts and recipes, and checkpoints' own VAEs.
+    What stands beside such a VAE stands beside its checkpoint.
     """
     names, models = list(names), list(models)
     owners: dict[str, list[str]] = {}
     for model in models:
         for name in (os.path.splitext(model)[0], model):
             owners.setdefault(name, []).append(model)
-    told = {found.name: found.models for found in side_files(names, models)}
+    told: dict[str, tuple[str, ...]] = {found.name: found.models for found in side_files(names, models)}
     for name in names:
         suffix = next((each for each in (*_OURS, *_OWN_VAE) if name.lower().endswith(each)), None)
         if suffix is not None and (found := [each for each in owners.get(name[: -len(suffix)], ()) if each != name]):
             told.setdefault(name, tuple(found))
-    yield from told.items()
+
+    @cache
+    def first(model: str) -> tuple[str, ...]:
+        if model not in told or not model.lower().endswith(_OWN_VAE):
+            return (model,)
+        return _all(map(first, told[model]))
+
+    for name, owning in told.items():
+        yield name, _all(map(first, owning))
+
+
+def _all(each: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(chain.from_iterable(each)))

@@ -125,13 +125,14 @@ class Journal:
                 Step(self._inside(source), self._inside(target), Stamp(int(size), int(mtime), int(ino), folder), model)
                 for source, target, (size, mtime, ino, folder), model in json.loads(line)
             ]
-        except (ValueError, TypeError, IndexError):
+        except (ValueError, TypeError, IndexError, OverflowError, RecursionError):
             return None
 
     def _inside(self, path: object) -> str:
-        """*path* in the library. A journal comes with a disk, and nobody knows who wrote it: nothing leads outside."""
+        """*path* in the library. A journal comes with a disk, and nobody knows who wrote it: no name leads outside."""
         if not isinstance(path, str) or not path or os.path.isabs(path) or "\0" in path:
             raise ValueError(path)
         if {"", ".", ".."} & set(path.replace("\\", "/").split("/") if os.sep == "\\" else path.split("/")):
             raise ValueError(path)
+        os.fsencode(path)  # which raises ValueError for what can be no name
         return os.path.join(self._root, path)

@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from modelhub.convert.target import PartFile, remove_abandoned, rename_to_free_name, stem_of, sync_folder, write_error
-from modelhub.errors import ChangedDuringRead, NotFound, VerificationFailed, WouldOverwrite
+from modelhub.errors import ChangedDuringRead, ConversionError, NotFound, VerificationFailed, WouldOverwrite
+from modelhub.placing import is_inside
 from modelhub.source import digest_of, open_local
 from modelhub.source.digest import CHUNK
 
@@ -40,11 +41,13 @@ def move(source: str, target: str, expected: Stamp) -> None:
     """Give what has the name *source*, and was *expected* there, the name *target*, for which folders are made.
 
     A file is renamed or, from one file system to another, copied, compared, and removed. Raises
-    :class:`ChangedDuringRead` for another file than expected, :class:`WouldOverwrite` for a name that is taken, and
-    what writing can raise.
+    :class:`ChangedDuringRead` for another file than expected, :class:`WouldOverwrite` for a name that is taken,
+    :class:`ConversionError` for a folder that would go into itself, and what writing can raise.
     """
     if stamp(source) != expected:
         raise ChangedDuringRead(f"{source}: it is another file than it was")
+    if expected.is_folder and is_inside(os.path.dirname(target), source):
+        raise ConversionError(f"{target}: lies in the folder that would be moved there")
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if expected.is_folder:
@@ -64,7 +67,15 @@ def _move_file(source: str, target: str) -> None:
         if error.errno != errno.EXDEV:
             raise
         _copy(source, target)
-        os.unlink(source)
+        try:
+            os.unlink(source)
+        except FileNotFoundError:  # somebody has removed it: the copy is all there is
+            pass
+        except OSError:
+            with suppress(OSError):
+                os.lstat(source)
+                os.unlink(target)
+            raise
 
 
 def _copy(source: str, target: str) -> None:
@@ -95,10 +106,10 @@ def settle(source: str, target: str, expected: Stamp) -> bool:
         return False
     folder, name = os.path.split(target)
     remove_abandoned(folder, stem_of(name))
-    if not os.path.lexists(source):
+    if not os.path.lexists(source) or stamp(source) != expected:  # another file may have taken its name after it
         there = stamp(target)
-        return there == expected or (there[:2] == expected[:2] and not there.is_folder)
-    if expected.is_folder or stamp(source) != expected or not stat_module.S_ISREG(os.lstat(target).st_mode):
+        return there == expected or (there[:2] == expected[:2] and not there.is_folder)  # a copy has its own inode
+    if expected.is_folder or not stat_module.S_ISREG(os.lstat(target).st_mode):
         return False
     if not os.path.samefile(source, target) and not _is_copy(source, target):
         return False

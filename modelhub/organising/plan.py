@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from modelhub.db import Holding, Known, LibraryRoot
-from modelhub.errors import ModelHubError, SettingsError
-from modelhub.intake import stat_of
+from modelhub.errors import SettingsError
 from modelhub.organising.beside import beside
 from modelhub.organising.folders import DIALECTS
+from modelhub.organising.held import Held
 from modelhub.organising.names_there import Names
 from modelhub.organising.naming import DEFAULT, LONGEST_NAME, LONGEST_PATH, Template, folded
 
 _NOT_OURS = {"invokeai": "InvokeAI's own database", "hf-cache": "the Hugging Face cache's links"}
-_PARTS = ("config.json", "adapter_config.json", "model_index.json")
-"""Files that say that their folder is one model, in several files."""
 
 
 class Move(NamedTuple):
@@ -98,7 +96,9 @@ class _Planner:
         self.dialect = dialect
         self.unidentified = unidentified
         self.names = Names(root.path)
-        self.linked_to = {(each.place.dev, each.place.ino) for each in self.holdings if each.link}
+        self.held = Held(self.names)
+        self.one_model = {folded(each.place.path) for each in self.holdings if each.place.is_folder}
+        """Folders that are one model, as they are and as they will be: nothing else goes into them."""
         self.stays: dict[str, Stays] = {}
 
     def plan(self) -> Plan:
@@ -124,9 +124,13 @@ class _Planner:
                 group[name] = together
         for name in companions.keys() & own.keys():
             self._stay(own[name].place.path, "in place", f"stands beside {companions[name][0]}, and stays with it")
-        for members in {min(each): each for each in group.values()}.values():
-            files = [name for name, owners in companions.items() if members & set(owners)]
-            unit = self._unit([own[name] for name in sorted(members)], {name: companions[name] for name in files}, own)
+        files: defaultdict[str, list[str]] = defaultdict(list)
+        for name, owners in companions.items():
+            for owner in owners:
+                files[owner].append(name)
+        for members in {min(each): sorted(each) for each in group.values()}.values():
+            theirs = {name: companions[name] for owner in members for name in files[owner]}
+            unit = self._unit([own[name] for name in members], theirs, own)
             if unit is not None:
                 yield unit
 
@@ -152,6 +156,10 @@ class _Planner:
             if model.place.path in targets
         ]
         for name, owners in files.items():
+            if os.path.islink(os.path.join(folder, name)):
+                for model in models:
+                    self._stay(model.place.path, "held", f"{name}, which stands beside it, is a symbolic link")
+                return None
             there = {self._beside(name, owner, new[owner]) for owner in owners if owner in new}
             if len(there) != 1 or not all(owner in new for owner in owners):
                 for model in models:
@@ -172,24 +180,10 @@ class _Planner:
 
     def _held(self, model: Holding) -> tuple[str, str] | None:
         """Why *model* stays whatever its name."""
-        place = model.place
-        folder = os.path.dirname(place.path)
-        if model.link:
-            return "held", "a symbolic link"
-        if (place.dev, place.ino) in self.linked_to:
-            return "held", "a symbolic link leads to it"
-        try:
-            stat = stat_of(place.path)
-        except ModelHubError:
-            return "held", "it cannot be seen"
-        if (stat.size, stat.mtime_ns) != (place.size, place.mtime_ns):
-            return "held", "it has changed since the last sync"
-        if not place.is_folder:
-            for name in self.names.of(folder):
-                if name in _PARTS or name.endswith(".index.json"):
-                    return "held", f"one of several files that are one model: there is {name}"
-        if not self.unidentified and (model.kind is None or place.problem is not None):
-            return "unidentified", place.problem or "nobody can tell what it is"
+        if (why := self.held.why(model)) is not None:
+            return "held", why
+        if not self.unidentified and (model.kind is None or model.place.problem is not None):
+            return "unidentified", model.place.problem or "nobody can tell what it is"
         return None
 
     def _target(self, model: Holding, room: int) -> str | None:
@@ -237,39 +231,53 @@ class _Planner:
         if len(os.fsencode(target)) > LONGEST_PATH - LONGEST_NAME:
             self._stay(path, "held", "its path would be too long")
             return None
+        if not self.held.lies_inside(os.path.dirname(target)):
+            self._stay(path, "held", f"a link in {os.path.join(*parts[:-1])} leads out of the library")
+            return None
         return target
 
     def _ordered(self, units: Iterable[_Unit]) -> list[tuple[Move, ...]]:
         """The *units* that find their names free, in an order in which each does; the others stay."""
-        waiting = list(units)
+        waiting, before = list(units), -1
         coming: dict[str, _Unit] = {}
         moves: list[tuple[Move, ...]] = []
-        progress = True
-        while waiting and progress:
-            progress = False
-            for unit in list(waiting):
-                if any(self.names.taken(move.target) for move in unit.moves):
+        while len(waiting) != before:
+            before, trying, waiting = len(waiting), waiting, []
+            for unit in trying:
+                if any(self.names.taken(move.target) or self._model_above(move.target) for move in unit.moves):
+                    waiting.append(unit)
                     continue
-                progress = True
-                waiting.remove(unit)
                 for move in unit.moves:
                     self.names.move(move.source, move.target)
                     coming[folded(move.target)] = unit
+                    if move.place is not None and move.place.is_folder:
+                        self.one_model.add(folded(move.target))
                 moves.append(tuple(unit.moves))
         here = {folded(each.place.path): each.place.content_id for each in self.holdings}
         for unit in waiting:
             for move in unit.moves:
-                if self.names.taken(move.target):
+                same, name = False, os.path.relpath(move.target, self.root.path)
+                if (above := self._model_above(move.target)) is not None:
+                    reason = f"{os.path.relpath(above, self.root.path)} is a folder that is one model"
+                elif self.names.taken(move.target):
                     first = coming.get(folded(move.target))
                     content = first.content if first is not None else here.get(folded(move.target))
                     same = content == unit.content and move.place is not None
-                    name = os.path.relpath(move.target, self.root.path)
                     reason = f"the same bytes as {name}" if same else f"{name} is taken"
-                    for each in unit.moves:
-                        if each.place is not None:
-                            self._stay(each.source, "twin" if same else "clash", reason)
-                    break
+                else:
+                    continue
+                for each in unit.moves:
+                    if each.place is not None:
+                        self._stay(each.source, "twin" if same else "clash", reason)
+                break
         return moves
+
+    def _model_above(self, path: str) -> str | None:
+        """The folder that is one model in which *path* would lie."""
+        while len(path := os.path.dirname(path)) > len(self.root.path):
+            if folded(path) in self.one_model:
+                return path
+        return None
 
 
 _HINTS = {"digest": ": 'modelhub hash' computes it"}

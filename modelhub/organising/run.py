@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from modelhub.db import Batch, Catalog, LibraryRoot, Moved, Seen
+from modelhub.db import Batch, Catalog, Known, LibraryRoot, Moved, Seen
 from modelhub.errors import ModelHubError
 from modelhub.intake import stat_of
 from modelhub.organising.journal import NAME, Journal, Step
 from modelhub.organising.moving import flush, move, settle, stamp
 from modelhub.organising.plan import Move, Plan
+from modelhub.placing import is_inside
 
 TOGETHER = 50
 """Units of which the disk and the catalog are told at once: what a power cut can leave to be completed."""
@@ -70,22 +71,28 @@ def recover(catalog: Catalog, root: LibraryRoot) -> tuple[Step, ...]:
     if not os.path.lexists(os.path.join(root.path, NAME)):
         return ()
     with Journal(root.path) as journal:
-        units = [_completed(steps) for steps in journal.read()]
+        units = [_completed(steps, root.path) for steps in journal.read()]
         _settled(catalog, root, units)
         journal.clear()
         return tuple(step for unit in units for step in unit)
 
 
-def _completed(steps: Sequence[Step]) -> list[Step]:
-    """The *steps* that are done now, where the first of them had been."""
-    begun = [settle(step.source, step.target, step.stamp) for step in steps]
+def _completed(steps: Sequence[Step], root: str) -> list[Step]:
+    """The *steps* that are done now, where any of them had been."""
+    begun = [_stays_inside(step, root) and settle(step.source, step.target, step.stamp) for step in steps]
     if any(begun):
         for index, step in enumerate(steps):
-            if not begun[index]:
+            if not begun[index] and _stays_inside(step, root):
                 with suppress(ModelHubError):  # what somebody has put there since, or changed, stays
                     move(step.source, step.target, step.stamp)
                     begun[index] = True
     return [step for step, is_done in zip(steps, begun, strict=True) if is_done]
+
+
+def _stays_inside(step: Step, root: str) -> bool:
+    """Whether no link leads *step* out of the library. It is asked right before each: a step can put a link in place,
+    and nobody knows who wrote the journal."""
+    return all(is_inside(os.path.dirname(path), root) for path in (step.source, step.target))
 
 
 def _stamped(units: Sequence[tuple[Move, ...]]) -> tuple[list[tuple[list[Step], tuple[Move, ...]]], list[Failed]]:
@@ -114,15 +121,19 @@ def _carry_out(steps: Sequence[Step]) -> None:
 
 
 def _settled(catalog: Catalog, root: LibraryRoot, units: Sequence[Sequence[Step]]) -> None:
-    """Have the new names on the disk, then in the catalog."""
+    """Have the new names on the disk, then in the catalog, which may have followed before an interruption."""
     steps = [step for unit in units for step in unit]
     folders = {os.path.dirname(path) for step in steps for path in (step.source, step.target)}
     flush(folders | {above for folder in folders for above in _above(folder, root.path)})
     moved = []
     targets = {step.source: step.target for step in steps if step.is_model}
-    places = catalog.libraries.at(list(targets))
+    places = [place for place in catalog.libraries.at(list(targets)) if not _lies_there(place)]
     if any(not step.is_model for step in steps):
-        catalog.side_files.moved([place.content_id for place in places], {step.source: step.target for step in steps})
+        theirs = {step.source: {each.source: each.target for each in unit} for unit in units for step in unit}
+        paths_of: dict[int, dict[str, str]] = {}
+        for place in places:  # models with the same bytes have one content
+            paths_of.setdefault(place.content_id, {}).update(theirs[place.path])
+        catalog.side_files.moved(paths_of)
     for place in places:
         with suppress(ModelHubError):  # somebody has moved it on: the next sync knows it by its inode
             st = stat_of(targets[place.path])
@@ -130,6 +141,15 @@ def _settled(catalog: Catalog, root: LibraryRoot, units: Sequence[Sequence[Step]
             moved.append(Moved(place, seen, True, "moved"))
     if moved:
         catalog.libraries.write(Batch(moved=tuple(moved)))
+
+
+def _lies_there(place: Known) -> bool:
+    """Whether what the catalog has at *place* lies there now: it has taken the place of what was moved away."""
+    try:
+        st = stat_of(place.path)
+    except ModelHubError:
+        return False
+    return (st.size, st.mtime_ns, st.ino) == (place.size, place.mtime_ns, place.ino)
 
 
 def _above(folder: str, root: str) -> Iterator[str]:

@@ -413,6 +413,30 @@ def test_a_file_system_without_hard_links_will_do(checkpoint, out, monkeypatch, 
     assert (out / "n.safetensors").read_bytes() == b"theirs"
 
 
+def test_a_name_that_may_not_be_taken_away_is_the_only_one(tmp_path, monkeypatch):
+    """Where the old name cannot go, the new one does; where it is gone already, the new one is all there is."""
+    path, target = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"!")
+    unlink = os.unlink
+
+    def refuse(name):
+        if name == str(path):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        unlink(name)
+
+    def too_late(name):
+        unlink(name)
+        unlink(name)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(PermissionError):
+        target_module.rename_to_free_name(str(path), str(target))
+    assert names(tmp_path) == {"a"}
+    monkeypatch.setattr(os, "unlink", too_late)
+    target_module.rename_to_free_name(str(path), str(target))
+    assert names(tmp_path) == {"b"}
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [

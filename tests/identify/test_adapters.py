@@ -9,6 +9,7 @@ import pytest
 from modelhub.errors import SourceError
 from modelhub.identify import Adapter, Identity, identify_state_dict
 from modelhub.identify.probe import Probe
+from modelhub.identify.side_file import PEFT_ALPHA
 from modelhub.samples.layouts import lora
 from modelhub.tensors import DType, Packing
 from tests.identify.build import Shape, half, holding, known, layout, reasons, state_dict
@@ -334,6 +335,15 @@ class TestAlpha:
         contents = layout(changed((self.MODULES[0], 320, 768)))
         tensors = state_dict(contents, scalars={f"{self.MODULES[0]}.alpha": value})
         assert adapter_of(identify_state_dict(tensors)).alpha == expected
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [("8", 8.0), ("abc", None), ("", None), ("nan", None), ("inf", None), ("1e400", None), ("-1e13", None)],
+    )
+    def test_claimed(self, text: str, expected: float | None) -> None:
+        """What a file's own metadata call an alpha is one if it is a number; no word keeps a file from being known."""
+        adapter = adapter_of(known(changed((self.MODULES[0], 320, 768)), metadata={PEFT_ALPHA: text}))
+        assert (adapter.alpha, adapter.alphas) == (expected, {} if expected is None else {expected: 1})
 
 
 class TestMetadata:

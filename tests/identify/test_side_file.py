@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from modelhub.container import open_path
 from modelhub.identify import identify, identify_observation, observe, restored, stored
-from modelhub.identify.side_file import told_in
+from modelhub.identify.side_file import claimed_beside, told_beside, told_in
 from modelhub.samples.layouts import Layout, checkpoint
 from modelhub.samples.safetensors_files import write_safetensors
 from modelhub.samples.weights import random_weights
@@ -115,3 +117,21 @@ def test_peft_folder(tmp_path: Path) -> None:
         (tmp_path / "adapter_config.json").write_text(broken)
         with open_path(str(path)) as container:
             assert identify(container).architecture is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.yaml"])
+def test_a_fifo_beside_a_file(tmp_path: Path, name: str) -> None:
+    """A FIFO that is called like a configuration is none, and nobody waits for what it would say."""
+    path = tmp_path / "adapter_model.safetensors"
+    write_safetensors(str(path), random_weights(small("sd-1"), seed=1))
+    os.mkfifo(tmp_path / name)
+    writer = os.open(tmp_path / name, os.O_RDWR)
+    os.write(writer, V.encode() if name.endswith(".yaml") else b'{"lora_alpha": 8}')
+    end = threading.Timer(0.3, os.close, [writer])  # so that whoever reads it reads something, and comes to an end
+    end.start()
+    try:
+        assert told_beside(str(path)) is None
+        assert claimed_beside(str(path)) == {}
+    finally:
+        end.join()

@@ -34,7 +34,12 @@ FILES = {
     "x/m3.png": b"preview 3",
     "y/v.safetensors": vae(1),
     "y/v.txt": b"of v",
+    "lora/sd-1/chain.safetensors": vae(2),
+    "lora/sd-1/chain.png": b"preview of a VAE",
+    "m/chain.safetensors": lora(7),
+    "m/chain.png": b"preview of a LoRA",
 }
+"""The last two go where those before them are, right after them."""
 
 
 class Library:
@@ -51,6 +56,8 @@ class Library:
             sync(catalog, processes=1)
             for number in range(5):
                 catalog.tag(str(self.root / f"x/m{number}.safetensors"), [f"tag {number}"])
+            catalog.tag(str(self.root / "lora/sd-1/chain.safetensors"), ["chain 1"])
+            catalog.tag(str(self.root / "m/chain.safetensors"), ["chain 2"])
 
     def organise(self) -> None:
         with Catalog.open(self.url) as catalog, pytest.MonkeyPatch.context() as patch:
@@ -64,9 +71,9 @@ class Library:
             for _ in organise(catalog, plan):
                 pass
 
-    def killed(self, moment: int | None = None, delay: float | None = None) -> bool:
-        """Organise in a process that is killed before its change number *moment*, or after *delay* seconds; says
-        whether it was."""
+    def killed(self, moment: int | None = None, delay: float | None = None, changes: frozenset[str] = CHANGES) -> bool:
+        """Organise in a process that is killed before its change number *moment*, counting *changes*, or after *delay*
+        seconds; says whether it was."""
         child = os.fork()
         if child == 0:
             try:
@@ -74,7 +81,7 @@ class Library:
                     countdown = [moment]
 
                     def hook(event: str, _: object) -> None:
-                        if event in CHANGES:
+                        if event in changes:
                             countdown[0] -= 1
                             if countdown[0] < 0:
                                 os.kill(os.getpid(), signal.SIGKILL)
@@ -109,9 +116,11 @@ class Library:
         assert not (self.root / NAME).exists()
         with Catalog.open(self.url) as catalog:
             live = {entry.path: entry.tags for entry in catalog.entries()}
+            assert live[str(self.root / "vae/unknown/chain.safetensors")] == ("chain 1",)
+            assert live[str(self.root / "lora/sd-1/chain.safetensors")] == ("chain 2",)
             for number in range(5):
                 assert live[str(self.root / f"lora/sd-1/m{number}.safetensors")] == (f"tag {number}",)
-            assert {k: n for k, n in sync(catalog, processes=1).counts.items() if n} == {"unchanged": 6}
+            assert {k: n for k, n in sync(catalog, processes=1).counts.items() if n} == {"unchanged": 8}
 
 
 def audited(write: Callable[[Batch], list[Change]]) -> Callable[[Batch], list[Change]]:
@@ -136,7 +145,7 @@ def whole_run(library: Library) -> dict[str, bytes]:
     library.organise()
     expected = library.listing()
     assert sorted(expected.values()) == sorted(FILES.values())
-    assert {"lora/sd-1/m0.png", "vae/unknown/v.txt"} <= expected.keys()
+    assert {"lora/sd-1/m0.png", "vae/unknown/v.txt", "vae/unknown/chain.png"} <= expected.keys()
     return expected
 
 
@@ -176,6 +185,15 @@ def test_killed(library: Library) -> None:
         library.lay_out()
         assert library.killed(moment)
         library.check(expected)
+
+
+@pytest.mark.parametrize("change", ["catalog", "os.truncate"])
+def test_killed_around_the_catalog(library: Library, change: str) -> None:
+    """Files that have taken the places of others are known from those, whether the catalog has followed or not."""
+    expected = whole_run(library)
+    library.lay_out()
+    assert library.killed(0, changes=frozenset({change}))
+    library.check(expected)
 
 
 def test_killed_twice(library: Library) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from modelhub.errors import ConversionError
 from modelhub.organising import beside as beside_
 from modelhub.organising import moving
 from modelhub.organising.journal import NAME
+from modelhub.organising.names_there import Names
 from tests.cli.run import Ran, modelhub
 from tests.syncing.files import lora, put, vae
 
@@ -168,6 +170,56 @@ def test_what_is_held() -> None:
     assert "changed" in answers["new.safetensors"][1]
 
 
+def test_what_another_library_links_to() -> None:
+    """What a link leads to stays also where the link is in another library."""
+    lay(("x/a.safetensors", lora(1)), ("x/b.safetensors", lora(2)))
+    Path("other").mkdir()
+    os.symlink(os.path.abspath("lib/x/a.safetensors"), "other/a.safetensors")
+    assert modelhub("library", "add", "other").code == 0
+    assert modelhub("library", "sync").code == 0
+    answers = organise()
+    assert answers["x/a.safetensors"] == ("held", "a symbolic link leads to it")
+    assert answers["x/b.safetensors"][0] == "moved"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.vae.safetensors"])
+def test_a_link_beside_a_model(name: str) -> None:
+    """A link beside a model would lead to nothing elsewhere: it stays, and so does the model."""
+    lay(("x/a.safetensors", lora(1)), ("x/b.safetensors", lora(2)))
+    put(LIBRARY / "x/pictures/1", vae())
+    os.symlink("pictures/1", LIBRARY / "x" / name)
+    modelhub("library", "sync")
+    answers = organise()
+    assert answers["x/a.safetensors"] == ("held", f"{name}, which stands beside it, is a symbolic link")
+    assert answers["x/b.safetensors"][0] == "moved"
+    assert (LIBRARY / "x" / name).read_bytes() == vae()
+
+
+def test_a_folder_that_is_a_link_out_of_the_library() -> None:
+    """Nothing is moved through a link out of the library, neither out of it nor into it."""
+    Path("outside").mkdir()
+    Path("elsewhere").mkdir()
+    os.symlink(os.path.abspath("outside"), LIBRARY / "x")
+    os.symlink(os.path.abspath("elsewhere"), LIBRARY / "vae")
+    lay(("x/a.safetensors", lora(1)), ("y/v.safetensors", vae()), ("y/b.safetensors", lora(2)))
+    answers = organise()
+    assert answers["x/a.safetensors"] == ("held", "a link to its folder leads out of the library")
+    assert answers["y/v.safetensors"] == ("held", "a link in vae/unknown leads out of the library")
+    assert answers["y/b.safetensors"][0] == "moved"
+    assert os.listdir("outside") == ["a.safetensors"]
+    assert os.listdir("elsewhere") == []
+
+
+def test_each_folder_is_looked_into_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many models lie in a folder, its names are gone through a few times, not once for each."""
+    lay(*((f"x/{number}.safetensors", lora(number)) for number in range(20)))
+    asked: list[str] = []
+    of = Names.of
+    monkeypatch.setattr(Names, "of", lambda names, folder: [asked.append(folder), of(names, folder)][1])
+    organise("--dry-run")
+    assert asked.count(os.path.abspath("lib/x")) <= 2
+
+
 def test_a_folder_of_an_adapter() -> None:
     """A PEFT folder is one model, and moves with all that is in it."""
     lay(("x/peft/adapter_model.safetensors", lora(2)), ("x/peft/adapter_config.json", b"{}"))
@@ -185,6 +237,40 @@ def test_a_folder_that_is_one_model() -> None:
     assert answer == ("moved", "folders/loaded")
     assert listing() == {f"folders/loaded/{name}": data for name, data in files}
     assert resync() == {"unchanged": 1}
+
+
+def test_a_folder_does_not_go_into_itself() -> None:
+    """A folder that is one model is no folder for others, and least of all for itself."""
+    lay(
+        ("vae/config.json", b'{"_class_name": "AutoencoderKL"}'),
+        ("vae/diffusion_pytorch_model.safetensors", vae(3)),
+        ("x/v.safetensors", vae(1)),
+    )
+    before = listing()
+    answers = organise()
+    assert answers == dict.fromkeys(("vae", "x/v.safetensors"), ("clash", "vae is a folder that is one model"))
+    assert listing() == before
+    assert not (LIBRARY / "vae/unknown").exists()
+    assert resync() == {"unchanged": 2}
+    vae_, inside = (os.path.abspath(f"lib/{name}") for name in ("vae", "vae/unknown/vae"))
+    with pytest.raises(ConversionError, match="lies in the folder"):
+        moving.move(vae_, inside, moving.stamp(vae_))
+    assert listing() == before
+    assert not (LIBRARY / "vae/unknown").exists()
+
+
+def test_a_folder_that_comes_to_lie_above_a_file() -> None:
+    """Nor does a file go into a folder that the same run puts there."""
+    index = b'{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "X"]}'
+    lay(
+        ("down/sd-1/model_index.json", index),
+        ("down/sd-1/unet/diffusion_pytorch_model.safetensors", vae(3)),
+        ("y/a.safetensors", lora(1)),
+    )
+    assert modelhub("set", "a", "variant=sd-1").code == 0
+    answers = organise("--unidentified", "--by", "all/{variant}/{name}")
+    assert answers["down/sd-1"] == ("moved", "all/sd-1")
+    assert answers["y/a.safetensors"] == ("clash", "all/sd-1 is a folder that is one model")
 
 
 def test_the_folders_of_comfyui() -> None:
@@ -205,11 +291,13 @@ def test_the_folders_of_comfyui() -> None:
 
 
 def test_the_folders_of_a1111() -> None:
-    """A checkpoint's own VAE stays beside what it belongs to; a plain library may take the web UI's folders."""
-    lay(("a.safetensors", lora(1)), ("a.vae.safetensors", vae()), ("b.safetensors", vae(2)))
+    """A checkpoint's own VAE, and its picture, stay beside what they belong to; a plain library may take the web UI's
+    folders."""
+    lay(("a.safetensors", lora(1)), ("a.vae.safetensors", vae()), ("a.vae.png", b"!"), ("b.safetensors", vae(2)))
     organise("--dialect", "a1111")
     assert sorted(listing()) == [
         "models/Lora/a.safetensors",
+        "models/Lora/a.vae.png",
         "models/Lora/a.vae.safetensors",
         "models/VAE/b.safetensors",
     ]
@@ -277,6 +365,28 @@ def test_a_move_that_fails_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> Non
     assert resync() == {"unchanged": 2}
 
 
+@pytest.mark.parametrize("copying", [False, True])
+def test_a_name_that_may_not_be_taken_away(monkeypatch: pytest.MonkeyPatch, copying: bool) -> None:
+    """Where the old name of a file has to stay, it gets no other."""
+
+    def other_disk(source: str, target: str) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def refuse(path: str, *args: object, **options: object) -> None:
+        if str(path).endswith("x/a.safetensors"):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        unlink(path, *args, **options)  # type: ignore[arg-type]
+
+    lay(("x/a.safetensors", lora(1)))
+    if copying:
+        monkeypatch.setattr(moving, "rename_to_free_name", other_disk)
+    unlink = os.unlink
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert organise()["x/a.safetensors"][0] == "failed"
+    assert listing() == {"x/a.safetensors": lora(1)}
+    assert os.stat(LIBRARY / "x/a.safetensors").st_nlink == 1
+
+
 def test_a_name_that_is_taken_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """What another program puts in a file's way between plan and move is not overwritten."""
     lay(("x/a.safetensors", lora(1)))
@@ -307,6 +417,48 @@ def test_a_journal_that_somebody_else_wrote() -> None:
         modelhub("library", "organise", "lib", "--by", "x/{name}")
         assert listing() == {"x/a.safetensors": lora(1)}
         assert Path("outside").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("link", ["s", "later/s"])
+def test_a_journal_that_leads_through_a_link(link: str) -> None:
+    """Nor does one get out by a link that lies in the library, or that its own steps put there."""
+    lay(("done.png", b"!"), ("payload", b"evil"))
+    Path("outside").mkdir()
+    (LIBRARY / "now").mkdir()
+    os.symlink(os.path.abspath("outside"), LIBRARY / "s")
+    os.symlink(os.path.abspath("outside"), LIBRARY / "now/s")
+    (LIBRARY / NAME).write_text(
+        json.dumps(
+            [
+                ["gone.png", "done.png", moving.stamp("lib/done.png"), False],
+                ["now", "later", moving.stamp("lib/now"), False],
+                ["payload", f"{link}/payload", moving.stamp("lib/payload"), False],
+            ]
+        )
+        + "\n"
+    )
+    modelhub("library", "organise", "lib")
+    assert (LIBRARY / "later").is_dir()
+    assert os.listdir("outside") == []
+    assert (LIBRARY / "payload").read_bytes() == b"evil"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '[["x/a.safetensors", "b", [Infinity, 1, 1, false], true]]',
+        "[" * 200_000,
+        '[["gone", "b", [1, 1, 1, false], true], ["\\ud800", "c", [1, 2, 3, false], true]]',
+    ],
+)
+def test_a_journal_that_is_none(line: str) -> None:
+    """Whatever stands in a journal, it is read or passed over in one sentence."""
+    lay(("x/a.safetensors", lora(1)), ("b", b"!"))
+    os.utime(LIBRARY / "b", ns=(1, 1))
+    (LIBRARY / NAME).write_text(line + "\n")
+    ran = modelhub("library", "organise", "lib")
+    assert (ran.code, ran.err.count("moved")) == (0, 1)
+    assert listing() == {"lora/sd-1/a.safetensors": lora(1), "b": b"!"}
 
 
 def test_one_at_a_time() -> None:
