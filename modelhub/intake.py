@@ -103,6 +103,14 @@ def digest_of_container(container: Container, progress: Progress | None = None) 
     return Digest(hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest())
 
 
+def _stat_below(path: str) -> os.stat_result:
+    """What *path*, found in a folder, leads to; of a link that leads nowhere, itself."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return os.lstat(path)
+
+
 def stat_of(path: str) -> FileStat:
     """What the file system says of the file or folder *path*, by which a change is noticed without reading it.
 
@@ -119,7 +127,7 @@ def stat_of(path: str) -> FileStat:
         for folder, folders, files in os.walk(path):
             folders.sort()
             for name in sorted(files):
-                below = os.stat(os.path.join(folder, name))
+                below = _stat_below(os.path.join(folder, name))
                 size += below.st_size
                 relative = os.path.relpath(os.path.join(folder, name), path)
                 listing.update(os.fsencode(f"{relative}\0{below.st_size}\0{below.st_mtime_ns}\0{below.st_ino}\n"))

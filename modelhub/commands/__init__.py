@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ from modelhub.report.sink import Sink
 if TYPE_CHECKING:
     from modelhub.container import Container
     from modelhub.scan.findings import ScanReport, Verdict
+    from modelhub.source.hub_cache import HubCache
 
 
 STDIN = "-"
@@ -81,10 +83,10 @@ merging = reporting_in(answer="--report")
 """The same for a command whose ``-o`` is the model that it writes."""
 
 
-def paths_unless(flag: str | None) -> Callable[[Command], Command]:
+def paths_unless(*flags: str) -> Callable[[Command], Command]:
     """Give a command ``PATH...`` and ``--files-from``, joined as ``paths``.
 
-    At least one of them is needed, unless the option *flag* is given.
+    At least one of them is needed, unless one of the options *flags* is given.
     """
 
     def decorate(command: Command) -> Command:
@@ -96,7 +98,7 @@ def paths_unless(flag: str | None) -> Callable[[Command], Command]:
         )
         @functools.wraps(command)
         def run(*args: Any, paths: tuple[str, ...], files_from: str | None, **kwargs: Any) -> int:
-            if not paths and files_from is None and not (flag and kwargs[flag]):
+            if not paths and files_from is None and not any(kwargs[flag] for flag in flags):
                 raise click.UsageError("Missing argument 'PATH...'.", ctx=click.get_current_context())
             if files_from == STDIN and STDIN in paths:
                 raise click.UsageError("Standard input cannot be both a model and a list of paths.")
@@ -108,8 +110,36 @@ def paths_unless(flag: str | None) -> Callable[[Command], Command]:
     return decorate
 
 
-paths_argument = paths_unless(None)
+paths_argument = paths_unless()
 """The arguments of :func:`paths_unless` for a command that cannot do without a path."""
+
+
+def hf_cache_option(command: Command) -> Command:
+    """Give *command* ``--hf-cache [DIR]`` as ``hf_cache``: the cache's folder, huggingface_hub's own without DIR."""
+
+    def folder(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+        from modelhub.source.hub_cache import default_cache
+
+        return default_cache() if value == "" else value
+
+    option = click.option(
+        "--hf-cache",
+        metavar="[DIR]",
+        is_flag=False,
+        flag_value="",
+        callback=folder,
+        help="All of the Hugging Face cache in DIR, each content once. [default: where huggingface_hub keeps it]",
+    )
+    return option(command)
+
+
+def cache_at(folder: str | None) -> HubCache | None:
+    """The Hugging Face cache that ``--hf-cache`` names, ``None`` without it."""
+    if folder is None:
+        return None
+    from modelhub.source.hub_cache import HubCache
+
+    return HubCache(folder)
 
 
 def judging(command: Command) -> Command:
@@ -190,13 +220,17 @@ class Outcome:
         return ExitCode.OK if self.complete and not self._open else ExitCode.INCOMPLETE
 
 
-def each_source(paths: Sequence[str], *, addresses: bool = False) -> Iterator[tuple[str, SourceError | None]]:
-    """The files and folders that *paths* lead to, each with the error that bars the way to it, if one does."""
+def each_source(
+    paths: Sequence[str], *, addresses: bool = False, cache: HubCache | None = None
+) -> Iterator[tuple[str, SourceError | None]]:
+    """The files and folders that *paths* lead to, and the models in *cache*, each with the error that bars the way to
+    it, if one does."""
     from modelhub.source import find_sources
 
     if STDIN in paths:
         yield STDIN, None
-    for found in find_sources((path for path in paths if path != STDIN), addresses=addresses):
+    cached = (each for each in cache.find() if isinstance(each, SourceError) or each.expected) if cache else ()
+    for found in chain(find_sources((path for path in paths if path != STDIN), addresses=addresses), cached):
         if isinstance(found, SourceError):
             yield found.path or "", found
         else:

@@ -28,7 +28,7 @@ def command() -> None:
 
 
 @command.command("add")
-@click.argument("folder", metavar="DIR")
+@click.argument("folder", metavar="[DIR]", required=False)
 @click.option(
     "--dialect",
     type=click.Choice(_DIALECTS),
@@ -39,11 +39,20 @@ def command() -> None:
 @click.option("--links", type=click.Choice(("follow", "skip")), default="follow", show_default=True, help="Symlinks.")
 @catalog_option
 @reporting
-def add(*, folder: str, dialect: str, links: str, catalog: str | None, sink: Sink) -> int:
-    """Follow DIR from now on. Nothing of it is read before 'modelhub library sync'."""
+def add(*, folder: str | None, dialect: str, links: str, catalog: str | None, sink: Sink) -> int:
+    """Follow DIR from now on. Nothing of it is read before 'modelhub library sync'.
+
+    With --dialect hf-cache and no DIR, the folder that huggingface_hub keeps its cache in.
+    """
     from modelhub.config import load_settings
     from modelhub.syncing import add_library
 
+    if folder is None:
+        if dialect != "hf-cache":
+            raise click.UsageError("Missing argument 'DIR'.", ctx=click.get_current_context())
+        from modelhub.source.hub_cache import default_cache
+
+        folder = default_cache()
     with open_settled_catalog(load_settings(catalog=catalog), sink) as opened:
         root = add_library(opened, folder, dialect=dialect, follow_links=links == "follow")
     if sink.machine:

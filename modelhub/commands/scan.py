@@ -6,12 +6,25 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
 
-from modelhub.commands import STDIN, ExitCode, Outcome, judging, paths_unless, reporting_in, target_of
+from modelhub.commands import (
+    STDIN,
+    ExitCode,
+    Outcome,
+    cache_at,
+    hf_cache_option,
+    judging,
+    paths_unless,
+    reporting_in,
+    target_of,
+)
 from modelhub.errors import ModelHubError
+from modelhub.report.plain import counted
 from modelhub.report.sink import Sink, wants_traceback
 
 if TYPE_CHECKING:
@@ -19,11 +32,13 @@ if TYPE_CHECKING:
     from modelhub.judging import Answer, Progress, ScanOptions
     from modelhub.report.human import ByteProgress
     from modelhub.scan.explain import Decompiled
+    from modelhub.source.hub_cache import HubCache
     from modelhub.sweep import OnFile
 
 
 @click.command("scan")
-@paths_unless("list_rules")
+@paths_unless("list_rules", "hf_cache")
+@hf_cache_option
 @click.option("--deep", is_flag=True, help="Read every byte of every member and check all checksums.")
 @click.option(
     "--digest/--no-digest",
@@ -52,6 +67,7 @@ if TYPE_CHECKING:
 def command(
     *,
     paths: Sequence[str],
+    hf_cache: str | None,
     deep: bool,
     digest: bool | None,
     second_opinion: bool | None,
@@ -67,7 +83,8 @@ def command(
     """Say what loading each PATH would do. Nothing is executed and nothing is changed.
 
     A file named here is examined by its content, whatever its name, and so is each file of a folder; of those, what is
-    no model and does no harm is not mentioned. - is standard input. SAFE means that every byte a loader could interpret
+    no model and does no harm is not mentioned. What lies in the Hugging Face cache is called by its address there. - is
+    standard input. SAFE means that every byte a loader could interpret
     was read and understood.
     """
     if list_rules:
@@ -81,12 +98,14 @@ def command(
     from modelhub.sweep import sweep
 
     options = ScanOptions(load_policy(policy), digest, deep, second_opinion)
-    run = _Run(paths, options, outcome, sink, explain)
+    hub_cache = cache_at(hf_cache)
+    run = _Run(paths, hub_cache, options, outcome, sink, explain=explain)
     with sink.progress() if options.reads_all else nullcontext() as bar:
         progress, on_file = (bar.advance, _beginner(bar, options)) if bar else (None, None)
         if STDIN in paths:
             run.add(run.judge_stdin(progress, on_file))
-        sources = find_sources((path for path in paths if path != STDIN), every_file=not by_name, addresses=True)
+        named = find_sources((path for path in paths if path != STDIN), every_file=not by_name, addresses=True)
+        sources = chain(named, hub_cache.find()) if hub_cache is not None else named
         with closing(
             sweep(sources, options, jobs=jobs, cache=cache, progress=progress, on_file=on_file, on_note=sink.note)
         ) as answers:
@@ -98,8 +117,18 @@ def command(
 class _Run:
     """What the answers to one command come to."""
 
-    def __init__(self, paths: Sequence[str], options: ScanOptions, outcome: Outcome, sink: Sink, explain: bool) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        hub_cache: HubCache | None,
+        options: ScanOptions,
+        outcome: Outcome,
+        sink: Sink,
+        *,
+        explain: bool,
+    ) -> None:
         self._paths = paths
+        self._hub_cache = hub_cache
         self._options = options
         self._outcome = outcome
         self._sink = sink
@@ -131,11 +160,17 @@ class _Run:
                 sink.note(text)
         explained = self._explain and report.verdict.label != "safe" and report.container is not None
         pickles = self._decompiled(report.path) if explained else ()
+        beside: dict[str, object] = {}
+        if self._hub_cache is not None and (name := self._hub_cache.address_of(report.path)) != report.path:
+            beside["file"] = report.path
+            report = replace(report, path=name)
         if sink.machine:
             from modelhub.report.explained import explained_dicts
             from modelhub.report.json import scan_dict
 
-            sink.add({**scan_dict(report), **({"pickles": explained_dicts(pickles)} if explained else {})})
+            if explained:
+                beside["pickles"] = explained_dicts(pickles)
+            sink.add({**scan_dict(report), **beside})
         else:
             from modelhub.report.scanned import scan_lines
 
@@ -173,6 +208,8 @@ class _Run:
 
         nothing = "nothing to scan: no model file was found there"
         self._sink.note(tally(self._verdicts.elements()) if self._verdicts else nothing)
+        if self._hub_cache is not None and self._hub_cache.incomplete:
+            self._sink.note(f"{counted(self._hub_cache.incomplete, 'download')} not finished, and not looked at")
         return self._outcome.exit_code
 
 

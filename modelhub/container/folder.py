@@ -189,12 +189,16 @@ def _walk(path: str, below: str, depth: int, anomalies: list[Anomaly], skipped: 
 
 
 def _stays_inside(folder: str, link: str) -> bool:
-    """Whether *link* points into *folder*, or from a Hugging Face cache's snapshot to the blobs beside it."""
+    """Whether *link* points into *folder*, or from a Hugging Face cache's snapshot to the blobs of its repository, or
+    of the whole cache."""
     target = os.path.realpath(link)
     root = os.path.realpath(folder)
     allowed = [root]
-    if os.path.basename(os.path.dirname(root)) == "snapshots":
-        allowed.append(os.path.join(os.path.dirname(os.path.dirname(root)), "blobs"))
+    repository, snapshots = os.path.split(os.path.dirname(root))
+    if snapshots == "snapshots":
+        allowed.append(os.path.join(repository, "blobs"))
+        if os.path.basename(repository).startswith("models--"):
+            allowed.append(os.path.join(os.path.dirname(repository), "blobs"))
     return any(target.startswith(place + os.sep) for place in allowed)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modelhub.report.plain import shortened, visible
+from modelhub.source import is_remote
 
 if TYPE_CHECKING:
     from modelhub.scan.catalogue import Rule
@@ -86,9 +87,14 @@ def sarif_log(reports: Sequence[Mapping[str, Any]]) -> Json:
 
 
 def path_uri(path: str) -> str:
-    """*path* as a percent-encoded URI: relative with forward slashes where it lies below the working folder."""
+    """*path* as a percent-encoded URI: relative with forward slashes where it lies below the working folder; an address
+    as it is."""
     if path == "-":
         return "stdin"
+    if is_remote(path):
+        scheme, _, rest = path.partition("://")
+        host, slash, below = rest.partition("/")
+        return f"{scheme}://{_encoded(host).replace('%3A', ':')}{slash}{_encoded(below)}"
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive

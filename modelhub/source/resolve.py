@@ -113,11 +113,8 @@ class _Finder:
             try:
                 with os.scandir(folder) as listing:
                     entries = sorted(listing, key=lambda entry: entry.name)
-            except PermissionError:
-                yield AccessDenied(f"{folder}: may not be read: permission denied", path=folder)
-                continue
             except OSError as error:
-                yield SourceError(f"{folder}: cannot be listed: {error.strerror}", path=folder)
+                yield cannot_be_listed(folder, error)
                 continue
             if is_one_model(entries):
                 yield from self._one(Found(folder, is_folder=True))
@@ -193,4 +190,16 @@ def is_entered(entry: os.DirEntry[str], siblings: set[str]) -> bool:
     """
     if not entry.is_dir(follow_symlinks=False) or entry.name in _NOT_WALKED or entry.name.startswith("."):
         return False
-    return not (entry.name == "blobs" and {"snapshots", "refs"} <= siblings)
+    if entry.name != "blobs" or "snapshots" not in siblings:
+        return True
+    return _CACHED_REPOSITORY.fullmatch(os.path.basename(os.path.dirname(os.path.abspath(entry.path)))) is None
+
+
+_CACHED_REPOSITORY = re.compile(r"(models|datasets|spaces|kernels)--.+")
+
+
+def cannot_be_listed(folder: str, error: OSError) -> SourceError:
+    """Why nothing is known of what lies in *folder*."""
+    if isinstance(error, PermissionError):
+        return AccessDenied(f"{folder}: may not be read: permission denied", path=folder)
+    return SourceError(f"{folder}: cannot be listed: {error.strerror}", path=folder)

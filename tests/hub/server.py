@@ -301,7 +301,8 @@ class _Handler(BaseHTTPRequestHandler):
         sha = repo.resolve(revision)
         blob = repo.commits[sha].get(path) if sha else None
         if blob is None:
-            self.error(404, "EntryNotFound" if sha else "RevisionNotFound")
+            named = {"X_Repo_Commit": sha} if sha else {}
+            self.error(404, "EntryNotFound" if sha else "RevisionNotFound", **named)
             return
         if repo.gated and self.headers.get("authorization") != f"Bearer {self.hub.token}":
             self.error(403, "GatedRepo")

@@ -288,6 +288,17 @@ def test_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "uriBaseId" not in result["locations"][0]["physicalLocation"]["artifactLocation"]
 
 
+def test_addresses_stay_addresses() -> None:
+    """What lies on the network has its address as URI, and no base."""
+    for path, uri in (
+        ("hf://org/m@0a1b/unet/a b.pt", "hf://org/m@0a1b/unet/a%20b.pt"),
+        ("https://127.0.0.1:80/x:y.pt", "https://127.0.0.1:80/x%3Ay.pt"),
+    ):
+        (result,) = run_of(report(finding(), path=path))["results"]
+        place = result["locations"][0]["physicalLocation"]["artifactLocation"]
+        assert (place["uri"], "uriBaseId" in place) == (uri, False)
+
+
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=30)
 PATH = TEXT.filter(lambda text: text and "\0" not in text and not re.search("[\ud800-\udc7f\udd00-\udfff]", text))
 FINDINGS = st.builds(
