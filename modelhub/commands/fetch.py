@@ -40,7 +40,7 @@ def command(
     outcome: Outcome,
     sink: Sink,
 ) -> int:
-    """Download what is safe of ADDRESS: hf://OWNER/REPOSITORY[@REVISION][/PATH] or https://...
+    """Download what is safe of ADDRESS: hf://OWNER/REPOSITORY[@REVISION][/PATH], https://..., s3://... or gs://...
 
     It is judged over the network first.
     A safetensors file is preferred to a pickle of the same weights, one precision is taken, and of a pipeline what its
@@ -54,7 +54,7 @@ def command(
     from modelhub.source import is_remote
 
     if not is_remote(address):
-        raise click.UsageError(f"{address}: not an address; hf:// or https:// is needed")
+        raise click.UsageError(f"{address}: not an address; hf://, https://, s3:// or gs:// is needed")
     plan = plan_fetch(address, folder, include=include, variant=variant, sha256=sha256)
     if not sink.machine:
         sink.lines(plan_lines(plan, sink.verbosity))
@@ -98,7 +98,8 @@ def _fetched(plan: FetchPlan, salvage: bool, catalog: str | None, sink: Sink) ->
     settings = load_settings(catalog=catalog)
     options = IntakeOptions(library=settings.library.value if settings.library is not None else None)
     with open_settled_catalog(settings, sink) as opened:
-        for done in fetch(plan, salvage=salvage, quiet=sink.verbosity < 0 or not _on_terminal()):
+        quiet = sink.verbosity < 0 or not _on_terminal()
+        for done in fetch(plan, salvage=salvage, quiet=quiet, on_note=sink.note):
             unit = replace(done.unit, reports=done.reports)
             if done.error is not None:
                 yield _Row(unit, done.action, done.target, str(done.error))

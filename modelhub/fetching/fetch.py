@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from modelhub import verbs
 from modelhub.convert import convert
-from modelhub.convert.target import PartFile, rename_to_free_name, write_error
+from modelhub.convert.target import rename_to_free_name, write_error
 from modelhub.errors import ModelHubError, NoSpace, SourceError, UnsafeModelError, WouldOverwrite
 from modelhub.fetching.origin import check_note, write_note
 from modelhub.fetching.plan import FetchPlan, PlannedFile, Unit
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
-from modelhub.source import digest_of, open_local, shown_address
+from modelhub.source import digest_of, open_local
 from modelhub.source.network import reference_of
 
 QUARANTINE = ".modelhub-quarantine"
@@ -55,17 +55,19 @@ def fetch(
     salvage: bool = False,
     policy: Policy | None = None,
     quiet: bool = True,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[FetchResult]:
     """Carry *plan* out; a result for each unit, as it is done, whatever becomes of the others.
 
     What is not SAFE is not downloaded, unless it could only not be judged from a distance, or *salvage* is given: then
-    its tensors are copied into a safetensors file, and it is removed. Raises :class:`NoSpace` before anything is
+    its tensors are copied into a safetensors file, and it is removed. *on_note* is told of downloads outside the Hub
+    that are gone on with or begun again. Raises :class:`NoSpace` before anything is
     downloaded.
     """
     needed = sum(unit.size for unit in plan.units if unit.may_be_fetched or salvage)
     if needed + _MARGIN > plan.free:
         raise NoSpace(f"{plan.folder}: {needed:,} bytes are to be downloaded, and {plan.free:,} are free")
-    run = _Run(plan, salvage, policy or load_policy(), quiet)
+    run = _Run(plan, salvage, policy or load_policy(), quiet=quiet, on_note=on_note)
     for unit in plan.units:
         try:
             yield run.take(unit)
@@ -78,11 +80,14 @@ def fetch(
 class _Run:
     """One run of :func:`fetch`."""
 
-    def __init__(self, plan: FetchPlan, salvage: bool, policy: Policy, quiet: bool) -> None:
+    def __init__(
+        self, plan: FetchPlan, salvage: bool, policy: Policy, *, quiet: bool, on_note: Callable[[str], None]
+    ) -> None:
         self._plan = plan
         self._salvage = salvage
         self._policy = policy
         self._quiet = quiet
+        self._on_note = on_note
 
     def take(self, unit: Unit) -> FetchResult:
         if _is_there(unit):
@@ -111,19 +116,30 @@ class _Run:
         """Bring all files of *unit* into quarantine and compare them with what is claimed; returns where it lies."""
         reference = reference_of(unit.address)
         place = os.path.join(self._plan.folder, QUARANTINE)
-        if reference is None:
-            os.makedirs(place, exist_ok=True)
-            return _download_file(unit, place)
-        from modelhub.source import hub
-
-        place = os.path.join(place, f"{reference.repo.replace('/', '--')}@{reference.revision}")
+        if reference is not None:
+            place = os.path.join(place, f"{reference.repo.replace('/', '--')}@{reference.revision}")
         for file in unit.files:
-            path = hub.download(reference._replace(path=file.path), place, quiet=self._quiet)
+            if reference is not None:
+                from modelhub.source import hub
+
+                path = hub.download(reference._replace(path=file.path), place, quiet=self._quiet)
+            else:
+                path = self._download_outside(unit, file, place)
             _compare(path, file)
         lying = os.path.join(place, *filter(None, unit.path.split("/")))
         if unit.is_folder:
             _remove_others(lying, {file.path.removeprefix(unit.path) for file in unit.files})
         return lying
+
+    def _download_outside(self, unit: Unit, file: PlannedFile, place: str) -> str:
+        """Download one of *unit*'s files, which is not on the Hub, to below the folder *place*; returns its path."""
+        from modelhub.source.download import download
+
+        path = os.path.join(place, *file.path.split("/"))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        address = unit.address + file.path.removeprefix(unit.path) if unit.is_folder else unit.address
+        download(address, file.size, path, self._on_note)
+        return path
 
     def _admit(self, lying: str, unit: Unit) -> None:
         """Give what lies in quarantine its name, whole or not at all."""
@@ -205,29 +221,3 @@ def _compare(path: str, file: PlannedFile) -> None:
             raise SourceError(f"{path}: {source.size:,} bytes, of {file.size:,} that are claimed")
         if file.sha256 is not None and (found := digest_of(source).sha256) != file.sha256:
             raise SourceError(f"{path}: its SHA-256 is {found}, and {file.sha256} is claimed")
-
-
-def _download_file(unit: Unit, place: str) -> str:
-    """Download the one file of *unit* from an address outside the Hub into the folder *place*."""
-    from modelhub.source.web import Web, read_body
-
-    [file] = unit.files
-    name = shown_address(unit.address)
-    path = os.path.join(place, file.path)
-    with suppress(FileNotFoundError):
-        os.unlink(path)
-    web = Web()
-    try:
-        with web.get(unit.address, {}, name) as response, PartFile(path, file.size) as part:
-            offset = 0
-            for piece in read_body(response, file.size + 1, name):
-                part.write_at(offset, piece)
-                offset += len(piece)
-            if offset != file.size:
-                raise SourceError(f"{name}: the server sent {offset:,} bytes of {file.size:,}")
-            part.sync()
-            part.commit(force=True)
-    finally:
-        web.close()
-    _compare(path, file)
-    return path

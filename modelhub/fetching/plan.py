@@ -18,11 +18,12 @@ from modelhub.fetching.names import check_name, check_names
 from modelhub.judging import ScanOptions, judge
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
 from modelhub.source import names_one_model, shown_address
-from modelhub.source.network import RemoteFolder, open_address, reference_of, what_lies_at
+from modelhub.source.buckets import BucketReference
+from modelhub.source.network import File, RemoteFolder, open_address, place_at, place_of, what_lies_at
 from modelhub.source.resolve import is_model_name
 
 if TYPE_CHECKING:
-    from modelhub.source.hub import HubFile, Reference
+    from modelhub.source.hub import Reference
 
 _INDEX = "model_index.json"
 _BESIDE = (".json", ".txt", ".model")
@@ -111,27 +112,37 @@ def plan_fetch(
     looked at, or when a name of the server's would lead out of *folder*.
     """
     policy = policy or load_policy()
-    reference, shown = reference_of(address), shown_address(address)
-    if reference is None:
-        return FetchPlan(shown, folder, (_single(address, folder, sha256, policy),), _free(folder))
-    if sha256 is not None:
-        raise SourceError(f"{shown}: the Hub says itself which SHA-256 a file has", path=shown)
-    from modelhub.source import hub
+    reference, shown = place_of(address), shown_address(address)
+    pinned: Reference | BucketReference
+    claims: dict[str, object] = {}
+    if reference is None or isinstance(reference, BucketReference):
+        try:
+            if reference is None or not reference.is_folder:
+                return FetchPlan(shown, folder, (_single(address, folder, sha256, policy),), _free(folder))
+        except NotFound:
+            if reference is None:
+                raise
+        pinned, top = reference, reference.bucket
+    else:
+        from modelhub.source import hub
 
-    info = hub.about(reference)
-    pinned = reference._replace(revision=hub.commit_of(info, reference))
-    listed = {file.path: file for file in hub.files_of(_folder_of(pinned))}
+        info = hub.about(reference)
+        pinned = reference._replace(revision=hub.commit_of(info, reference))
+        claims, top = hub.claims_of(info), pinned.repo.rpartition("/")[2]
+    if sha256 is not None:
+        raise SourceError(f"{shown}: --sha256 is for one file outside the Hub", path=shown)
+    listed = {file.path: file for file in place_at(pinned).files_of(_folder_of(pinned))}
     groups, left_out = _groups(pinned, listed, include, variant)
     check_names(path for _, paths in groups for path in paths)
     units = []
     for path, paths in groups:
         files = tuple(PlannedFile(each, listed[each].size, listed[each].sha256) for each in paths)
         judged = tuple(_judged(str(pinned._replace(path=each)), policy) for each in paths if is_weights(each))
-        target = os.path.join(folder, pinned.repo.rpartition("/")[2], *filter(None, path.split("/")))
+        target = os.path.join(folder, top, *filter(None, path.split("/")))
         units.append(Unit(str(pinned._replace(path=path)), path, files, target, judged))
     if not units:
         raise NotFound(f"{shown}: no model file is there, or none is included", path=shown)
-    return FetchPlan(str(pinned), folder, tuple(units), _free(folder), hub.claims_of(info), left_out)
+    return FetchPlan(str(pinned), folder, tuple(units), _free(folder), claims, left_out)
 
 
 def is_weights(path: str) -> bool:
@@ -139,13 +150,15 @@ def is_weights(path: str) -> bool:
     return not path.lower().endswith(_BESIDE)
 
 
-def _folder_of(pinned: Reference) -> Reference:
-    """Where *pinned* is listed: a file's folder, or itself."""
-    return pinned if pinned.is_folder else pinned._replace(path=pinned.path.rpartition("/")[0])
+def _folder_of(pinned: Reference | BucketReference) -> Reference | BucketReference:
+    """Where *pinned* is listed: a file's folder on the Hub, or itself."""
+    if pinned.is_folder or isinstance(pinned, BucketReference):
+        return pinned
+    return pinned._replace(path=pinned.path.rpartition("/")[0])
 
 
 def _groups(
-    pinned: Reference, listed: Mapping[str, HubFile], include: Sequence[str], variant: str | None
+    pinned: Reference | BucketReference, listed: Mapping[str, File], include: Sequence[str], variant: str | None
 ) -> tuple[list[tuple[str, tuple[str, ...]]], tuple[tuple[str, str], ...]]:
     """What is admitted as one, by its path, with its files; and what is left out."""
     if pinned.path in listed:
@@ -155,7 +168,7 @@ def _groups(
     groups: list[tuple[str, tuple[str, ...]]] = []
     left_out: list[tuple[str, str]] = []
     lying = what_lies_at(str(pinned), is_model_name, names_one_model)
-    found = [each for address, folder in lying if folder and (each := reference_of(address)) is not None]
+    found = [each for address, folder in lying if folder and (each := place_of(address)) is not None]
     models = tuple(each.path for each in found)
     for model in found:
         inside = [path.removeprefix(model.path) for path in below if path.startswith(model.path)]
@@ -168,7 +181,7 @@ def _groups(
     return groups, tuple(sorted([*left_out, *loose.left_out]))
 
 
-def _components(model: Reference, inside: Sequence[str]) -> tuple[str, ...] | None:
+def _components(model: Reference | BucketReference, inside: Sequence[str]) -> tuple[str, ...] | None:
     """The folders of a pipeline that its index lists; ``None`` for what is no pipeline."""
     if _INDEX not in inside:
         return None
@@ -185,13 +198,16 @@ def _components(model: Reference, inside: Sequence[str]) -> tuple[str, ...] | No
 
 def _single(address: str, folder: str, sha256: str | None, policy: Policy) -> Unit:
     """The file at an address outside the Hub."""
-    name = unquote(urlsplit(address).path).rpartition("/")[2]
+    reference = place_of(address)
+    path = reference.path if reference is not None else unquote(urlsplit(address).path)
+    name = path.rpartition("/")[2]
     check_name(name)
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise SourceError(f"{sha256}: not a SHA-256: 64 hex digits are needed")
     with ExitStack() as stack:
         source = open_address(address, stack)
         file = PlannedFile(name, source.size if not isinstance(source, RemoteFolder) else 0, sha256 and sha256.lower())
+        address = source.name if reference is not None else address
     return Unit(address, name, (file,), os.path.join(folder, name), (_judged(address, policy),))
 
 

@@ -11,7 +11,10 @@ from modelhub.source.base import Source
 HUB = "hf://"
 """``hf://OWNER/REPOSITORY[@REVISION][/PATH]``: a repository of models on the Hugging Face Hub, or what lies in it."""
 
-_SCHEMES = (HUB, "https://", "http://")
+BUCKETS = ("s3://", "gs://")
+"""``s3://BUCKET/KEY``, ``gs://BUCKET/KEY``: an object in a store, or all whose keys begin so."""
+
+_SCHEMES = (HUB, *BUCKETS, "https://", "http://")
 
 
 def is_remote(name: str) -> bool:
@@ -20,9 +23,9 @@ def is_remote(name: str) -> bool:
 
 
 def shown_address(name: str) -> str:
-    """*name* as it may be shown and kept: of an address outside the Hub without its query, fragment and password, each
-    of which may be what authorises."""
-    if not is_remote(name) or name.startswith(HUB):
+    """*name* as it may be shown and kept: of a web address without its query, fragment and password, each of which may
+    be what authorises."""
+    if not name.startswith(("https://", "http://")):
         return name
     scheme, _, rest = re.split(r"[?#]", name, maxsplit=1)[0].partition("://")
     host, slash, path = rest.partition("/")

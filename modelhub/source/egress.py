@@ -1,7 +1,7 @@
 """Where requests may go: judged by the address before it is asked, and by the connection before a word is sent over it.
 
 Only https, and http to this machine itself; no private addresses (RFC 1918 and all others that are not global), unless
-the user has named their host as the Hub's endpoint.
+the user has named their host as an endpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from modelhub.errors import AccessDenied
 if TYPE_CHECKING:
     import httpx2
 
-_PRIVATE = "only the host in HF_ENDPOINT may have a private address"
+_PRIVATE = "only the host of an endpoint that you set, such as HF_ENDPOINT, may have a private address"
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
 _NOT_GLOBAL = (
     ipaddress.IPv6Network("64:ff9b:1::/48"),  # translation to IPv4 within a network, RFC 8215

@@ -87,7 +87,7 @@ def reference_of(address: str) -> Reference | None:
     return Reference(unquote(found["repo"]), unquote(found["revision"]), unquote(found["path"] or ""))
 
 
-def open_web() -> Web:
+def open_web(_reference: Reference | None = None) -> Web:
     """A client that may read what the user's token may read. Raises :class:`Offline`."""
     if constants.is_offline_mode():
         raise Offline("the Hub cannot be asked: HF_HUB_OFFLINE is set")
@@ -121,7 +121,7 @@ def about(reference: Reference) -> ModelInfo:
 
 def claims_of(info: ModelInfo) -> dict[str, object]:
     """What a repository says of itself: ``licence``, ``base_model``, ``tags`` and ``gated``, as far as it says it."""
-    card: dict[str, object] = vars(info.card_data) if info.card_data is not None else {}
+    card: dict[str, object] = getattr(info.card_data, "__dict__", {})
     said = {
         "licence": card.get("license"),
         "base_model": card.get("base_model"),

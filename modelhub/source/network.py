@@ -1,15 +1,16 @@
-"""From an address to what lies there: a file of any server's, or a file, folder or repository on the Hub."""
+"""From an address to what lies there: a file of any server's, or a file or a folder on the Hub or in a bucket."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from modelhub.errors import NotFound
-from modelhub.source.address import HUB, shown_address
+from modelhub.source.address import BUCKETS, HUB, shown_address
+from modelhub.source.buckets import BucketReference, bucket_reference_of
 from modelhub.source.remote import RemoteSource
 from modelhub.source.web import Web
 
@@ -18,11 +19,38 @@ if TYPE_CHECKING:
 
 
 class RemoteFolder(NamedTuple):
-    """A folder on the Hub: its pinned *name*, its files by relative path, and how one of them is opened."""
+    """A folder on the Hub or in a bucket: its pinned *name*, its files by relative path, and how one is opened."""
 
     name: str
     files: tuple[str, ...]
     open: Callable[[str], RemoteSource]
+
+
+class File(Protocol):
+    """A file as a listing tells it: its path, bytes, and the SHA-256 that is claimed of it."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> str | None: ...
+
+
+class Place(Protocol):
+    """How what a reference names is reached: the Hub's module, and one for each sort of bucket."""
+
+    def open_web(self, reference: Any, /) -> Web:
+        """A client for it, which its opener closes."""
+
+    def pin(self, reference: Any, /) -> Any:
+        """The reference with the version that it is now."""
+
+    def address_of(self, reference: Any, /) -> str:
+        """The address that a file is read from; not to be shown."""
+
+    def files_of(self, reference: Any, /) -> Sequence[File]:
+        """The files in a folder and below; of a file itself."""
 
 
 class Lying(NamedTuple):
@@ -33,30 +61,51 @@ class Lying(NamedTuple):
 
 
 def open_address(address: str, stack: ExitStack, *, whole: bool = False) -> RemoteSource | RemoteFolder:
-    """Open the file that *address* names, or the repository, or the folder in it where it ends with ``/``.
+    """Open the file that *address* names, or the repository, the bucket, or the folder in it where it ends with ``/``.
 
     *stack* closes it. *whole* is the consent to read all of a file. Raises :class:`~modelhub.errors.SourceError` when
     it cannot be had.
     """
-    reference = reference_of(address)
+    reference = place_of(address)
+    if reference is None or not reference.is_folder:
+        way = reach(address, stack)
+        return stack.enter_context(RemoteSource(way.url, way.name, way.web, whole=whole))
+    place = place_at(reference)
+    pinned = place.pin(reference)
+    web = place.open_web(pinned)
+    stack.callback(web.close)
+
+    def open_file(relative: str) -> RemoteSource:
+        file = place.pin(pinned._replace(path=pinned.path + relative))
+        return stack.enter_context(RemoteSource(place.address_of(file), str(file), web, whole=whole))
+
+    files = sorted(file.path.removeprefix(pinned.path) for file in place.files_of(pinned))
+    return RemoteFolder(str(pinned), tuple(files), open_file)
+
+
+class Way(NamedTuple):
+    """How one file is read: through *web*, at *url*, which is not to be shown; *name* is its pinned address."""
+
+    web: Web
+    url: str
+    name: str
+
+
+def reach(address: str, stack: ExitStack) -> Way:
+    """The way to the one file that *address* names; *stack* closes it.
+
+    Raises :class:`~modelhub.errors.SourceError` when there is none.
+    """
+    reference = place_of(address)
     if reference is None:
         web = Web()
         stack.callback(web.close)
-        return stack.enter_context(RemoteSource(address, shown_address(address), web, whole=whole))
-    from modelhub.source import hub
-
-    web = hub.open_web()
+        return Way(web, address, shown_address(address))
+    place = place_at(reference)
+    web = place.open_web(reference)
     stack.callback(web.close)
-    pinned = hub.pin(reference)
-
-    def open_file(path: str) -> RemoteSource:
-        file = pinned._replace(path=path)
-        return stack.enter_context(RemoteSource(hub.address_of(file), str(file), web, whole=whole))
-
-    if not pinned.is_folder:
-        return open_file(pinned.path)
-    files = sorted(file.path.removeprefix(pinned.path) for file in hub.files_of(pinned))
-    return RemoteFolder(str(pinned), tuple(files), lambda relative: open_file(pinned.path + relative))
+    pinned = place.pin(reference)
+    return Way(web, place.address_of(pinned), str(pinned))
 
 
 def what_lies_at(
@@ -68,18 +117,17 @@ def what_lies_at(
     *is_one* says whether a folder is one model, by the names in it and whether it has no folders. Raises
     :class:`~modelhub.errors.SourceError` when it cannot be listed.
     """
-    reference = reference_of(address)
+    reference = place_of(address)
     if reference is None:
         yield Lying(address)
         return
-    from modelhub.source import hub
-
-    pinned = hub.pin(reference)
+    place = place_at(reference)
+    pinned = place.pin(reference)
     if not pinned.is_folder and takes_up(pinned.path):
         yield Lying(str(pinned))
         return
     try:
-        paths = [file.path for file in hub.files_of(pinned)]
+        paths = [file.path for file in place.files_of(pinned)]
     except NotFound:
         if pinned.is_folder:
             raise
@@ -113,11 +161,36 @@ def _folders(paths: Iterable[str]) -> dict[str, set[str]]:
     return folders
 
 
+def place_of(address: str) -> Reference | BucketReference | None:
+    """What *address* names on the Hub or in a bucket, ``None`` elsewhere.
+
+    Raises :class:`NotFound` for what is no address.
+    """
+    return bucket_reference_of(address) if address.startswith(BUCKETS) else reference_of(address)
+
+
+def place_at(reference: Reference | BucketReference) -> Place:
+    """How what *reference* names is reached. Raises :class:`~modelhub.errors.MissingExtra`."""
+    if isinstance(reference, BucketReference):
+        if reference.store == "s3":
+            from modelhub.source import s3
+
+            return s3
+        from modelhub.source import gcs
+
+        return gcs
+    from modelhub.source import hub
+
+    return hub
+
+
 def reference_of(address: str) -> Reference | None:
     """What *address* names on the Hub, ``None`` elsewhere, where huggingface_hub is not needed.
 
     Raises :class:`NotFound` for what is no address.
     """
+    if address.startswith(BUCKETS):
+        return None
     if not address.startswith(HUB):
         host = _host(address)
         if host is None:

@@ -35,8 +35,14 @@ _SLOWEST = 8 << 10
 _GRACE = 30.0
 """Seconds that any body may take."""
 
+_ACCESS = "if you may read it, set HF_TOKEN or run 'hf auth login'"
+
 BUSY = frozenset({429, 500, 502, 503, 504})
 _MOVED = frozenset({301, 302, 303, 307, 308})
+
+
+class CutOff(SourceError):
+    """A connection broke while a body was read."""
 
 
 class Credentials(NamedTuple):
@@ -52,11 +58,15 @@ class Credentials(NamedTuple):
 class Web:
     """A client; close it in the end. ``requests`` counts every request that was sent, redirections included.
 
-    *trusted* are hosts that the user has named as the Hub's endpoint: they may have private addresses.
+    *trusted* are hosts that the user has named as an endpoint: they may have private addresses. *access* is what helps
+    who may read what was refused.
     """
 
-    def __init__(self, credentials: Credentials | None = None, trusted: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, credentials: Credentials | None = None, trusted: frozenset[str] = frozenset(), access: str = _ACCESS
+    ) -> None:
         self.requests = 0
+        self._access = access
         self._credentials = credentials
         self._trusted = trusted
         self._client = httpx2.Client(
@@ -80,10 +90,10 @@ class Web:
         response = self._patiently(url, headers, name)
         try:
             if response.status_code >= 400 and response.status_code not in (412, 416):
-                raise _refusal(response, name)
+                raise _refusal(response, name, self._access)
             yield response
         except httpx2.HTTPError as error:
-            raise SourceError(f"{name}: the connection failed: {_reason(error)}", path=name) from error
+            raise CutOff(f"{name}: the connection failed: {_reason(error)}", path=name) from error
         finally:
             response.close()
 
@@ -148,6 +158,15 @@ def read_body(response: httpx2.Response, most: int, name: str) -> Iterator[bytes
             raise SourceError(f"{name}: the server sends too slowly", path=name)
 
 
+def read_text(response: httpx2.Response, most: int, name: str) -> bytes:
+    """All of the body of *response*. Raises :class:`SourceError` for one of more than *most* bytes, and as
+    :func:`read_body` does."""
+    body = b"".join(read_body(response, most + 1, name))
+    if len(body) > most:
+        raise SourceError(f"{name}: the server's answer has more than {most:,} bytes", path=name)
+    return body
+
+
 @cache
 def _ssl_context() -> ssl.SSLContext:
     """Made once: it reads the certificates of all authorities."""
@@ -182,7 +201,7 @@ def asked_to_wait(response: httpx2.Response, otherwise: float) -> float:
         return otherwise
 
 
-def _refusal(response: httpx2.Response, name: str) -> SourceError:
+def _refusal(response: httpx2.Response, name: str, access: str) -> SourceError:
     """What an answer of 400 or more says, as an error."""
     status = response.status_code
     code = response.headers.get("x-error-code", "")
@@ -190,8 +209,7 @@ def _refusal(response: httpx2.Response, name: str) -> SourceError:
         hint = "ask for access on the repository's page, and set HF_TOKEN or run 'hf auth login'"
         return AccessDenied(f"{name}: gated: its owner grants access", path=name, hint=hint)
     if status in (401, 403):
-        hint = "if you may read it, set HF_TOKEN or run 'hf auth login'"
-        return AccessDenied(f"{name}: not public, or it does not exist (status {status})", path=name, hint=hint)
+        return AccessDenied(f"{name}: not public, or it does not exist (status {status})", path=name, hint=access)
     if status in (404, 410):
         return NotFound(f"{name}: no such file there", path=name)
     if status == 429:

@@ -163,8 +163,8 @@ def running() -> Iterator[Hub]:
         hub.close()
 
 
-def _serve(hub: Hub, name: str) -> ThreadingHTTPServer:
-    handler = type("Handler", (_Handler,), {"hub": hub, "name": name})
+def _serve(hub: Hub, name: str, kind: type[BaseHTTPRequestHandler] | None = None) -> ThreadingHTTPServer:
+    handler = type("Handler", (kind or _Handler,), {"hub": hub, "name": name})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
