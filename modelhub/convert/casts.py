@@ -49,12 +49,15 @@ class Cast:
         if self._source.bits == 16:
             cast = _table(self._source, self._target).take(np.frombuffer(data, "<u2"))
         else:
-            cast = _rounded(np.frombuffer(data, _NUMPY[self._source]), self._target)
+            values = np.frombuffer(data, _NUMPY[self._source])
+            quick = _quickly(values, self._target)
+            if quick is not None:
+                return _as_bytes(quick)
+            cast = _rounded(values, self._target)
         infinite = _is_infinite(cast, self._target)
         if infinite.any():
             self._check_overflow(_numbers(data, self._source)[infinite])
-        narrow: memoryview = cast.view(np.uint8).data
-        return narrow
+        return _as_bytes(cast)
 
     def _check_overflow(self, values: NDArray[Any]) -> None:
         import numpy as np
@@ -84,6 +87,11 @@ def _numbers(data: memoryview, dtype: DType) -> NDArray[Any]:
     return np.frombuffer(data, _NUMPY[dtype])
 
 
+def _as_bytes(cast: NDArray[Any]) -> memoryview:
+    data: memoryview = cast.view("u1").data
+    return data
+
+
 def _is_infinite(cast: NDArray[Any], dtype: DType) -> NDArray[np.bool_]:
     import numpy as np
 
@@ -102,10 +110,7 @@ def _rounded(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if dtype.bits > 16:
             return values.astype(_NUMPY[dtype])
-        wide = _to_odd_f32(values, np) if values.dtype.itemsize == 8 else values.astype("<f4", copy=False)
-        quick = _narrowed(wide, dtype)
-        if quick is not None:
-            return quick
+        wide = _as_f32(values, np)
         if dtype is DType.BF16:
             return _to_bf16(wide, np)
         halves = np.empty(wide.size, "<u2")
@@ -114,15 +119,17 @@ def _rounded(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
         return halves.view("<f2")
 
 
-def _narrowed(wide: NDArray[np.float32], dtype: DType) -> NDArray[Any] | None:
-    """F32 numbers as F16 or BF16 by NumKong, ``None`` where it is not there or there are others than finite ones: which
-    of the many NaNs becomes of one differs between processors."""
+def _quickly(values: NDArray[Any], dtype: DType) -> NDArray[Any] | None:
+    """F32 and F64 numbers as F16 or BF16 by NumKong, ``None`` where it is not there or there are others than finite
+    ones: which of the many NaNs becomes of one differs between processors."""
     import numpy as np
 
-    narrower = _narrower()
+    narrower = _narrower() if dtype.bits == 16 else None
     if narrower is None:
         return None
-    narrow: NDArray[Any] = narrower(np.require(wide, requirements="A"), dtype)  # it takes no elements across words
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        wide = np.require(_as_f32(values, np), requirements="A")  # it takes no elements across words
+    narrow: NDArray[Any] = narrower(wide, dtype)
     exponent = 0x7F80 if dtype is DType.BF16 else 0x7C00
     if int((narrow.view("<u2") & np.uint16(0x7FFF)).max(initial=0)) >= exponent:
         return None
@@ -191,6 +198,11 @@ def _to_bf16(values: NDArray[np.float32], np: Any) -> NDArray[np.uint16]:
     if nan.any():
         halves[nan] = (bits[nan] >> 16) | 0x40
     return halves
+
+
+def _as_f32(values: NDArray[Any], np: Any) -> NDArray[np.float32]:
+    """F32 and F64 numbers as F32 ones that round to F16 and BF16 as they do."""
+    return _to_odd_f32(values, np) if values.dtype.itemsize == 8 else values.astype("<f4", copy=False)
 
 
 def _to_odd_f32(values: NDArray[np.float64], np: Any) -> NDArray[np.float32]:

@@ -25,7 +25,8 @@ from modelhub.tensors import TensorInfo
 
 Progress = Callable[[int], None]
 
-_SPOT_CHECKS = 64
+_SPOT_CHECKS = 16
+"""Elements of each tensor that is no copy; more take longer than reading the tensor does."""
 
 _LIBRARY = """
 import json, sys, types
