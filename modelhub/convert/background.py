@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 Stopped = threading.Event
 
 _BLOCK = 1 << 20
+_PAUSE = 0.05
 
 
 class Background(Generic[Result]):
@@ -55,6 +56,23 @@ class Background(Generic[Result]):
         if kind is not None:
             self._stopped.set()
         self._thread.join()
+
+
+def flushing(sync: Callable[[], None], written: threading.Event) -> Background[None]:
+    """Call *sync* again and again while a file is written, and once after *written* is set.
+
+    The disk is busy from the start: left alone, a system writes nothing of the first gigabytes before it has to.
+    """
+
+    def call(stopped: Stopped) -> None:
+        last = False
+        while not last:
+            last = written.wait(_PAUSE)
+            if stopped.is_set():
+                return
+            sync()
+
+    return Background(call)
 
 
 def block_buffer() -> memoryview:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Protocol
 
-from modelhub.convert.background import Background
+from modelhub.convert.background import Background, flushing
 from modelhub.convert.base import (
     Conversion,
     ConversionPlan,
@@ -114,8 +115,10 @@ def execute(
         else:
             with PartFile(path, plan.size) as part:
                 (output,) = plan.outputs
-                writer.write(output, part, told)
-                with Background(lambda _: part.sync()) as flush:
+                written = threading.Event()
+                with flushing(part.sync, written) as flush:
+                    writer.write(output, part, told)
+                    written.set()
                     with _digested(plan, part.path, tensor_digests) if digests else nullcontext() as reading:
                         writer.verify(plan, part.path, on_verify)
                     sources = _checked(plan, checking)
