@@ -57,7 +57,7 @@ def reading_of(
         claims=claims_of(metadata),
         about=about_of([name_for(seen.path, seen.is_folder), seen.path], triggers),
         words=words_of(metadata),
-        triggers=listed(triggers),
+        triggers=json.dumps(plain(listed(triggers)), separators=(",", ":")),
         layout_digest=layout[0],
         layout=layout[1],
         observation=observation,

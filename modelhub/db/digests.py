@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
 
 from modelhub.db import merging, search
+from modelhub.db.bulk import insert_many
 from modelhub.db.clock import now
 from modelhub.db.engine import Store
 from modelhub.db.facts import settle
@@ -34,6 +35,7 @@ def put_claims(connection: Connection, claims: Sequence[tuple[int, str, str, str
 
 def put_new_claims(connection: Connection, claims: Sequence[tuple[int, str, str, str]]) -> None:
     """:func:`put_claims` for contents that have none."""
+    at = now()
     rows = [
         {
             "content_id": content_id,
@@ -41,12 +43,11 @@ def put_new_claims(connection: Connection, claims: Sequence[tuple[int, str, str,
             "origin": "claimed",
             "source": source,
             "value": value,
-            "added": now(),
+            "added": at,
         }
         for content_id, algorithm, value, source in claims
     ]
-    if rows:
-        connection.execute(insert(content_digest), rows)
+    insert_many(connection, content_digest, rows)
 
 
 class Digests:

@@ -92,9 +92,10 @@ class ToHash(NamedTuple):
 class Reading(NamedTuple):
     """What a file's header says, as :func:`modelhub.syncing.reading.read_file` gives it. All plain values.
 
-    ``identity`` has the columns of an identification, ``metadata`` is JSON text, ``metadata_sha256`` its fingerprint,
-    ``claims`` what :func:`modelhub.db.claims.claims_of` finds in it; ``about`` and ``words`` are what is searched,
-    ``triggers`` what is listed. ``layout`` is ``None`` where whoever reads has said it before.
+    ``identity`` has the columns of an identification, ``metadata`` and ``triggers`` (what is listed of them) are JSON
+    text, ``metadata_sha256`` is the fingerprint of the former, ``claims`` what :func:`modelhub.db.claims.claims_of`
+    finds in it; ``about`` and ``words`` are what is searched. ``layout`` is ``None`` where whoever reads has said it
+    before.
     """
 
     container: str
@@ -107,7 +108,7 @@ class Reading(NamedTuple):
     claims: Sequence[tuple[str, str, str]]
     about: str
     words: str
-    triggers: Sequence[str]
+    triggers: str
     layout_digest: str
     layout: bytes | None
     observation: str

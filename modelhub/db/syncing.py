@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, Text, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from modelhub.db.artifacts import holders_before
+from modelhub.db.bulk import insert_many, new_ids
 from modelhub.db.clock import now
 from modelhub.db.columns import AS_JSON
 from modelhub.db.digests import put_claims, put_new_claims
 from modelhub.db.facts import FACTS, settle
-from modelhub.db.layouts import put_layout
 from modelhub.db.places import Batch, Change, Known, Reading, Seen
 from modelhub.db.recording import index_record
 from modelhub.db.schema import (
@@ -35,13 +35,6 @@ _STAMP = (
     update(location)
     .where(location.c.id == bindparam("place"))
     .values({name: bindparam(name) for name in ("root_id", "size", "mtime_ns", "device", "inode", "link", "is_folder")})
-)
-_HEADER = insert(header).values(
-    {"metadata": bindparam("metadata_text", type_=Text), "observation": bindparam("observation_text", type_=Text)}
-)
-_IDENTIFICATION = insert(identification).values({name: bindparam(f"{name}_text", type_=Text) for name in AS_JSON})
-_SEARCH_TEXT = insert(search_text).values(
-    {name: bindparam(f"{name}_text", type_=Text) for name in ("about", "words")}  # storable as they are
 )
 _ALIVE = _STAMP.values(state="live")
 _UNPROVEN = _STAMP.values(state="live", proven=False)
@@ -125,14 +118,14 @@ def _move(connection: Connection, batch: Batch, changed: list[tuple[int, Change]
 
 
 def _put_places(connection: Connection, places: Sequence[tuple[int, Seen, bool]]) -> None:
+    at = now()
     rows = []
     for content_id, seen, proven in places:
         row = _stamped(0, seen)
         del row["place"]
         row |= {"content_id": content_id, "path": seen.path, "live_key": path_key(seen.path), "state": "live"}
-        rows.append(row | {"proven": proven, "added": now()})
-    if rows:
-        connection.execute(insert(location), rows)
+        rows.append(row | {"proven": proven, "added": at})
+    insert_many(connection, location, rows)
 
 
 def _grow(connection: Connection, known: Known, seen: Seen, reading: Reading) -> None:
@@ -175,11 +168,13 @@ def _add(
             connection.execute(update(location).where(location.c.id == known.id).values(state="replaced"))
             index_record(connection, known.content_id)
     at = now()
-    ids = connection.scalars(
-        insert(content).returning(content.c.id, sort_by_parameter_order=True),
-        [{**_described(seen, reading), "added": at} for _, seen, reading in added],
-    ).all()
+    ids = new_ids(connection, content, len(added))
     found = [(content_id, seen, reading) for content_id, (_, seen, reading) in zip(ids, added, strict=True)]
+    insert_many(
+        connection,
+        content,
+        [{"id": content_id, **_described(seen, reading), "added": at} for content_id, seen, reading in found],
+    )
     holders = holders_before(
         connection,
         (
@@ -188,8 +183,9 @@ def _add(
             if known is not None
         ),
     )
-    connection.execute(
-        insert(record),
+    insert_many(
+        connection,
+        record,
         [
             {
                 "content_id": content_id,
@@ -203,15 +199,19 @@ def _add(
             }
             for content_id, seen, reading in found
         ],
+        stored=("triggers",),
     )
     _put_headers(connection, [(content_id, reading) for content_id, _, reading in found])
     _put_identifications(connection, [(content_id, reading) for content_id, _, reading in found])
-    connection.execute(
-        _SEARCH_TEXT,
+    insert_many(
+        connection,
+        search_text,
         [
-            {"content_id": content_id, "about_text": reading.about, "words_text": reading.words}
+            {"content_id": content_id, "about": reading.about, "words": reading.words}
             for content_id, _, reading in found
         ],
+        stored=("about", "words"),
+        together=True,
     )
     put_new_claims(connection, [(content_id, *claim) for content_id, _, reading in found for claim in reading.claims])
     _put_places(connection, [(content_id, seen, True) for content_id, seen, _ in found])
@@ -223,43 +223,45 @@ def _add(
 
 def _put_headers(connection: Connection, found: Sequence[tuple[int, Reading]]) -> None:
     wanted = {reading.layout_digest for _, reading in found}
-    rows = connection.execute(select(layout.c.digest, layout.c.id).where(layout.c.digest.in_(wanted)))
-    ids: dict[str, int] = {row.digest: row.id for row in rows}
-    for _, reading in found:
-        if reading.layout_digest not in ids and reading.layout is not None:
-            ids[reading.layout_digest] = put_layout(connection, reading.layout_digest, reading.layout)
-    connection.execute(
-        _HEADER,
+    known = connection.execute(select(layout.c.digest, layout.c.id).where(layout.c.digest.in_(wanted)))
+    ids: dict[str, int] = {row.digest: row.id for row in known}
+    new = {
+        reading.layout_digest: reading.layout
+        for _, reading in found
+        if reading.layout is not None and reading.layout_digest not in ids
+    }
+    ids |= zip(new, new_ids(connection, layout, len(new)), strict=True)
+    rows = [{"id": ids[digest], "digest": digest, "packed": packed} for digest, packed in new.items()]
+    insert_many(connection, layout, rows)
+    insert_many(
+        connection,
+        header,
         [
             {
                 "content_id": content_id,
                 "layout_id": ids.get(reading.layout_digest),
-                "metadata_text": reading.metadata,
-                "observation_text": reading.observation,
+                "metadata": reading.metadata,
+                "observation": reading.observation,
             }
             for content_id, reading in found
         ],
+        stored=("metadata", "observation"),
     )
 
 
 def _put_identifications(connection: Connection, found: Sequence[tuple[int, Reading]]) -> None:
     at = now()
     rows = [
-        {
-            "content_id": content_id,
-            **{f"{name}_text" if name in AS_JSON else name: value for name, value in reading.identity.items()},
-            "version": reading.version,
-            "added": at,
-        }
+        {"content_id": content_id, **reading.identity, "version": reading.version, "added": at}
         for content_id, reading in found
     ]
-    connection.execute(_IDENTIFICATION, rows)
+    insert_many(connection, identification, rows, stored=AS_JSON)
 
 
 def _put_changes(connection: Connection, changed: Sequence[tuple[int, Change]]) -> None:
+    at = now()
     rows = [
-        {"content_id": content_id, "kind": each.kind, "path": each.path, "previous": each.previous, "at": now()}
+        {"content_id": content_id, "kind": each.kind, "path": each.path, "previous": each.previous, "at": at}
         for content_id, each in changed
     ]
-    if rows:
-        connection.execute(insert(change), rows)
+    insert_many(connection, change, rows)
