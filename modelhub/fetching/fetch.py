@@ -122,7 +122,7 @@ class _Run:
             if reference is not None:
                 from modelhub.source import hub
 
-                path = hub.download(reference._replace(path=file.path), place, quiet=self._quiet)
+                path = hub.download(reference._replace(path=file.path), file.size, place, quiet=self._quiet)
             else:
                 path = self._download_outside(unit, file, place)
             _compare(path, file)

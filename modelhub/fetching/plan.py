@@ -19,8 +19,7 @@ from modelhub.judging import ScanOptions, judge
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
 from modelhub.source import names_one_model, shown_address
 from modelhub.source.buckets import BucketReference
-from modelhub.source.network import File, RemoteFolder, open_address, place_at, place_of, what_lies_at
-from modelhub.source.resolve import is_model_name
+from modelhub.source.network import File, RemoteFolder, folder_around, model_folders, open_address, place_at, place_of
 
 if TYPE_CHECKING:
     from modelhub.source.hub import Reference
@@ -167,16 +166,19 @@ def _groups(
     below = [path for path in listed if path.startswith(top)]
     groups: list[tuple[str, tuple[str, ...]]] = []
     left_out: list[tuple[str, str]] = []
-    lying = what_lies_at(str(pinned), is_model_name, names_one_model)
-    found = [each for address, folder in lying if folder and (each := place_of(address)) is not None]
-    models = tuple(each.path for each in found)
-    for model in found:
-        inside = [path.removeprefix(model.path) for path in below if path.startswith(model.path)]
-        choice = choose_folder(inside, _components(model, inside), variant, include)
-        left_out += [(model.path + path, why) for path, why in choice.left_out]
+    models = model_folders(below, names_one_model)
+    inside: dict[str, list[str]] = {model: [] for model in models}
+    single: list[str] = []
+    for path in below:
+        model = folder_around(path, models)
+        (single if model is None else inside[model]).append(path)
+    for model, paths in inside.items():
+        relative = [path.removeprefix(model) for path in paths]
+        choice = choose_folder(relative, _components(pinned._replace(path=model), relative), variant, include)
+        left_out += [(model + path, why) for path, why in choice.left_out]
         if choice.chosen:
-            groups.append((model.path, tuple(model.path + path for path in choice.chosen)))
-    loose = choose_loose([path for path in below if not path.startswith(models)], include)
+            groups.append((model, tuple(model + path for path in choice.chosen)))
+    loose = choose_loose(single, include)
     groups += [(path, (path,)) for path in loose.chosen]
     return groups, tuple(sorted([*left_out, *loose.left_out]))
 

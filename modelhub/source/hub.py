@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from modelhub.errors import MissingExtra, NotFound, Offline, SourceError
 from modelhub.source.address import HUB
-from modelhub.source.hub_session import TIMEOUT, asking, endpoint
+from modelhub.source.hub_session import LARGEST_ANSWER, TIMEOUT, asking, endpoint
 from modelhub.source.web import Credentials, Web, origin_of
 
 try:
@@ -131,9 +131,10 @@ def claims_of(info: ModelInfo) -> dict[str, object]:
     return {key: value for key, value in said.items() if value}
 
 
-def download(reference: Reference, folder: str, *, quiet: bool) -> str:
+def download(reference: Reference, size: int, folder: str, *, quiet: bool) -> str:
     """Download the file *reference*, pinned, to below *folder* by its path, resuming what was begun; returns its path.
 
+    Of a file that turns out to have more than the *size* bytes it was said to have, no more are taken.
     All of it is huggingface_hub's: tries, resuming, Xet, ``HF_HUB_OFFLINE``. Raises as :func:`about` does.
     """
     from huggingface_hub import hf_hub_download
@@ -141,7 +142,7 @@ def download(reference: Reference, folder: str, *, quiet: bool) -> str:
 
     if quiet:
         disable_progress_bars()
-    with asking(str(reference)):
+    with asking(str(reference), max(size, LARGEST_ANSWER)):
         return hf_hub_download(
             reference.repo,
             reference.path,

@@ -35,6 +35,11 @@ _MOST_REQUESTS = 1000
 """Requests that one question to the Hub may take: a listing has 1000 files a page, and no end where none is set."""
 
 
+LARGEST_ANSWER = 32 << 20
+"""Bytes of one answer about a repository: a page of a listing has a third of a megabyte, what is said of a repository
+of 100,000 files some ten."""
+
+
 def endpoint() -> str:
     """The Hub's address without a slash at its end. Raises :class:`AccessDenied` for one that is not https."""
     address = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
@@ -49,9 +54,11 @@ def endpoint() -> str:
 
 @dataclass(slots=True)
 class _Asking:
-    """What is being asked of the Hub, as people call it, and the requests that it has taken."""
+    """What is being asked of the Hub, as people call it, the bytes that one answer may have, and the requests that it
+    has taken."""
 
     name: str
+    largest: int
     requests: int = 0
 
 
@@ -59,10 +66,10 @@ _now: ContextVar[_Asking | None] = ContextVar("now", default=None)
 
 
 @contextmanager
-def asking(name: str) -> Iterator[None]:
+def asking(name: str, largest: int = LARGEST_ANSWER) -> Iterator[None]:
     """Let huggingface_hub ask about what people call *name*, as far as requests may go; its errors, and answers that it
-    does not understand, become ours."""
-    before = _now.set(_Asking(name))
+    does not understand, become ours. No answer may have more bytes than *largest*, or be packed."""
+    before = _now.set(_Asking(name, largest))
     try:
         yield
     except hub_errors.OfflineModeIsEnabled as error:
@@ -116,18 +123,46 @@ def _judge_request(client: httpx2.Client, request: httpx2.Request) -> None:
     if origin_of(request.url) != origin_of(hub):
         request.headers.pop("authorization", None)
     check_url(request.url, hub, now.name, trusted)
+    request.headers["accept-encoding"] = "identity"
     limits = request.extensions.get("timeout", {})
     request.extensions["timeout"] = {each: limits.get(each) or TIMEOUT for each in _PHASES}
     request.extensions["trace"] = watch_for(client, request.url, now.name, trusted)
 
 
 def _judge_response(response: httpx2.Response) -> None:
-    """Raise :class:`SourceError` for a server that asks to be waited for longer than anybody waits."""
+    """Raise :class:`SourceError` for a server that asks to be waited for longer than anybody waits, and for a body that
+    is packed; let no more of a body come than it may have."""
     now = _now.get()
-    if now is not None and response.status_code in BUSY:
+    if now is None:
+        return
+    if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise SourceError(f"{now.name}: the Hub packs its answer although it was asked not to", path=now.name)
+    assert isinstance(response.stream, httpx2.SyncByteStream)
+    response.stream = _Limited(response.stream, now)
+    if response.status_code in BUSY:
         response.headers.pop("ratelimit", None)  # huggingface_hub would wait for as long as that says
         if asked_to_wait(response, 0.0) > LONGEST_WAIT:
             raise _refusal(response, now.name)
+
+
+class _Limited(httpx2.SyncByteStream):
+    """The body *stream* of an answer. Raises :class:`SourceError` as soon as it has more bytes than it may have."""
+
+    def __init__(self, stream: httpx2.SyncByteStream, now: _Asking) -> None:
+        self._stream = stream
+        self._now = now
+
+    def __iter__(self) -> Iterator[bytes]:
+        received = 0
+        for piece in self._stream:
+            received += len(piece)
+            if received > self._now.largest:
+                message = f"{self._now.name}: the Hub's answer has more than {self._now.largest:,} bytes"
+                raise SourceError(message, path=self._now.name)
+            yield piece
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def _refusal(response: httpx2.Response, name: str) -> SourceError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -133,15 +134,31 @@ def what_lies_at(
             raise
         yield Lying(str(pinned))
         return
-    models: tuple[str, ...] = ()
+    models = model_folders(paths, is_one)
+    for folder in models:
+        yield Lying(str(pinned._replace(path=folder)), is_folder=True)
+    for path in paths:
+        if takes_up(path) and folder_around(path, models) is None:
+            yield Lying(str(pinned._replace(path=path)))
+
+
+def model_folders(paths: Iterable[str], is_one: Callable[[Collection[str], bool], bool]) -> list[str]:
+    """The folders among *paths* that are one model, sorted, none in another; each ends with ``/`` or is empty.
+
+    *is_one* as for :func:`what_lies_at`.
+    """
+    models: list[str] = []
     for folder, names in sorted(_folders(paths).items()):
         is_leaf = not any(name.endswith("/") and not name.startswith(".") for name in names)
-        if not folder.startswith(models) and is_one(names, is_leaf):
-            models += (folder,)
-            yield Lying(str(pinned._replace(path=folder)), is_folder=True)
-    for path in paths:
-        if takes_up(path) and not path.startswith(models):
-            yield Lying(str(pinned._replace(path=path)))
+        if not (models and folder.startswith(models[-1])) and is_one(names, is_leaf):
+            models.append(folder)
+    return models
+
+
+def folder_around(path: str, folders: Sequence[str]) -> str | None:
+    """That of *folders*, sorted and none in another, which the file *path* lies in, if one does."""
+    at = bisect_right(folders, path)  # whatever sorts between a folder and a path in it lies in that folder, too
+    return folders[at - 1] if at and path.startswith(folders[at - 1]) else None
 
 
 def _folders(paths: Iterable[str]) -> dict[str, set[str]]:

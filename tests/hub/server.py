@@ -196,6 +196,10 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(ConnectionError):
             super().handle()
 
+    def finish(self) -> None:
+        with suppress(ConnectionError):
+            super().finish()
+
     def log_message(self, *_: object) -> None:
         pass
 

@@ -12,9 +12,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import _http
 
 from modelhub.errors import AccessDenied, SourceError
+from modelhub.fetching import plan_fetch
 from modelhub.source import egress, hub_session
 from modelhub.source.hub import files_of, reference_of
-from modelhub.source.network import what_lies_at
+from modelhub.source.network import folder_around, model_folders, what_lies_at
 from modelhub.source.resolve import is_model_name, names_one_model
 from tests.cli.run import modelhub
 from tests.hub.server import Hub, _Handler
@@ -258,3 +259,78 @@ def test_a_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         assert egress.watch_for(client, proxied, "it", frozenset()) is None
         assert egress.watch_for(client, direct, "it", frozenset()) is not None
         assert egress.watch_for(client, direct, "it", frozenset({"direct.example.com"})) is None
+
+
+def test_an_answer_without_an_end(hub: Hub, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more is taken of what the Hub says than it may have to say, neither of a listing nor of a repository."""
+    monkeypatch.setattr("modelhub.source.hub_session.asking.__wrapped__.__defaults__", (1 << 20,))
+    sent: list[int] = []
+
+    def endless(handler: _Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(1 << 30))
+        handler.end_headers()
+        sent.append(0)
+        for _ in range(1 << 14):
+            handler.wfile.write(b"[" + b" " * 65_535)
+            sent[-1] += 65_536
+
+    for where in ("/tree/", "/revision/"):
+        hub.fault = answering("api", endless, lambda handler, where=where: where in handler.path)
+        revision = hub.repos["org/m"].branches["main"] if where == "/tree/" else "main"
+        ran = modelhub("scan", f"hf://org/m@{revision}")
+        assert ran.code == 2
+        assert "more than 1,048,576 bytes" in ran.out
+    assert max(sent) < 1 << 27
+
+
+def test_packed_answers(hub: Hub, data: bytes) -> None:
+    """Answers are asked for as they are, and one that is packed all the same is not unpacked."""
+    packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    hub.fault = answering("api", lambda handler: handler.reply(200, packed, b"x"))
+    ran = modelhub("scan", "hf://org/m")
+    assert (ran.code, "packs its answer" in ran.out) == (2, True)
+    assert {seen.headers["accept-encoding"] for seen in hub.asked()} == {"identity"}
+
+
+def test_a_download_longer_than_it_was_said_to_be(hub: Hub, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that the storage has more of than the Hub had said no more is taken than was said."""
+    monkeypatch.setattr("modelhub.source.hub.LARGEST_ANSWER", 1)
+
+    def longer(handler: _Handler) -> None:
+        handler.reply(200, {"ETag": '"x"'}, data + bytes(1 << 20))
+
+    hub.fault = answering("file", longer, lambda handler: "hf_hub" in handler.headers.get("user-agent", ""))
+    ran = fetched("hf://org/m")
+    [unit] = ran.json()["units"]
+    assert (ran.code, unit["action"]) == (2, "failed")
+    assert f"more than {len(data):,} bytes" in unit["error"]
+    assert not [name for name in files() if name.startswith("m/")]
+
+
+def test_many_models_and_files_are_told_apart_quickly() -> None:
+    """Which files lie in which folder of one model is told in time proportional to the files, whatever their number."""
+    count = 20_000
+    paths = [f"m{n:05}/{name}" for n in range(count) for name in ("config.json", "model.safetensors", "notes.txt")]
+    models = model_folders(paths, names_one_model)
+    assert len(models) == count
+    assert all(folder_around(path, models) == path.partition("/")[0] + "/" for path in paths)
+    assert folder_around("m00000.safetensors", models) is None
+    assert folder_around("m00000x/model.safetensors", models) is None
+    assert folder_around("a/b", [""]) == ""
+    assert folder_around("a/b", []) is None
+
+
+def test_a_plan_asks_for_the_listing_once(hub: Hub, tmp_path: Path) -> None:
+    """Planning a fetch of a repository with many models lists it once."""
+    one = safetensors(tmp_path, 1)
+    hub.page_size = 1000
+    there = {
+        f"{n}/{name}": content
+        for n in range(3)
+        for name, content in (("config.json", b"{}"), ("model.safetensors", one))
+    }
+    hub.repo("org/many", {**there, **{f"texts/{n}.txt": b"x" for n in range(2500)}})
+    assert len(plan_fetch("hf://org/many", ".").units) == 3
+    assert len([seen for seen in hub.asked() if "/tree/" in seen.path]) == 3
