@@ -17,10 +17,12 @@ from modelhub.intake import stat_of
 from modelhub.smoke import Limits, Pair, Settings, SmokeResult, Worker, asked_of, judge, prepare
 from modelhub.source import FileStat
 
-KINDS = ("checkpoint", "vae", "lora", "embedding", "hypernetwork")
+KINDS = ("checkpoint", "vae", "lora", "embedding", "hypernetwork", "controlnet", "t2i-adapter")
 """Kinds that there are tests for."""
 
-_LOADED = ("safetensors", "diffusers-folder")
+_LOADED = ("safetensors", "diffusers-folder", "model-folder")
+_AS_FOLDERS = frozenset({"controlnet", "t2i-adapter"})
+"""Kinds of which the folder of one model is tested."""
 
 
 class Trials:
@@ -149,7 +151,14 @@ def to_test(catalog: Catalog, query: Query, *, untested: bool = False) -> list[E
     kinds = tuple(kind for kind in wanted if kind in KINDS)
     found = catalog.entries(replace(query, kind=kinds, verdict="safe", container=_LOADED)) if kinds else []
     done = catalog.smoke_runs.tested() if untested else frozenset()
-    live = [entry for entry in found if entry.path is not None and entry.state == "live" and entry.id not in done]
+    live = [
+        entry
+        for entry in found
+        if entry.path is not None
+        and entry.state == "live"
+        and entry.id not in done
+        and (entry.container != "model-folder" or entry.kind in _AS_FOLDERS)
+    ]
     return sorted(live, key=lambda entry: (KINDS.index(entry.kind or ""), entry.architecture or ""))
 
 

@@ -1,4 +1,4 @@
-"""Trying an adapter: the base alone, and from the same noise the base with the adapter on it."""
+"""Trying an adapter: the base alone, and from the same noise the base with the adapter on it or beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Any
 from modelhub.smoke.applying import Adapted
 from modelhub.smoke.course import Course, difference
 from modelhub.smoke.spec import AdapterSpec
+from modelhub.smoke.steering import Control
+
+_COMPARED_STEPS = 2
+"""Steps after which two drawings are compared."""
 
 
 def try_adapter(course: Course, adapter: AdapterSpec, known: dict[str, Any]) -> None:
@@ -29,18 +33,29 @@ def try_adapter(course: Course, adapter: AdapterSpec, known: dict[str, Any]) -> 
     teller.tell(base=told)
     teller.stage("applying it")
     adapted = Adapted(course.modules, adapter, course.files)
-    teller.tell(adapter=adapted.told)
-    if any(each["non_finite"]["count"] for each in adapted.told.values()):
+    control = None if adapter.control is None else Control(adapter.control, course.files, course.place, spec.size)
+    made = adapted.told if control is None else {"control": control.told}
+    teller.tell(adapter=made)
+    if any(each[what]["count"] for each in made.values() for what in ("non_finite", "missing") if what in each):
         return
-    if adapter.networks:
+    if adapter.networks or control is not None:
         with adapted.on(0.0):
-            idle = sampler.sample(prompt, empty, guidance=spec.guidance, stop_after=1)
+            steering = None if control is None else control.on(0.0)
+            idle = sampler.sample(prompt, empty, guidance=spec.guidance, stop_after=1, steering=steering)
         teller.tell(idle_difference=difference(idle.after[1], alone.after[1]))
     teller.stage("sampling with it")
     with adapted.on():
         prompt = sampler.encode(spec.prompts[0], adapted.vectors)
-        sampled = sampler.sample(prompt, sampler.empty(prompt), guidance=spec.guidance)
+        empty = sampler.empty(prompt)
+        steering = None if control is None else control.on()
+        sampled = sampler.sample(prompt, empty, guidance=spec.guidance, steering=steering)
     teller.tell(latents=sampled.steps, adapter_difference=difference(sampled.latents, alone.latents))
+    if control is not None:
+        teller.stage("sampling with another drawing")
+        steps = min(_COMPARED_STEPS, spec.steps)
+        steering = control.on(other=True)
+        other = sampler.sample(prompt, empty, guidance=spec.guidance, stop_after=steps, steering=steering)
+        teller.tell(drawing_difference=difference(other.latents, sampled.after[steps]))
     if not sampled.steps[-1]["non_finite"]:
         teller.stage("decoding the image")
         teller.tell(image=course.picture(sampled.latents))

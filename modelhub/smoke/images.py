@@ -16,6 +16,9 @@ Picture = Any
 _DARK, _BRIGHT = 0.02, 0.98
 """Luminance below which a pixel counts as black, and above which as white."""
 
+_EDGE = 0.02
+"""Change of the luminance over two pixels below which there is no edge, however few there are."""
+
 _LAG = 8
 """Pixels: what an image shows is larger than that; noise is not."""
 
@@ -30,6 +33,13 @@ def drawn(size: int) -> list[Picture]:
     landscape = np.where(sun, np.array([1.0, 0.9, 0.5], np.float32), landscape)
     shades = [0.5 + 0.4 * np.sin(2 * np.pi * (x * a + y * b)) for a, b in ((1, 0.5), (0.5, -1), (1.5, 1))]
     return [landscape.astype(np.float32), np.stack(shades, axis=-1).astype(np.float32)]
+
+
+def edges(picture: Picture) -> Picture:
+    """Where the luminance of *picture* changes, 1 on 0: ``(height, width)``, as ControlNets for edges are shown."""
+    light = np.pad(_light(picture), 1, mode="edge")
+    slope = np.hypot(light[1:-1, 2:] - light[1:-1, :-2], light[2:, 1:-1] - light[:-2, 1:-1])
+    return (slope > max(_EDGE, float(np.quantile(slope, 0.9)))).astype(np.float32)
 
 
 def psnr(found: Picture, expected: Picture) -> float:

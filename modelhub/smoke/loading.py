@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -98,20 +98,31 @@ def load(spec: SmokeSpec, files: Files, place: Place) -> tuple[dict[str, Any], d
     modules: dict[str, Any] = {}
     accounts: dict[str, Account] = {}
     for name, component in spec.components.items():
-        module = _skeleton(name, component)
-        accounts[name] = _fill(module, component.tensors, files, place)
-        modules[name] = module.eval().requires_grad_(False)
+        modules[name], accounts[name] = load_component(name, component, files, place)
     return modules, accounts
 
 
+def load_component(name: str, component: Component, files: Files, place: Place) -> tuple[Any, Account]:
+    """The module that *component*, called *name*, is, in evaluation mode, and the account of its tensors."""
+    module = _skeleton(name, component)
+    account = _fill(module, component.tensors, files, place)
+    return module.eval().requires_grad_(False), account
+
+
+_OF_DIFFUSERS = {
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "controlnet": ControlNetModel,
+    "t2i_adapter": T2IAdapter,
+}
+
+
 def _skeleton(name: str, component: Component) -> Any:
-    """The module without memory for its weights. The classes are these four, whatever a configuration says."""
+    """The module without memory for its weights. The classes are ours, whatever a configuration says."""
     config: dict[str, Any] = dict(component.config)
     with torch.device("meta"):
-        if name == "unet":
-            return UNet2DConditionModel.from_config(config)
-        if name == "vae":
-            return AutoencoderKL.from_config(config)
+        if name in _OF_DIFFUSERS:
+            return _OF_DIFFUSERS[name].from_config(config)
         kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
         return kind(CLIPTextConfig(**{key: value for key, value in config.items() if key != "architectures"}))
 

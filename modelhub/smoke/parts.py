@@ -5,6 +5,7 @@ The configurations are our own, made from the shapes: no JSON file of a download
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -127,6 +128,21 @@ def require_safe(container: Container) -> None:
         worst = max(report.findings, key=lambda finding: finding.severity, default=None)
         skipped = report.coverage.skipped[0].reason if report.coverage.skipped else "it was not understood"
         raise NotTestable(f"its scan says {report.verdict.label}: {worst.message if worst is not None else skipped}")
+
+
+def only_file(container: Container) -> Container:
+    """The one file of weights in *container*, a file or the folder of one model; of variants, the one of none.
+
+    Raises :class:`NotTestable` where there are several, or none.
+    """
+    if container.source is not None:
+        return container
+    groups, _ = weight_groups(container)
+    plain = [each for each in groups if "." not in os.path.splitext(os.path.basename(each.path))[0]]
+    files = [file for each in plain or groups for file in each.files]
+    if len(files) != 1:
+        raise NotTestable("its tensors lie in several files" if files else "there are no weights in it")
+    return container.parts[files[0]]
 
 
 def file_of(part: Container) -> TensorFile:

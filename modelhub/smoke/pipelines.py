@@ -7,22 +7,32 @@ from typing import Any
 
 import torch
 from diffusers import (
+    StableDiffusionAdapterPipeline,
+    StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLAdapterPipeline,
+    StableDiffusionXLControlNetPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
 )
 
+from modelhub.smoke.steering import Steering
+
 _CLASSES: Mapping[str, Any] = {
     each.__name__: each
     for each in (
+        StableDiffusionAdapterPipeline,
+        StableDiffusionControlNetPipeline,
         StableDiffusionImg2ImgPipeline,
         StableDiffusionInpaintPipeline,
         StableDiffusionInstructPix2PixPipeline,
         StableDiffusionPipeline,
+        StableDiffusionXLAdapterPipeline,
+        StableDiffusionXLControlNetPipeline,
         StableDiffusionXLImg2ImgPipeline,
         StableDiffusionXLInpaintPipeline,
         StableDiffusionXLPipeline,
@@ -33,6 +43,13 @@ FROM_PICTURE = {
     "StableDiffusionXLPipeline": "StableDiffusionXLImg2ImgPipeline",
 }
 """The pipelines that start from a picture, by those from text that have the same modules."""
+_STEERED = {
+    ("StableDiffusionPipeline", "adapter"): "StableDiffusionAdapterPipeline",
+    ("StableDiffusionPipeline", "controlnet"): "StableDiffusionControlNetPipeline",
+    ("StableDiffusionXLPipeline", "adapter"): "StableDiffusionXLAdapterPipeline",
+    ("StableDiffusionXLPipeline", "controlnet"): "StableDiffusionXLControlNetPipeline",
+}
+"""The pipelines that are steered by a part more, by those that are not."""
 
 STRENGTH = 0.6
 """How much of the noise a picture that is started from is given."""
@@ -42,8 +59,11 @@ def pipeline_of(name: str, modules: Mapping[str, Any], scheduler: Any) -> Any:
     """The pipeline of the class *name*, which makes no sound."""
     given: dict[str, Any] = {"vae": modules["vae"], "unet": modules["unet"], "scheduler": scheduler, "tokenizer": None}
     given["text_encoder"] = modules.get("text_encoder")
+    given |= {part: modules[part] for part in ("adapter", "controlnet") if part in modules}
     if "XL" in name:
-        given |= {"text_encoder_2": modules["text_encoder_2"], "tokenizer_2": None, "add_watermarker": False}
+        given |= {"text_encoder_2": modules["text_encoder_2"], "tokenizer_2": None}
+        if "Adapter" not in name:
+            given["add_watermarker"] = False
         if given["text_encoder"] is None:  # the refiner
             given |= {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False}
     else:
@@ -51,6 +71,12 @@ def pipeline_of(name: str, modules: Mapping[str, Any], scheduler: Any) -> Any:
     made = _CLASSES[name](**given)
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def steered(name: str, steering: Steering) -> tuple[str, dict[str, Any]]:
+    """The pipeline of the class *name* that *steering* steers, and what that is given of it."""
+    scale = "adapter_conditioning_scale" if steering.part == "adapter" else "controlnet_conditioning_scale"
+    return _STEERED[name, steering.part], {"image": steering.picture, scale: steering.strength}
 
 
 def takes_picture(name: str) -> bool:

@@ -13,7 +13,17 @@ from modelhub.errors import ConversionError, MissingExtra
 from modelhub.identify import identify
 from modelhub.identify.base import Identity
 from modelhub.smoke.adapters import ADAPTERS, adapter_of
-from modelhub.smoke.parts import Incomplete, NotTestable, Parts, file_of, parts_of, random_parts, require_safe
+from modelhub.smoke.control import CONTROLS, control_of
+from modelhub.smoke.parts import (
+    Incomplete,
+    NotTestable,
+    Parts,
+    file_of,
+    only_file,
+    parts_of,
+    random_parts,
+    require_safe,
+)
 from modelhub.smoke.spec import Check, Settings, SmokeResult, SmokeSpec
 
 _STEPS = {"quick": 4, "standard": 20}
@@ -35,7 +45,7 @@ def prepare(path: str, settings: Settings, find_base: FindBase = lambda _: None)
         identity = identify(container)
         try:
             require_safe(container)
-            if identity.kind in ADAPTERS:
+            if identity.kind in ADAPTERS | CONTROLS:
                 return _of_adapter(container, identity, settings, find_base)
             if identity.kind not in ("checkpoint", "vae"):
                 raise NotTestable(f"there is no test yet for {identity.kind or 'what was not recognised'}")
@@ -90,9 +100,11 @@ def _of_adapter(container: Container, identity: Identity, settings: Settings, fi
         raise NotTestable("it is not known which models it is for")
     base = find_base(architecture)
     parts = random_parts(architecture) if base is None else _base_parts(base, identity)
-    adapter = adapter_of(container, identity, parts)
+    steers = identity.kind in CONTROLS
+    file = only_file(container) if steers else container
+    adapter = (control_of if steers else adapter_of)(file, identity, parts)
     spec = _spec(container.name, identity, parts, settings)
-    return replace(spec, files=(*parts.files, file_of(container)), adapter=adapter, base=base, unused=())
+    return replace(spec, files=(*parts.files, file_of(file)), adapter=adapter, base=base, unused=())
 
 
 def _base_parts(path: str, adapter: Identity) -> Parts:

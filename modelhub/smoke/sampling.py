@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from modelhub.smoke.loading import Place
-from modelhub.smoke.pipelines import FROM_PICTURE, beside_noise, picture_inputs, pipeline_of
+from modelhub.smoke.pipelines import FROM_PICTURE, beside_noise, picture_inputs, pipeline_of, steered
 from modelhub.smoke.spec import SmokeSpec
+from modelhub.smoke.steering import Steering
 from modelhub.smoke.tokens import tokenizer_for
 
 _SCHEDULERS = {"PNDMScheduler": DDIMScheduler, "DDIMScheduler": DDIMScheduler}
@@ -40,6 +41,10 @@ class Sampled:
     latents: torch.Tensor
     steps: list[dict[str, float]] = field(default_factory=list)
     after: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+class _Enough(Exception):
+    """As many steps were run as were asked for."""
 
 
 class Sampler:
@@ -80,45 +85,53 @@ class Sampler:
         guidance: float,
         stop_after: int | None = None,
         picture: torch.Tensor | None = None,
+        steering: Steering | None = None,
     ) -> Sampled:
-        """Latents for *prompt* against *empty*, from the noise of the test's seed; at most *stop_after* steps are kept.
+        """Latents for *prompt* against *empty*, from the noise of the test's seed; at most *stop_after* steps are run.
 
         *picture*, ``(1, 3, size, size)`` from 0 to 1, is what the pipeline starts from, if it is one that does or that
-        has a twin that does.
+        has a twin that does; *steering* what it is steered by.
         """
         name = self._spec.pipeline
         if picture is not None:
             name = FROM_PICTURE.get(name, name)
+        modules, given = self._modules, self._prompts(prompt, empty)
+        if steering is not None:
+            name, told = steered(name, steering)
+            modules, given = {**modules, steering.part: steering.module}, given | told
         if name not in self._pipelines:
-            self._pipelines[name] = pipeline_of(name, self._modules, self.scheduler)
+            self._pipelines[name] = pipeline_of(name, modules, self.scheduler)
         sampled = Sampled(torch.empty(0))
 
-        def watch(pipeline: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
-            latents = values["latents"]
-            if not getattr(pipeline, "interrupt", False) and (stop_after is None or step < stop_after):
-                sampled.latents = latents
-                sampled.after[step + 1] = latents.clone()
-                sampled.steps.append(statistics(latents))
-            if stop_after is not None and step + 1 >= stop_after:
-                pipeline._interrupt = True
-            return values
+        def watch(step: int, latents: torch.Tensor) -> None:
+            sampled.latents = latents
+            sampled.after[step + 1] = latents.clone()
+            sampled.steps.append(statistics(latents))
+            if step + 1 == stop_after:
+                raise _Enough
 
-        given: dict[str, Any] = {"prompt_embeds": prompt.tokens, "negative_prompt_embeds": empty.tokens}
-        if prompt.pooled is not None:
-            given |= {"pooled_prompt_embeds": prompt.pooled, "negative_pooled_prompt_embeds": empty.pooled}
         if picture is not None:
             given |= picture_inputs(name, picture, self._spec.steps)
         if picture is None or "Inpaint" in name:
             given |= {"height": self._spec.size, "width": self._spec.size}
-        self._pipelines[name](
-            **given,
-            num_inference_steps=self._spec.steps,
-            guidance_scale=guidance,
-            generator=torch.Generator("cpu").manual_seed(self._spec.seed),
-            output_type="latent",
-            callback_on_step_end=watch,
-        )
+        with suppress(_Enough):
+            self._pipelines[name](
+                **given,
+                **_watched(name, watch),
+                num_inference_steps=self._spec.steps,
+                guidance_scale=guidance,
+                generator=torch.Generator("cpu").manual_seed(self._spec.seed),
+                output_type="latent",
+            )
         return sampled
+
+    @staticmethod
+    def _prompts(prompt: Encoded, empty: Encoded) -> dict[str, Any]:
+        """What every pipeline is given of the prompts."""
+        given: dict[str, Any] = {"prompt_embeds": prompt.tokens, "negative_prompt_embeds": empty.tokens}
+        if prompt.pooled is not None:
+            given |= {"pooled_prompt_embeds": prompt.pooled, "negative_pooled_prompt_embeds": empty.pooled}
+        return given
 
     def probe(self, latents: torch.Tensor, empty: Encoded) -> dict[str, float]:
         """The error of one denoising of noised *latents*, taken as noise and taken as velocity.
@@ -149,6 +162,18 @@ class Sampler:
             "epsilon": _relative_error(told, noise.float()),
             "v_prediction": _relative_error(told, velocity.float()),
         }
+
+
+def _watched(name: str, watch: Callable[[int, torch.Tensor], None]) -> dict[str, Any]:
+    """How the pipeline of the class *name* is told to call *watch* after every step."""
+
+    def at_end(_pipeline: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+        watch(step, values["latents"])
+        return values
+
+    if "Adapter" in name:  # the one sort that has kept the older way
+        return {"callback": lambda step, _time, latents: watch(step, latents)}
+    return {"callback_on_step_end": at_end}
 
 
 def _with_room(ids: list[int], count: int) -> list[int]:

@@ -107,12 +107,13 @@ class Networks:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """What is put on a base: a LoRA's *changes*, an embedding's *vectors* by text encoder, or a hypernetwork's
-    *networks*; *unmatched* are pairs of what has no place there and why."""
+    """What is put on a base: a LoRA's *changes*, an embedding's *vectors* by text encoder, a hypernetwork's *networks*,
+    or the *control* that a ControlNet or T2I-Adapter is; *unmatched* are pairs of what has no place there and why."""
 
     changes: tuple[WeightChange, ...] = ()
     vectors: Mapping[str, TensorView] = field(default_factory=dict)
     networks: tuple[Networks, ...] = ()
+    control: Component | None = None
     unmatched: tuple[tuple[str, str], ...] = ()
 
 

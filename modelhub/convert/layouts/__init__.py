@@ -12,6 +12,7 @@ from __future__ import annotations
 from modelhub.convert.layouts.base import CHECKPOINT, UNPLACED, Layout, Place, Shape, Shapes, View
 from modelhub.convert.layouts.components import FOLDER_COMPONENTS, component_under_diffusers_names
 from modelhub.convert.layouts.configs import Told, given_when_loading
+from modelhub.convert.layouts.control import to_controlnet, to_t2i_adapter
 from modelhub.convert.layouts.plan import as_it_lies, diffusers_views, to_diffusers, to_ldm, viewed_shape
 from modelhub.convert.layouts.views import resolve
 
@@ -30,7 +31,9 @@ __all__ = [
     "diffusers_views",
     "given_when_loading",
     "resolve",
+    "to_controlnet",
     "to_diffusers",
     "to_ldm",
+    "to_t2i_adapter",
     "viewed_shape",
 ]

@@ -32,29 +32,67 @@ def unet(shapes: Shapes, size: int, *, upcast_attention: bool = False) -> Config
     """
     structure = unet_rules.from_diffusers(shapes)
     down, up = structure.down, structure.up
-    channels = [dimension(shapes, f"down_blocks.{i}.resnets.0.conv1.weight", 0) for i in range(len(down))]
     if not all((*down, *up)) or [len(level) - 1 for level in up] != [len(level) for level in reversed(down)]:
         raise ConversionError("diffusers has no UNet with such numbers of residual blocks")
-    linear = any(name.endswith(".proj_in.weight") and len(shape) == 2 for name, shape in shapes.items())
     middle = [block.depth for block in structure.middle]
-    depths = [_depth(level) for level in down]
     if len(middle) != (2 if any(middle) else len(middle[:1])):
         raise ConversionError("diffusers has no UNet with such a block in the middle")
-    if any(middle):
-        if depths[-1] in (0, middle[0]):
-            depths[-1] = middle[0]
-        else:
-            raise ConversionError("diffusers has no UNet with such depths of attention in the middle")
-    rising = [_depth(level) for level in up]
-    layers = [len(level) for level in down]
-    config: dict[str, object] = {
+    config = _lower_half(shapes, structure)
+    depths, rising = _depths(structure), [_depth(level) for level in up]
+    config |= {
         "_class_name": "UNet2DConditionModel",
+        "center_input_sample": False,
+        "out_channels": dimension(shapes, "conv_out.weight", 0),
+        "sample_size": size,
+        "up_block_types": ["CrossAttnUpBlock2D" if _depth(level) else "UpBlock2D" for level in up],
+    }
+    if any(depth not in (0, 1) for depth in (*depths, *rising)):
+        config["transformer_layers_per_block"] = [depth or 1 for depth in depths]
+        if any(depth not in (0, other) for depth, other in zip(rising, reversed(depths), strict=True)):
+            config["reverse_transformer_layers_per_block"] = [depth or 1 for depth in rising]
+    if upcast_attention:
+        config["upcast_attention"] = True
+    return dict(sorted(config.items()))
+
+
+def controlnet(shapes: Shapes) -> Config:
+    """``ControlNetModel``: a UNet down to its middle, and the convolutions that take the picture.
+
+    Raises :class:`ConversionError` for depths that its configuration cannot say.
+    """
+    structure = unet_rules.from_diffusers(shapes)
+    if not structure.down or not all(structure.down) or not structure.middle:
+        raise ConversionError("diffusers has no ControlNet with such numbers of residual blocks")
+    config = _lower_half(shapes, structure)
+    modules = Modules(shapes)
+    attending = [f"down_blocks.{i}.attentions" in modules for i in range(len(structure.down))]
+    layers = [depth if there else depth or 1 for depth, there in zip(_depths(structure), attending, strict=True)]
+    if any(depth != 1 for depth in layers):
+        config["transformer_layers_per_block"] = layers
+    steps = modules.count("controlnet_cond_embedding.blocks")
+    widening = ("conv_in", *(f"blocks.{i}" for i in range(1, steps, 2)))
+    config |= {
+        "_class_name": "ControlNetModel",
+        "down_block_types": ["CrossAttnDownBlock2D" if there else "DownBlock2D" for there in attending],
+        "conditioning_channels": dimension(shapes, "controlnet_cond_embedding.conv_in.weight", 1),
+        "conditioning_embedding_out_channels": [
+            dimension(shapes, f"controlnet_cond_embedding.{name}.weight", 0) for name in widening
+        ],
+    }
+    return dict(sorted(config.items()))
+
+
+def _lower_half(shapes: Shapes, structure: unet_rules.Structure) -> dict[str, object]:
+    """What the configurations of a UNet and of a ControlNet say of everything down to the middle."""
+    channels = [dimension(shapes, f"down_blocks.{i}.resnets.0.conv1.weight", 0) for i in range(len(structure.down))]
+    linear = any(name.endswith(".proj_in.weight") and len(shape) == 2 for name, shape in shapes.items())
+    layers = [len(level) for level in structure.down]
+    config: dict[str, object] = {
         "act_fn": "silu",
         "attention_head_dim": [max(1, width // _HEAD) for width in channels] if linear else _SD1_HEADS,
         "block_out_channels": channels,
-        "center_input_sample": False,
         "cross_attention_dim": last_of(shapes, ".attn2.to_k.weight"),
-        "down_block_types": ["CrossAttnDownBlock2D" if _depth(level) else "DownBlock2D" for level in down],
+        "down_block_types": ["CrossAttnDownBlock2D" if _depth(level) else "DownBlock2D" for level in structure.down],
         "downsample_padding": 1,
         "flip_sin_to_cos": True,
         "freq_shift": 0,
@@ -63,21 +101,12 @@ def unet(shapes: Shapes, size: int, *, upcast_attention: bool = False) -> Config
         "mid_block_scale_factor": 1,
         "norm_eps": 1e-05,
         "norm_num_groups": 32,
-        "out_channels": dimension(shapes, "conv_out.weight", 0),
-        "sample_size": size,
-        "up_block_types": ["CrossAttnUpBlock2D" if _depth(level) else "UpBlock2D" for level in up],
         "use_linear_projection": linear,
     }
-    if not middle:
+    if not structure.middle:
         config["mid_block_type"] = None
-    elif not middle[0]:
+    elif not structure.middle[0].depth:
         config["mid_block_type"] = "UNetMidBlock2D"
-    if any(depth not in (0, 1) for depth in (*depths, *rising)):
-        config["transformer_layers_per_block"] = [depth or 1 for depth in depths]
-        if any(depth not in (0, other) for depth, other in zip(rising, reversed(depths), strict=True)):
-            config["reverse_transformer_layers_per_block"] = [depth or 1 for depth in rising]
-    if upcast_attention:
-        config["upcast_attention"] = True
     if structure.pooled == "add_embedding":
         config["addition_embed_type"] = "text_time"
         config["addition_time_embed_dim"] = _TIME_WIDTH
@@ -86,6 +115,17 @@ def unet(shapes: Shapes, size: int, *, upcast_attention: bool = False) -> Config
     if structure.pooled is not None:
         config["projection_class_embeddings_input_dim"] = dimension(shapes, f"{structure.pooled}.linear_1.weight", 1)
     return config
+
+
+def _depths(structure: unet_rules.Structure) -> list[int | list[int]]:
+    """The depth of the attentions of each level on the way down; the last one's is the middle's too."""
+    depths = [_depth(level) for level in structure.down]
+    middle = structure.middle[0].depth if structure.middle else 0
+    if middle:
+        if depths[-1] not in (0, middle):
+            raise ConversionError("diffusers has no UNet with such depths of attention in the middle")
+        depths[-1] = middle
+    return depths
 
 
 def _depth(level: tuple[unet_rules.Residual, ...]) -> int | list[int]:

@@ -60,7 +60,7 @@ def _placed(shapes: Shapes) -> tuple[dict[str, Pieces], set[str], list[tuple[str
         for place in component.ldm_places(inner):
             if place.ldm in inner:
                 source = prefix + actual[place.ldm]
-                pieces.update(_divided(place, source, inner[place.ldm]))
+                pieces.update(divided(place, source, inner[place.ldm]))
                 used.add(source)
             elif place.required:
                 missing.append((CHECKPOINT, prefix + place.ldm))
@@ -148,7 +148,7 @@ def _current(component: Component, shapes: Shapes) -> tuple[Mapping[str, str], S
     return actual, {name: shapes[theirs] for name, theirs in actual.items()}
 
 
-def _divided(place: Place, source: str, shape: Shape) -> Iterator[tuple[str, tuple[View, ...]]]:
+def divided(place: Place, source: str, shape: Shape) -> Iterator[tuple[str, tuple[View, ...]]]:
     """The diffusers tensors at *place*, made of the checkpoint's *source*."""
     parts = len(place.diffusers)
     if parts > 1:

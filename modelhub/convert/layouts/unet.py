@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from modelhub.convert.layouts.base import Modules, Place, Shapes, both, last_of
 
-_ENDS = {
+_BEGINNING = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
     "input_blocks.0.0": "conv_in",
+}
+_END = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
@@ -65,7 +67,7 @@ class Structure:
 
 def ldm_places(shapes: Shapes) -> Iterator[Place]:
     """The places of a UNet with the LDM names and *shapes*."""
-    return _places(_from_ldm(shapes))
+    return _places(from_ldm(shapes))
 
 
 def diffusers_places(shapes: Shapes) -> Iterator[Place]:
@@ -73,7 +75,8 @@ def diffusers_places(shapes: Shapes) -> Iterator[Place]:
     return _places(from_diffusers(shapes))
 
 
-def _from_ldm(shapes: Shapes) -> Structure:
+def from_ldm(shapes: Shapes) -> Structure:
+    """The blocks of a UNet with the LDM names and *shapes*."""
     modules = Modules(shapes)
 
     def residual(name: str, attention: str = "") -> Residual:
@@ -130,7 +133,23 @@ def from_diffusers(shapes: Shapes) -> Structure:
 
 
 def _places(unet: Structure) -> Iterator[Place]:
-    for ldm, diffusers in _ENDS.items():
+    yield from lower_places(unet)
+    for ldm, diffusers in _END.items():
+        yield from both(ldm, diffusers)
+    index = 0
+    for level, blocks in enumerate(unet.up):
+        name = f"up_blocks.{level}"
+        for j, block in enumerate(blocks):
+            yield from _block(f"output_blocks.{index}", name, j, block)
+            index += 1
+        if blocks and level < len(unet.up) - 1:
+            behind = 2 if blocks[-1].depth else 1
+            yield from both(f"output_blocks.{index - 1}.{behind}.conv", f"{name}.upsamplers.0.conv")
+
+
+def lower_places(unet: Structure) -> Iterator[Place]:
+    """The places of *unet* down to its middle, which a ControlNet has too."""
+    for ldm, diffusers in _BEGINNING.items():
         yield from both(ldm, diffusers)
     if unet.pooled is not None:
         yield from both("label_emb.0.0", f"{unet.pooled}.linear_1")
@@ -150,16 +169,6 @@ def _places(unet: Structure) -> Iterator[Place]:
         yield from _residual(f"middle_block.{2 * j}", f"mid_block.resnets.{j}", block)
     if unet.middle and unet.middle[0].depth:
         yield from _attention("middle_block.1", "mid_block.attentions.0", unet.middle[0].depth)
-
-    index = 0
-    for level, blocks in enumerate(unet.up):
-        name = f"up_blocks.{level}"
-        for j, block in enumerate(blocks):
-            yield from _block(f"output_blocks.{index}", name, j, block)
-            index += 1
-        if blocks and level < len(unet.up) - 1:
-            behind = 2 if blocks[-1].depth else 1
-            yield from both(f"output_blocks.{index - 1}.{behind}.conv", f"{name}.upsamplers.0.conv")
 
 
 def _block(ldm: str, diffusers: str, number: int, block: Residual) -> Iterator[Place]:

@@ -24,6 +24,7 @@ def of_adapter(adapter: AdapterSpec, values: Told) -> Iterator[Check]:
         ("weights", "its modules make"),
         ("networks", "its layers have"),
         ("vectors", "its vectors have"),
+        ("control", "its tensors have"),
     ):
         if name in told:
             yield counted("adapter.finite", told[name]["non_finite"], f"NaN or infinite values {what}:", "it is finite")
@@ -50,6 +51,13 @@ def _used(adapter: AdapterSpec) -> Check:
 
 
 def _by_kind(told: Told, values: Told) -> Iterator[Check]:
+    if "control" in told:
+        for kind, words in (("missing", "there is no tensor"), ("unexpected", "no module has a place for")):
+            yield counted(f"keys.{kind}", told["control"][kind], words, f"no tensors are {kind}")
+    if values.get("drawing_difference") is not None:
+        allowed, found = allowed_difference(str(values.get("device", ""))), values["drawing_difference"]
+        words = "another drawing makes another image" if found > allowed else "the drawing makes no difference"
+        yield check("adapter.drawing", "passed" if found > allowed else "failed", found, f"> {allowed:g}", words)
     if "weights" in told:
         weights = told["weights"]
         count = weights["at_zero"]
