@@ -125,7 +125,11 @@ class _Run:
                 path = hub.download(reference._replace(path=file.path), file.size, place, quiet=self._quiet)
             else:
                 path = self._download_outside(unit, file, place)
-            _compare(path, file)
+            try:
+                _compare(path, file)
+            except SourceError:
+                os.unlink(path)  # else it would be taken for downloaded the next time
+                raise
         lying = os.path.join(place, *filter(None, unit.path.split("/")))
         if unit.is_folder:
             _remove_others(lying, {file.path.removeprefix(unit.path) for file in unit.files})

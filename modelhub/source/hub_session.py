@@ -8,6 +8,7 @@ made by native code, which does not ask here.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 from modelhub.errors import AccessDenied, MissingExtra, NotFound, Offline, SourceError
 from modelhub.source.egress import check_url, is_loopback, watch_for
-from modelhub.source.web import BUSY, LONGEST_WAIT, asked_to_wait, origin_of
+from modelhub.source.web import BUSY, LONGEST_WAIT, asked_to_wait, check_pace, origin_of
 
 try:
     import httpx2
@@ -146,7 +147,8 @@ def _judge_response(response: httpx2.Response) -> None:
 
 
 class _Limited(httpx2.SyncByteStream):
-    """The body *stream* of an answer. Raises :class:`SourceError` as soon as it has more bytes than it may have."""
+    """The body *stream* of an answer. Raises :class:`SourceError` as soon as it has more bytes than it may have, or if
+    they come too slowly."""
 
     def __init__(self, stream: httpx2.SyncByteStream, now: _Asking) -> None:
         self._stream = stream
@@ -154,8 +156,10 @@ class _Limited(httpx2.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         received = 0
+        began = time.monotonic()
         for piece in self._stream:
             received += len(piece)
+            check_pace(began, received, self._now.name)
             if received > self._now.largest:
                 message = f"{self._now.name}: the Hub's answer has more than {self._now.largest:,} bytes"
                 raise SourceError(message, path=self._now.name)

@@ -154,8 +154,13 @@ def read_body(response: httpx2.Response, most: int, name: str) -> Iterator[bytes
         yield piece[: len(piece) - max(0, received - most)]
         if received >= most:
             return
-        if time.monotonic() - began > _GRACE + received / _SLOWEST:
-            raise SourceError(f"{name}: the server sends too slowly", path=name)
+        check_pace(began, received, name)
+
+
+def check_pace(began: float, received: int, name: str) -> None:
+    """Raise :class:`SourceError` for a body that *began* so long ago that *received* bytes are too few."""
+    if time.monotonic() - began > _GRACE + received / _SLOWEST:
+        raise SourceError(f"{name}: the server sends too slowly", path=name)
 
 
 def read_text(response: httpx2.Response, most: int, name: str) -> bytes:
