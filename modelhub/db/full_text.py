@@ -8,15 +8,18 @@ lie anywhere. SQLite answers from its full-text indexes, PostgreSQL from GIN ind
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
-    ScalarSelect,
+    Select,
+    TextualSelect,
+    UnaryExpression,
     bindparam,
     cast,
     delete,
@@ -29,9 +32,10 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy.sql.operators import custom_op
 
 from modelhub.db.artifacts import HOLDER
-from modelhub.db.schema import content, location, record, record_tag, search_text, side_file
+from modelhub.db.schema import BEYOND_ASCII, location, record, record_tag, search_text, side_file
 from modelhub.db.text import distinct_words, sought
 from modelhub.db.triggers import listed, trigger_words
 from modelhub.errors import CatalogError
@@ -46,6 +50,9 @@ LONGEST_WORD = 1000
 _SHORTEST_PART = 3  # characters that the trigram index needs
 _LONGEST_PART = 250  # letters of a word that the tsvector keeps together; see the migration that makes it
 _TOKEN = re.compile(r"[a-z0-9]+")
+_PLUS: custom_op[int] = custom_op("+")
+_FEW = 5000
+"""Texts that are looked through at once, in the order in which they lie on the disk; more are when their turn comes."""
 
 
 def conditions(connection: Connection, sentence: str) -> list[ColumnElement[bool]]:
@@ -53,48 +60,80 @@ def conditions(connection: Connection, sentence: str) -> list[ColumnElement[bool
     words = set(sentence.split())
     if len(words) > MOST_WORDS or any(len(word) > LONGEST_WORD for word in words):
         raise CatalogError(f"a search takes up to {MOST_WORDS} words of up to {LONGEST_WORD:,} characters")
-    return [_occurs(word, connection.dialect.name) for word in sorted(words)]
+    found = _found_by_sqlite if connection.dialect.name == "sqlite" else _found_by_others
+    spellings = [sorted(sought(word)) for word in sorted(words)]
+    return [or_(*(way for each in ways for way in found(connection, each))) for ways in spellings]
 
 
-def _occurs(word: str, dialect: str) -> ColumnElement[bool]:
-    ways = []
-    for spelling in sorted(sought(word)):
-        within = {
-            name: search_text.c[name].contains(spelling, autoescape=True)  # true of what an index brings up, too
-            for name in ("about", "words")
-        }
-        found = select(search_text.c.content_id)
-        about, words = found.where(within["about"]), found.where(within["words"])
-        if dialect == "sqlite" and len(spelling) >= _SHORTEST_PART and "\0" not in spelling:
-            about = about.where(search_text.c.content_id.in_(_matching("about", f'"{_doubled(spelling)}"')))
-        tokens = _TOKEN.findall(spelling) if spelling.isascii() else []
-        if len(tokens) > 1 and spelling.startswith(tokens[0]) and not tokens[0].isalpha():
-            del tokens[0]  # figures may be the end of a word; letters begin one, as they must where they stand alone
-        if tokens and dialect == "sqlite":
-            words = words.where(search_text.c.content_id.in_(_matching("words", " ".join(f'"{t}"*' for t in tokens))))
-        elif tokens and dialect == "postgresql":
-            words = words.where(_may_begin(tokens))
-        ways += [content.c.id.in_(about), content.c.id.in_(words)]
-    return or_(*ways)
+def _found_by_sqlite(connection: Connection, spelling: str) -> Iterator[ColumnElement[bool]]:
+    """That *spelling* lies in ``about``, or in ``words``. What an index finds by a whole word, or by all parts of three
+    characters, is not looked at again.
+
+    The sign keeps SQLite from going through all that was found, to sort it: it goes through the records in their order,
+    and a page of a list ends early.
+    """
+    this: ColumnElement[int] = UnaryExpression(record.c.content_id, operator=_PLUS)
+    if len(spelling) >= _SHORTEST_PART and "\0" not in spelling:
+        yield this.in_(_matching("about", _quoted(spelling)))
+    else:
+        yield this.in_(_holding(search_text.c.about, spelling))
+    tokens = _tokens(spelling)
+    holding = _holding(search_text.c.words, spelling)
+    if not tokens:
+        yield this.in_(holding if spelling.isascii() else holding.where(BEYOND_ASCII))
+        return
+    found = _matching("words", " ".join(map(_quoted, tokens)) + "*")
+    if tokens == [spelling]:
+        yield this.in_(found)
+        return
+    ids = list(connection.scalars(select(found.subquery()).limit(_FEW)))
+    if len(ids) < _FEW:
+        listed = func.json_each(json.dumps(ids)).table_valued("value")
+        yield this.in_(holding.where(search_text.c.content_id.in_(select(listed.c.value))))
+    else:
+        yield this.in_(found) & holding.where(search_text.c.content_id == record.c.content_id).exists()
 
 
-def _matching(name: str, expression: str) -> ScalarSelect[int]:
-    """Rows that the full-text index of the column *name* brings up for *expression*."""
+def _found_by_others(connection: Connection, spelling: str) -> Iterator[ColumnElement[bool]]:
+    yield record.c.content_id.in_(_holding(search_text.c.about, spelling))
+    words = _holding(search_text.c.words, spelling)
+    tokens = _tokens(spelling)
+    is_indexed = tokens and connection.dialect.name == "postgresql"
+    yield record.c.content_id.in_(words.where(_may_be_among(tokens)) if is_indexed else words)
+
+
+def _tokens(spelling: str) -> list[str]:
+    """The Latin words that there must be for *spelling* to be there, the last of them but the beginning of one; none
+    where no index can tell."""
+    tokens = _TOKEN.findall(spelling) if spelling.isascii() else []
+    if len(tokens) > 1 and spelling.startswith(tokens[0]) and not tokens[0][0].isalpha():
+        del tokens[0]  # figures may be the end of a word; letters begin one, as they must where they stand alone
+    return tokens
+
+
+def _holding(column: ColumnElement[str], spelling: str) -> Select[int]:
+    return select(search_text.c.content_id).where(column.contains(spelling, autoescape=True))
+
+
+def _matching(name: str, expression: str) -> TextualSelect:
+    """Rows that SQLite's full-text index of the column *name* brings up for *expression*."""
     table = f"search_{name}"
-    statement = text(f"SELECT rowid FROM {table} WHERE {table} MATCH :expression")  # noqa: S608 (names of ours)
+    statement = text(f"SELECT rowid AS content_id FROM {table} WHERE {table} MATCH :expression")  # noqa: S608 (names of ours)
     sought_for: BindParameter[str] = bindparam("expression", expression, unique=True)
-    return statement.bindparams(sought_for).columns(search_text.c.content_id).scalar_subquery()
+    return statement.bindparams(sought_for).columns(search_text.c.content_id)
 
 
-def _may_begin(tokens: Iterable[str]) -> ColumnElement[bool]:
-    """That words begin with each of *tokens*, or that there are too many words for PostgreSQL to say."""
-    query = cast(" & ".join(f"{token[:_LONGEST_PART]}:*" for token in tokens), TSQUERY)
+def _may_be_among(tokens: Sequence[str]) -> ColumnElement[bool]:
+    """That *tokens* are among the words, the last as the beginning of one; or that there are too many words for
+    PostgreSQL to say."""
+    parts = [token[:_LONGEST_PART] for token in tokens]
+    query = cast(" & ".join(parts) + ":*", TSQUERY)
     long = func.octet_length(search_text.c.words) >= literal_column("1048576")
     return func.modelhub_words(search_text.c.words).op("@@", is_comparison=True)(query) | long
 
 
-def _doubled(spelling: str) -> str:
-    return spelling.replace('"', '""')
+def _quoted(spelling: str) -> str:
+    return '"' + spelling.replace('"', '""') + '"'
 
 
 def words_of(metadata: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -26,11 +27,13 @@ from sqlalchemy import (
     String,
     Table,
     TypedColumns,
+    cast,
+    func,
 )
 
 from modelhub.db.column_types import Json, PathText, SafeName, SafeText
 
-REVISION = "0007"
+REVISION = "0008"
 """The migration that makes the tables below; a catalog at this revision is opened without loading alembic."""
 
 VERSION_TABLE = "modelhub_schema"
@@ -168,7 +171,7 @@ class RecordColumns(TypedColumns):
     container: Named[str | None] = Column(SafeName)
     verdict: Named[str | None] = Column(String(16), index=True)
     triggers: Named[Any] = Column(Json, nullable=False)
-    added: Named[str] = Column(String(32), index=True)
+    added: Named[str] = Column(String(32))
 
 
 class OverrideColumns(TypedColumns):
@@ -372,3 +375,12 @@ search_text = Table("search_text", metadata, SearchTextColumns)
 derivation = Table("derivation", metadata, DerivationColumns)
 derivation_input = Table("derivation_input", metadata, DerivationInputColumns)
 smoke_run = Table("smoke_run", metadata, SmokeRunColumns)
+
+BY_NAME = func.lower(record.c.name)
+"""What records are listed by."""
+BEYOND_ASCII = func.length(search_text.c.words) < func.length(cast(search_text.c.words, LargeBinary))
+"""Whether a header has words in other letters than SQLite's index of words tells apart."""
+
+_IS_LIVE = location.c.live_key.is_not(None)
+Index("ix_record_listed", BY_NAME, record.c.id, record.c.content_id)
+Index("ix_location_live", location.c.content_id, sqlite_where=_IS_LIVE, postgresql_where=_IS_LIVE)

@@ -12,6 +12,7 @@ from modelhub.db import full_text
 from modelhub.db.artifacts import HOLDER
 from modelhub.db.entries import SORTS, Entry, Query
 from modelhub.db.schema import (
+    BY_NAME,
     collection,
     collection_member,
     content,
@@ -75,12 +76,12 @@ _ENTRIES = select(
 ).select_from(record.join(content, record.c.content_id == content.c.id).join(_SPEAKER, _SPEAKER.c.id == HOLDER))
 
 
-_RATING = select(_SPEAKER.c.rating).where(_SPEAKER.c.id == HOLDER).correlate(record).scalar_subquery()
-_FIRST_PATH = (
-    select(func.min(location.c.path))
-    .where(location.c.content_id == content.c.id, location.c.live_key.is_not(None))
-    .correlate(content)
-    .scalar_subquery()
+_RANK = case({label: rank for rank, label in enumerate(VERDICTS)}, value=record.c.verdict, else_=-1)
+_FIRST_PATHS = (
+    select(location.c.content_id, func.min(location.c.path).label("path"))
+    .where(location.c.live_key.is_not(None))
+    .group_by(location.c.content_id)
+    .subquery("first_paths")
 )
 
 # The statements asked once per file of a library are built once: building costs more than asking.
@@ -130,12 +131,7 @@ def entries(connection: Connection, *conditions: ColumnElement[bool]) -> list[En
 
 def matching(connection: Connection, query: Query) -> list[Entry]:
     """The records that fit *query*, in its order."""
-    wanted = (
-        select(record.c.id)
-        .join_from(record, content, record.c.content_id == content.c.id)
-        .where(*_conditions(connection, query))
-        .order_by(*_order(query.sort))
-    )
+    wanted = _ordered(select(record.c.id).where(*_conditions(connection, query)), query)
     for name, number in (("limit", query.limit), ("offset", query.offset)):
         if number is not None and not 0 <= number < 2**63:
             raise CatalogError(f"{number}: the {name} is a number from 0 on, of at most 63 bits")
@@ -151,19 +147,14 @@ def matching(connection: Connection, query: Query) -> list[Entry]:
     return [found[each] for each in ids]
 
 
-def has_live_location() -> ColumnElement[bool]:
-    """Whether the content's bytes lie at some path now."""
-    return (
-        select(location.c.id)
-        .where(location.c.content_id == content.c.id, location.c.live_key.is_not(None))
-        .correlate(content)
-        .exists()
-    )
+def _is_somewhere() -> ColumnElement[bool]:
+    """Whether the record's bytes lie at some path now."""
+    lying = select(location.c.id).where(location.c.content_id == record.c.content_id, location.c.live_key.is_not(None))
+    return lying.correlate(record).exists()
 
 
 def digest_begins(text: str) -> ColumnElement[bool]:
-    """Whether a digest of the content, computed or claimed, begins with *text*: hex digits, of any case and width.
-
+    """Whether a digest of the record's bytes, computed or claimed, begins with *text*: hex digits, any number of them.
     An algorithm may stand before them (``sha256:``, ``autov2:``, ``blake3:`` ...), and then only its digests count.
     """
     algorithm, _, prefix = text.strip().lower().rpartition(":")
@@ -171,13 +162,14 @@ def digest_begins(text: str) -> ColumnElement[bool]:
         raise CatalogError(f"{text}: not the beginning of a digest")
     ways: list[ColumnElement[bool]] = []
     if algorithm in ("", "sha256", "autov2"):
-        ways.append((content.c.sha256 >= prefix) & (content.c.sha256 < prefix + "g"))
+        own = select(content.c.id).where(content.c.sha256 >= prefix, content.c.sha256 < prefix + "g")
+        ways.append(record.c.content_id.in_(own))
     others = select(content_digest.c.content_id).where(
         content_digest.c.value >= prefix, content_digest.c.value < prefix + "g"
     )
     if algorithm:
         others = others.where(content_digest.c.algorithm == algorithm)
-    ways.append(content.c.id.in_(others))
+    ways.append(record.c.content_id.in_(others))
     return or_(*ways)
 
 
@@ -208,8 +200,8 @@ def _conditions(connection: Connection, query: Query) -> list[ColumnElement[bool
     ]
     if query.digest:
         conditions.append(digest_begins(query.digest))
-    if not query.gone:
-        conditions.append(has_live_location())
+    if not query.gone and query.sort.removeprefix("-") != "path":  # which lists what lies somewhere, see _ordered
+        conditions.append(_is_somewhere())
     return conditions + full_text.conditions(connection, query.text or "")
 
 
@@ -232,23 +224,26 @@ def _several(wanted: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
 
 
-def _order(sort: str) -> Sequence[ColumnElement[Any]]:
-    name = sort.removeprefix("-")
+def _ordered(wanted: Select[int], query: Query) -> Select[int]:
+    """*wanted* in the order of *query*; those that are equal in it by name."""
+    name = query.sort.removeprefix("-")
     if name not in SORTS:
-        raise CatalogError(f"{sort}: records are sorted by one of {', '.join(SORTS)}")
-    keys: dict[str, ColumnElement[Any]] = {
-        "name": func.lower(record.c.name),
-        "added": record.c.id,  # ids are given in the order of adding, and times only to the second
-        "size": content.c.size,
-        "kind": func.coalesce(record.c.kind, ""),
-        "architecture": func.coalesce(record.c.architecture, ""),
-        "precision": func.coalesce(record.c.precision, ""),
-        "rating": func.coalesce(_RATING, -1),
-        "path": func.coalesce(_FIRST_PATH, ""),
-        "verdict": case({label: rank for rank, label in enumerate(VERDICTS)}, value=record.c.verdict, else_=-1),
-    }
-    key = keys[name]
-    return (key.desc() if sort.startswith("-") else key.asc(), keys["name"], record.c.id)
+        raise CatalogError(f"{query.sort}: records are sorted by one of {', '.join(SORTS)}")
+    key: ColumnElement[Any]
+    if name == "size":
+        key, wanted = content.c.size, wanted.join_from(record, content, record.c.content_id == content.c.id)
+    elif name == "rating":
+        key, wanted = _SPEAKER.c.rating, wanted.join_from(record, _SPEAKER, _SPEAKER.c.id == HOLDER)
+    elif name == "path":
+        here = _FIRST_PATHS.c.content_id == record.c.content_id
+        key, wanted = _FIRST_PATHS.c.path, wanted.join_from(record, _FIRST_PATHS, here, isouter=query.gone)
+    else:
+        key = {"name": BY_NAME, "added": record.c.id, "verdict": _RANK}.get(name, record.c[name])
+    order = key.desc() if query.sort.startswith("-") else key.asc()
+    if name in ("name", "added"):  # ids are given in the order of adding, and times only to the second
+        return wanted.order_by(order, record.c.id)
+    order = order.nulls_last() if query.sort.startswith("-") else order.nulls_first()
+    return wanted.order_by(order, BY_NAME, record.c.id)
 
 
 def _load(
