@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from modelhub import __version__
+from modelhub.beside import Surroundings
 from modelhub.container import Container, open_path
 from modelhub.convert import SALVAGED_KEY, ConversionPlan, default_target, execute, holds, inside, plan_conversion
 from modelhub.convert.content import content_digest_of
@@ -52,7 +53,8 @@ class IntakeResult:
     ``action``: ``converted``, ``salvaged``, ``linked`` or ``copied`` (into the library), ``recorded`` (examined, and
     left where it is), ``refused`` (recorded, but not converted because of its verdict), ``unchanged`` (known, and not
     read again), ``failed``; with ``dry_run`` ``would convert`` and so on. ``target`` is what was made of it.
-    ``report`` and ``identity`` are ``None`` for what was not read; ``entry`` is the catalog's record.
+    ``report`` and ``identity`` are ``None`` for what was not read; ``entry`` is the catalog's record, ``beside`` the
+    number of side files that stand beside it.
     """
 
     path: str
@@ -62,6 +64,7 @@ class IntakeResult:
     target: str | None = None
     error: ModelHubError | None = None
     entry: Entry | None = None
+    beside: int = 0
 
 
 def intake(
@@ -102,6 +105,7 @@ class _Intake:
         self.policy = policy
         self.progress = progress
         self.on_file = on_file
+        self.surroundings = Surroundings(catalog)
 
     def take(self, found: Found) -> IntakeResult:
         """Take one file or folder in."""
@@ -111,17 +115,31 @@ class _Intake:
             if entry is not None:
                 made = self._made_before(entry, found.path)
                 if made is not None:
-                    return IntakeResult(found.path, "unchanged", target=made or None, entry=entry)
+                    beside = self._take_down(found.path)
+                    return IntakeResult(found.path, "unchanged", target=made or None, entry=entry, beside=beside)
             with open_path(found.path) as container:
                 if self.on_file is not None:
                     self.on_file(found.path, stat.size)
                 examined = examine(container, policy=self.policy, stat=stat, progress=self.progress)
-                return self._act(found.path, container, examined)
+                result = self._act(found.path, container, examined)
+            return result if result.entry is None else self._with_beside(result)
         except ModelHubError as error:
             return IntakeResult(found.path, "failed", error=error)
         except Exception as error:  # a fault of ours must not keep the other files from being taken in
             message = f"{found.path}: modelhub failed on this file, please report it: {type(error).__name__}: {error}"
             return IntakeResult(found.path, "failed", error=ModelHubError(message))
+
+    def _take_down(self, path: str) -> int:
+        return 0 if self.options.dry_run else self.surroundings.take_down(path)
+
+    def _with_beside(self, result: IntakeResult) -> IntakeResult:
+        """*result*, with what stands beside the model, and beside what was made of it, written down."""
+        beside = self.surroundings.take_down(result.path)
+        if result.target is not None and result.error is None:
+            self.surroundings.take_down(result.target)
+        assert result.entry is not None
+        entry = self.catalog.show(f"#{result.entry.id}").entry if beside else result.entry
+        return replace(result, entry=replace(entry, path=result.entry.path), beside=beside)
 
     def _made_before(self, entry: Entry, path: str) -> str | None:
         """What was made of a known one and is still there; ``""`` when nothing is to be made, ``None`` when it is."""
@@ -206,6 +224,7 @@ class _Intake:
                 raise ChangedDuringRead(f"{path}: it changed while it was taken in")
         else:
             target, action = place(path, target, examined.digest, progress=self.progress)
+        self.surroundings.copy(path, target, converted=False)
         placed = Examination(examined.container, stat_of(target), examined.digest, examined.report, examined.identity)
         self._record(placed)
         self._record(examined)
@@ -237,6 +256,9 @@ class _Intake:
                 in_library = self.options.library is not None
                 done = execute(plan, target, make_parents=in_library, tensor_digests=True, progress=self.progress)
                 contents = {each.path: each.content for each in done.digests}
+                self.surroundings.forget(target)
+                if in_library:
+                    self.surroundings.copy(container.name, target, converted=True)
             for path in [""] if examined.is_folder else [output.path for output in plan.outputs]:
                 with open_path(inside(target, path)) as written:
                     made = examine(written, policy=self.policy)

@@ -88,12 +88,12 @@ def _link_or_copy(path: str, target: str, digest: Digest | None, progress: Progr
     except FileExistsError as error:
         raise WouldOverwrite(f"{target}: exists already") from error
     except OSError:
-        _copy(path, target, digest, progress)
+        copy(path, target, digest, progress)
         return "copied"
     return "linked"
 
 
-def _copy(path: str, target: str, digest: Digest | None, progress: Progress | None) -> None:
+def copy(path: str, target: str, digest: Digest | None = None, progress: Progress | None = None) -> None:
     """Copy *path* to *target*, which appears whole or not at all and with the digest expected, if one is."""
     with open_local(path) as source, PartFile(target, source.size) as part:
         buffer = memoryview(bytearray(CHUNK))

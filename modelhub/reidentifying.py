@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from modelhub import __version__
 from modelhub.db import Catalog
 from modelhub.identify import Identity, Observation, identify_observation, restored, rules_version
+from modelhub.identify.side_file import told_beside
 
 _BATCH = 200
 
@@ -45,6 +46,22 @@ def reidentify(catalog: Catalog) -> Reidentified:
             changed += catalog.identified(batch, version)
             batch = []
     return Reidentified(files, changed + (catalog.identified(batch, version) if batch else 0), unreadable)
+
+
+def reidentify_beside(catalog: Catalog, paths: Mapping[int, str]) -> int:
+    """Identify those contents again, without reading them, beside whose files (their *paths*) a configuration says
+    something else than it did; returns how many of them are told differently now."""
+    changed = 0
+    ids = sorted(paths)
+    for start in range(0, len(ids), _BATCH):
+        for content_id, plain in catalog.kept(ids[start : start + _BATCH]):
+            told = told_beside(paths[content_id])
+            if plain is None or plain["beside"] == (list(told) if told else None):
+                continue
+            found = _identified({**plain, "beside": told})
+            if found is not None:
+                changed += catalog.told_beside(told, (content_id, *found), identification_version())
+    return changed
 
 
 def _identified(plain: Mapping[str, Any]) -> tuple[Identity, int | None, int | None] | None:

@@ -320,6 +320,22 @@ class Catalog:
         for start in range(0, len(ids), _AT_ONCE):
             yield from self._store.read(partial(identifying.observations, content_ids=ids[start : start + _AT_ONCE]))
 
+    def kept(self, content_ids: Sequence[int]) -> list[tuple[int, dict[str, Any] | None]]:
+        """What identification goes by, as :meth:`stored` gives it, of these contents as far as it was kept."""
+        return self._store.read(partial(identifying.observations, content_ids=content_ids))
+
+    def told_beside(
+        self, told: Sequence[str] | None, found: tuple[int, Identity, int | None, int | None], version: str
+    ) -> bool:
+        """Write down that a configuration beside a content's file says *told*, and who it is by that, as
+        :meth:`identified` does; whether it is told differently now."""
+
+        def work(connection: Connection) -> bool:
+            identifying.put_beside(connection, found[0], told)
+            return identifying.put_identities(connection, [found], version) > 0
+
+        return self._store.write(work)
+
     def identified(self, found: Sequence[tuple[int, Identity, int | None, int | None]], version: str) -> int:
         """Write down who *version* says that these contents are, with their numbers of tensors and parameters; returns
         how many of them are now told differently."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,13 @@ def put_observation(connection: Connection, content_id: int, observation: Mappin
     values = {"layout_id": layout_id, "observation": parted.rest}
     connection.execute(update(header).where(header.c.content_id == content_id).values(values))
     return False
+
+
+def put_beside(connection: Connection, content_id: int, told: Sequence[str] | None) -> None:
+    """Let *told* be what a configuration beside the content's file says, in the observation that is kept of it."""
+    kept = connection.scalar(select(header.c.observation).where(header.c.content_id == content_id))
+    observation = json.dumps({**json.loads(kept or "{}"), "beside": told}, separators=(",", ":"))
+    connection.execute(update(header).where(header.c.content_id == content_id).values(observation=observation))
 
 
 def put_identities(

@@ -12,7 +12,7 @@ from modelhub.db.engine import Store
 from modelhub.db.places import Batch, Change, Holding, Known, LibraryRoot
 from modelhub.db.recording import index_record
 from modelhub.db.schema import change, content, library_root, location, record
-from modelhub.db.side_files import leave
+from modelhub.db.side_files import adopt, leave
 from modelhub.db.syncing import write_batch
 from modelhub.db.text import path_key
 from modelhub.errors import Conflict
@@ -159,11 +159,12 @@ class Libraries:
     def came_to_an_end(self, root: LibraryRoot, device: int, inode: int) -> None:
         """Note that a sync of *root* has come to its end, and which folder it saw."""
         seen = {"device": str(device), "inode": str(inode), "online": True, "synced": now()}
-        self._store.write(
-            lambda connection: (
-                connection.execute(update(library_root).where(library_root.c.id == root.id).values(seen)).rowcount
-            )
-        )
+
+        def work(connection: Connection) -> None:
+            connection.execute(update(library_root).where(library_root.c.id == root.id).values(seen))
+            adopt(connection, root.id)
+
+        self._store.write(work)
 
     def changes(self, limit: int) -> list[tuple[str, Change]]:
         """The last *limit* changes, each with its time, the newest first."""

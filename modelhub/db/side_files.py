@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from modelhub.db.claims import OF_HEADERS
 from modelhub.db.clock import now
@@ -47,7 +47,7 @@ class SideFileRead(NamedTuple):
     """
 
     content_id: int
-    root_id: int
+    root_id: int | None
     path: str
     model: str
     size: int
@@ -84,27 +84,14 @@ class SideFiles:
     def known(self, root_ids: Collection[int]) -> list[KnownSideFile]:
         """The side files in these libraries, as far as the catalog knows."""
 
-        def work(connection: Connection) -> list[KnownSideFile]:
-            rows = connection.execute(
-                select(
-                    side_file.c.id,
-                    side_file.c.path,
-                    side_file.c.size,
-                    side_file.c.mtime_ns,
-                    side_file.c.content_id,
-                    location.c.path,
-                    location.c.content_id,
-                    location.c.state,
-                )
-                .outerjoin(location, location.c.live_key == side_file.c.model_key)
-                .where(side_file.c.root_id.in_(list(root_ids)), side_file.c.ended.is_(None))
-            )
-            return [
-                KnownSideFile(id_, path, size, int(mtime), content_id, model, there, state)
-                for id_, path, size, mtime, content_id, model, there, state in rows
-            ]
+        roots = list(root_ids)
+        unrooted = side_file.c.root_id.is_(None) & location.c.root_id.in_(roots)  # of models that were taken in before
+        return self._store.read(lambda connection: _known(connection, side_file.c.root_id.in_(roots) | unrooted))
 
-        return self._store.read(work)
+    def around(self, path: str, content_id: int) -> list[KnownSideFile]:
+        """The side files of the model at *path*, which is *content_id*, and those of what lay there before."""
+        of_it = (side_file.c.model_key == path_key(path)) | (side_file.c.content_id == content_id)
+        return self._store.read(lambda connection: _known(connection, of_it))
 
     def write(self, batch: SideFileBatch) -> None:
         """Write down what was found beside the models, all of *batch* or nothing."""
@@ -158,6 +145,35 @@ class SideFiles:
                 connection.execute(update(image).where(image.c.side_file_id == id_).values(sha256=sha256))
 
         self._store.write(work)
+
+
+def _known(connection: Connection, condition: ColumnElement[bool]) -> list[KnownSideFile]:
+    """The side files beside what they stood beside when they were read, as far as the catalog knows."""
+    rows = connection.execute(
+        select(
+            side_file.c.id,
+            side_file.c.path,
+            side_file.c.size,
+            side_file.c.mtime_ns,
+            side_file.c.content_id,
+            location.c.path,
+            location.c.content_id,
+            location.c.state,
+        )
+        .outerjoin(location, location.c.live_key == side_file.c.model_key)
+        .where(condition, side_file.c.ended.is_(None))
+    )
+    return [
+        KnownSideFile(id_, path, size, int(mtime), content_id, model, there, state)
+        for id_, path, size, mtime, content_id, model, there, state in rows
+    ]
+
+
+def adopt(connection: Connection, root_id: int) -> None:
+    """Let side files of models that were taken in before a library held them be that library's."""
+    here = select(location.c.live_key).where(location.c.root_id == root_id, location.c.live_key.is_not(None))
+    orphans = side_file.c.root_id.is_(None), side_file.c.ended.is_(None), side_file.c.model_key.in_(here)
+    connection.execute(update(side_file).where(*orphans).values(root_id=root_id))
 
 
 def leave(connection: Connection, root_id: int) -> None:

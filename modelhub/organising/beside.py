@@ -16,18 +16,23 @@ _OWN_VAE = (".vae.pt", ".vae.ckpt", ".vae.safetensors")
 """A checkpoint's own VAE, which the web UI loads with the checkpoint beside it (``modules/sd_vae.py``)."""
 
 
-def beside(names: Iterable[str], models: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Those of *names* that stand beside any of *models*, all of them names in one folder, each with those models.
+def beside(
+    names: Iterable[str], models: Iterable[str], folders: Iterable[str] = ()
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Those of *names* that stand beside any of *models* and of *folders* that are one model, all of them names in one
+    folder, each with those models.
 
     Side files as :func:`modelhub.sidefiles.naming.beside` tells them, receipts and recipes, and checkpoints' own VAEs.
     What stands beside such a VAE stands beside its checkpoint.
     """
-    names, models = list(names), list(models)
+    names, models, folders = list(names), list(models), list(folders)
     owners: dict[str, list[str]] = {}
     for model in models:
         for name in (os.path.splitext(model)[0], model):
             owners.setdefault(name, []).append(model)
-    told: dict[str, tuple[str, ...]] = {found.name: found.models for found in side_files(names, models)}
+    for folder in folders:
+        owners.setdefault(folder, []).append(folder)
+    told: dict[str, tuple[str, ...]] = {found.name: found.models for found in side_files(names, models, folders)}
     for name in names:
         suffix = next((each for each in (*_OURS, *_OWN_VAE) if name.lower().endswith(each)), None)
         if suffix is not None and (found := [each for each in owners.get(name[: -len(suffix)], ()) if each != name]):

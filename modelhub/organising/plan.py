@@ -15,6 +15,7 @@ from modelhub.organising.folders import DIALECTS
 from modelhub.organising.held import Held
 from modelhub.organising.names_there import Names
 from modelhub.organising.naming import DEFAULT, LONGEST_NAME, LONGEST_PATH, Template, folded
+from modelhub.sidefiles.naming import beside_target
 
 _NOT_OURS = {"invokeai": "InvokeAI's own database", "hf-cache": "the Hugging Face cache's links"}
 
@@ -115,7 +116,9 @@ class _Planner:
     def _units(self, folder: str, here: Sequence[Holding]) -> Iterator[_Unit]:
         """What goes together: models that share a file beside them, and those files."""
         names = self.names.of(folder)
-        companions: dict[str, tuple[str, ...]] = dict(beside(names, [os.path.basename(h.place.path) for h in here]))
+        folders = [os.path.basename(each.place.path) for each in here if each.place.is_folder]
+        files = [os.path.basename(each.place.path) for each in here if not each.place.is_folder]
+        companions: dict[str, tuple[str, ...]] = dict(beside(names, files, folders))
         own = {os.path.basename(each.place.path): each for each in here}
         group = {name: {name} for name in own if name not in companions}
         for owners in companions.values():
@@ -124,12 +127,12 @@ class _Planner:
                 group[name] = together
         for name in companions.keys() & own.keys():
             self._stay(own[name].place.path, "in place", f"stands beside {companions[name][0]}, and stays with it")
-        files: defaultdict[str, list[str]] = defaultdict(list)
+        with_it: defaultdict[str, list[str]] = defaultdict(list)
         for name, owners in companions.items():
             for owner in owners:
-                files[owner].append(name)
+                with_it[owner].append(name)
         for members in {min(each): sorted(each) for each in group.values()}.values():
-            theirs = {name: companions[name] for owner in members for name in files[owner]}
+            theirs = {name: companions[name] for owner in members for name in with_it[owner]}
             unit = self._unit([own[name] for name in members], theirs, own)
             if unit is not None:
                 yield unit
@@ -160,7 +163,7 @@ class _Planner:
                 for model in models:
                     self._stay(model.place.path, "held", f"{name}, which stands beside it, is a symbolic link")
                 return None
-            there = {self._beside(name, owner, new[owner]) for owner in owners if owner in new}
+            there = {beside_target(name, owner, new[owner]) for owner in owners if owner in new}
             if len(there) != 1 or not all(owner in new for owner in owners):
                 for model in models:
                     others = ", ".join(owner for owner in owners if owner != os.path.basename(model.place.path))
@@ -171,12 +174,6 @@ class _Planner:
                 self.stays.pop(place.path, None)
             moves.append(Move(os.path.join(folder, name), there.pop(), place))
         return _Unit(moves, models[0].place.content_id)
-
-    def _beside(self, name: str, owner: str, target: str) -> str:
-        """Where the file *name* beside the model *owner* goes when that goes to *target*."""
-        if name.startswith(owner + "."):
-            return target + name[len(owner) :]
-        return os.path.splitext(target)[0] + name[len(os.path.splitext(owner)[0]) :]
 
     def _held(self, model: Holding) -> tuple[str, str] | None:
         """Why *model* stays whatever its name."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modelhub.report.json import coverage_dict, digest_dict, finding_dict, identity_dict
-from modelhub.report.plain import Column, Line, Span, Table, line
+from modelhub.report.plain import Column, Line, Span, Table, counted, line
 from modelhub.report.scanned import summary_of, verdict_span
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class TakenIn(Protocol):
     def error(self) -> ModelHubError | None: ...
     @property
     def entry(self) -> KnownRecord | None: ...
+    @property
+    def beside(self) -> int: ...
 
 
 def taken_dict(result: TakenIn) -> dict[str, Any]:
@@ -56,6 +58,7 @@ def taken_dict(result: TakenIn) -> dict[str, Any]:
         "coverage": coverage_dict(report.coverage) if report is not None else None,
         "findings": [finding_dict(finding) for finding in report.findings] if report is not None else [],
         "record": known.get("id"),
+        "side_files": result.beside,
         "error": str(result.error) if result.error is not None else None,
     }
 
@@ -87,6 +90,7 @@ def taken_lines(result: TakenIn) -> Iterator[Line]:
         Span(result.path, "bold"),
         target,
         Span(f"  {facts}" if facts else "", "dim"),
+        Span(f"  {counted(result.beside, 'side file')}" if result.beside else "", "dim"),
     )
     if result.error is not None:
         yield line("            ", str(result.error).removeprefix(f"{result.path}: "))

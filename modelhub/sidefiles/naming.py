@@ -51,11 +51,14 @@ def is_side_file_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in _SUFFIXES
 
 
-def beside(names: Iterable[str], models: Iterable[str]) -> Iterator[Beside]:
-    """Those of *names* that are side files of any of *models*, all of them names in one folder."""
+def beside(names: Iterable[str], models: Iterable[str], folders: Iterable[str] = ()) -> Iterator[Beside]:
+    """Those of *names* that are side files of any of *models* and of *folders* that are one model, all of them names in
+    one folder."""
     owners: defaultdict[str, list[str]] = defaultdict(list)
     for model in models:
         owners[os.path.splitext(model)[0]].append(model)
+        owners[model].append(model)
+    for model in folders:
         owners[model].append(model)
     for name in names:
         folded = name.lower()
@@ -63,3 +66,16 @@ def beside(names: Iterable[str], models: Iterable[str]) -> Iterator[Beside]:
             if folded.endswith(suffix) and (found := owners.get(name[: -len(suffix)])):
                 yield Beside(name, dialect, tuple(found))
                 break
+
+
+def is_configuration(path: str, model: str) -> bool:
+    """Whether the side file *path* of the file *model* is the one that says how it is to be run, which identification
+    goes by (:func:`modelhub.identify.side_file.told_beside`)."""
+    return path == os.path.splitext(model)[0] + ".yaml"
+
+
+def beside_target(name: str, model: str, target: str) -> str:
+    """The path at which the file *name*, beside the file or folder *model*, stands beside *target* likewise."""
+    if name.startswith(model + "."):
+        return target + name[len(model) :]
+    return os.path.splitext(target)[0] + name[len(os.path.splitext(model)[0]) :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat as stat_module
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from modelhub.db import LibraryRoot, Seen
@@ -28,11 +28,11 @@ def beside_models(
     entries: Sequence[os.DirEntry[str]], models: Sequence[Seen], root: LibraryRoot
 ) -> Iterator[SeenBeside]:
     """Those of a folder's *entries* that are side files of its *models*; each costs a stat, all others none."""
-    if not models or len(entries) == len(models):
-        return
     sizes = {os.path.basename(model.path): model for model in models}
     named = {entry.name: entry for entry in entries if entry.name not in sizes and is_side_file_name(entry.name)}
-    for found in beside(named, sizes) if named else ():
+    folders = [name for name, model in sizes.items() if model.is_folder]
+    files = [name for name, model in sizes.items() if not model.is_folder]
+    for found in beside(named, files, folders) if named else ():
         entry = named[found.name]
         try:
             st = entry.stat(follow_symlinks=root.follow_links)
@@ -43,3 +43,14 @@ def beside_models(
                 model = sizes[name]
                 file = ModelFile(name, model.size, alone=len(found.models) == 1)
                 yield SeenBeside(entry.path, found.dialect, st.st_size, st.st_mtime_ns, root.id, model.path, file)
+
+
+def beside_folders(entries: Iterable[os.DirEntry[str]], folders: set[str]) -> list[os.DirEntry[str]]:
+    """Those of *entries* that would stand beside one of *folders*, names in the same folder, if that is one model."""
+    return [entry for entry in entries if is_side_file_name(entry.name) and not folders.isdisjoint(_stems(entry.name))]
+
+
+def _stems(name: str) -> Iterator[str]:
+    while dot := max(name.rfind("."), 0):
+        name = name[:dot]
+        yield name

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from modelhub.db import Catalog, KnownSideFile, LibraryRoot, SideFileBatch, SideFileRead
+from modelhub.sidefiles.naming import is_configuration
 from modelhub.syncing.beside import SeenBeside
 from modelhub.syncing.walk import Walk
 
@@ -47,11 +48,19 @@ def sync_side_files(catalog: Catalog, roots: Sequence[LibraryRoot], walks: Mappi
         catalog.side_files.write(SideFileBatch(left=some))
     for some in _batches(gone):
         catalog.side_files.write(SideFileBatch(gone=some))
+    configured = {
+        each.content_id: each.model for each in gone if each.model and is_configuration(each.path, each.model)
+    }
     for wanted in _batches(to_read):
         read = tuple(_read(catalog, wanted))
         catalog.side_files.write(SideFileBatch(read=read))
         counts.update("added" if each.known is None else "changed" for each in read)
+        configured |= {each.content_id: each.model for each in read if is_configuration(each.path, each.model)}
     counts["removed"] = len(gone)
+    if configured:
+        from modelhub.reidentifying import reidentify_beside
+
+        reidentify_beside(catalog, configured)
     return {kind: number for kind, number in counts.items() if number}
 
 

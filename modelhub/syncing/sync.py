@@ -91,7 +91,7 @@ def sync(
     known = [place for place in known if not _inside(place.path, gone_with_them)]
     seen = [file for root in here for file in walks[root.id].seen]
     comparison = compare(known, seen, catalog.libraries.lost())
-    run.counts["unchanged"] = comparison.unchanged
+    run.counts["unchanged"] = comparison.unchanged + sum(place.state == "live" for place, _ in comparison.seen_again)
     for again in _batches(comparison.seen_again):
         run.write(Batch(seen_again=again))
     for moved in _batches(comparison.moved):

@@ -11,7 +11,7 @@ from modelhub.db import LibraryRoot, Seen
 from modelhub.errors import ModelHubError
 from modelhub.source.layouts import folders_of
 from modelhub.source.resolve import is_entered, is_model_name, is_one_model
-from modelhub.syncing.beside import SeenBeside, beside_models
+from modelhub.syncing.beside import SeenBeside, beside_folders, beside_models
 
 
 @dataclass(slots=True)
@@ -62,6 +62,7 @@ def _below(
 ) -> Iterator[str]:
     """Look into *folders* and all below; yields the folders that links lead to."""
     waiting = list(reversed(folders))
+    around: dict[str, list[os.DirEntry[str]]] = {}
     while waiting:
         folder = waiting.pop()
         try:
@@ -77,7 +78,10 @@ def _below(
         found.devices.add(st.st_dev)
         names = {entry.name for entry in entries}
         if folder != root.path and is_one_model(entries):
+            first = len(found.seen)
             _take_folder(folder, root, found)
+            if aside := around.get(os.path.dirname(folder)):
+                found.beside += beside_models(aside, found.seen[first:], root)
             continue
         below = []
         first = len(found.seen)
@@ -96,7 +100,11 @@ def _below(
                         found.seen.append(Seen(entry.path, st.st_size, st.st_mtime_ns, st.st_dev, st.st_ino, root.id))
             except OSError:
                 found.closed.append(entry.path)
-        found.beside += beside_models(entries, found.seen[first:], root)
+        here = found.seen[first:]
+        if here and len(here) < len(entries):
+            found.beside += beside_models(entries, here, root)
+        if below:
+            around[folder] = beside_folders(entries, {os.path.basename(each) for each in below})
         waiting += sorted(below, reverse=True)
 
 

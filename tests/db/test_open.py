@@ -45,6 +45,7 @@ def test_empty_becomes_a_catalog(database: Path) -> None:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index")
 def test_migrations_make_the_schema(nowhere: Callable[[], str]) -> None:
     """The tables that the migrations make are those that the code reads and writes, to the last index and type."""
     url = nowhere()

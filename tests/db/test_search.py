@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from modelhub.db import SORTS, Query
+from modelhub.db import SORTS, Query, full_text
 from modelhub.db.full_text import INDEXED
 from modelhub.db.search import VERDICTS
 from modelhub.errors import CatalogError
@@ -176,3 +176,39 @@ def test_more_records_than_one_condition_takes(shelf: Shelf) -> None:
     entries = shelf.catalog.entries()
     assert len(entries) == 520
     assert (entries[0].tags, entries[1].tags, entries[-1].tags) == (("tag-000",), (), ("tag-519",))
+
+
+def test_words_with_signs(shelf: Shelf) -> None:
+    """A word with signs in it is found whole: what merely has its parts is not, in however many files they are."""
+    shelf.put("/m/a.safetensors", metadata={"module": "networks.lora", "other": "harbour7-42"})
+    shelf.put("/m/b.safetensors", metadata={"module": "networks lora", "other": "harbour7 42"})
+    shelf.put("/m/c.safetensors", metadata={"module": "xnetworks.lora", "other": "harbour7-4"})
+    for word in ("networks.lora", "networks.lo", "harbour7-42"):
+        assert names(shelf, Query(text=word)) == ["a"], word
+    assert names(shelf, Query(text="harbour7-4")) == ["a", "c"]
+    assert names(shelf, Query(text="7-42")) == ["a"]
+
+
+def test_words_with_signs_in_many_files(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes no difference whether the files with the parts are few or many."""
+    monkeypatch.setattr(full_text, "_FEW", 1)
+    test_words_with_signs(shelf)
+
+
+def test_accents_make_other_words(shelf: Shelf) -> None:
+    """A letter with an accent is another letter, in names and in metadata."""
+    shelf.put("/m/a.safetensors", metadata={"note": "café"})
+    shelf.put("/m/b.safetensors", metadata={"note": "cafe"})
+    assert names(shelf, Query(text="cafe")) == ["b"]
+    assert names(shelf, Query(text="café")) == names(shelf, Query(text="CAFÉ")) == ["a"]
+    assert names(shelf, Query(text="caf")) == ["a", "b"]
+
+
+def test_orders_of_what_is_gone(stocked: Shelf) -> None:
+    """Records without a place come first in the order of paths, and are left out where they are not asked for."""
+    stocked.put("/m/sd/base.ckpt", "other bytes", identity=LORA, name="second")
+    assert names(stocked, Query(sort="path")) == ["Anime", "second", "odd"]
+    assert names(stocked, Query(sort="path", gone=True)) == ["base", "Anime", "second", "odd"]
+    assert names(stocked, Query(sort="-path", gone=True)) == ["odd", "second", "Anime", "base"]
+    stocked.catalog.rate("odd", 4)
+    assert names(stocked, Query(sort="-rating", limit=1)) == ["odd"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from modelhub.container.safetensors import encode_header
 from modelhub.db import Catalog
 from modelhub.samples import layouts
-from modelhub.tensors import DTYPE_BY_LABEL
+from modelhub.tensors import DTYPE_BY_LABEL, DType
 
 F16 = DTYPE_BY_LABEL["F16"]
 STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -28,12 +29,13 @@ def lora(number: int, *, metadata: bool = True, width: int = 4) -> bytes:
 
 def vae(number: int = 0) -> bytes:
     """A small VAE; *number* stands in its header."""
-    tensors = [
-        (name, dtype, shape, math.prod(shape) * 2)
-        for name, (dtype, shape) in layouts.vae(width=1 / 64, dtype=F16).items()
-    ]
-    head = encode_header(tensors, {"title": f"vae {number}"})
-    return head + b"\0" * sum(nbytes for *_, nbytes in tensors)
+    return zeros(layouts.vae(width=1 / 64, dtype=F16), {"title": f"vae {number}"})
+
+
+def zeros(layout: Mapping[str, tuple[DType, tuple[int, ...]]], metadata: dict[str, str]) -> bytes:
+    """A safetensors file whose tensors are all zeros."""
+    tensors = [(name, dtype, shape, math.prod(shape) * dtype.bits // 8) for name, (dtype, shape) in layout.items()]
+    return encode_header(tensors, metadata) + b"\0" * sum(nbytes for *_, nbytes in tensors)
 
 
 def put(path: Path, data: bytes, mtime: int | None = None) -> None:

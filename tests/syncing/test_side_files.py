@@ -10,10 +10,11 @@ import pytest
 
 from modelhub.db import Catalog, Detail, Query
 from modelhub.hashing import hash_files, hash_images
+from modelhub.samples import layouts
 from modelhub.syncing import add_library, sync
 from tests.sidefiles import build
 from tests.sidefiles.build import packed
-from tests.syncing.files import lora, put
+from tests.syncing.files import lora, put, zeros
 
 
 @pytest.fixture
@@ -304,3 +305,31 @@ def test_as_json(catalog: Catalog, models: Path) -> None:
     document = json.loads(json.dumps(harbour(catalog).as_dict()))
     assert document["claims"][0]["facts"]["triggers"] == ["harbour at dusk", "water, colour"]
     assert document["previews"][0]["media_type"] == "image/webp"
+
+
+def test_a_configuration_that_changes(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose configuration beside it comes, changes or goes is told anew by it, and is not opened for that."""
+    folder = tmp_path / "models"
+    put(folder / "m.safetensors", zeros(layouts.checkpoint("sd-1", width=1 / 64), {}))
+    add_library(catalog, str(folder))
+    sync(catalog)
+    assert catalog.show("m").entry.prediction_type == "epsilon"
+    real, opened, told = os.open, [], []
+
+    def noted(path: str, *args: int, **options: int) -> int:
+        opened.append(path)
+        return real(path, *args, **options)
+
+    for text in ("parameterization: v", "parameterization: eps", None):
+        if text is None:
+            (folder / "m.yaml").unlink()
+        else:
+            put(folder / "m.yaml", f"model:\n  params:\n    {text}\n".encode())
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", noted)
+            sync(catalog)
+        told.append(catalog.show("m").entry.prediction_type)
+    assert told == ["v_prediction", "epsilon", "epsilon"]
+    assert str(folder / "m.yaml") in opened
+    assert str(folder / "m.safetensors") not in opened
+    assert "m.yaml" not in str(catalog.show("m").identification)
