@@ -5,6 +5,7 @@ Hypothesis sets no test a time: a busy machine is no fault of the code.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,3 +55,34 @@ def nowhere(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]
 def catalog(url: str) -> Iterator[Catalog]:
     with Catalog.open(url) as opened:
         yield opened
+
+
+class Files:
+    """Catalogs that are files of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.number = 0
+
+    def empty(self) -> str:
+        self.number += 1
+        return str(self.folder / f"{self.number}.db")
+
+    def catalog(self) -> str:
+        return self.empty()
+
+    def copy(self, url: str) -> str:
+        return shutil.copy(url, self.empty())
+
+    def drop(self, url: str) -> None:
+        for path in self.folder.glob(f"{Path(url).name}*"):
+            path.unlink()
+
+
+@pytest.fixture(params=BACKENDS)
+def catalogs(request: pytest.FixtureRequest, tmp_path: Path) -> Files | Server:
+    """Makes, copies and drops catalogs."""
+    if request.param == "postgresql":
+        server: Server = request.getfixturevalue("server")
+        return server
+    return Files(tmp_path)

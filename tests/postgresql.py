@@ -68,7 +68,7 @@ class Server:
         """Be rid of the database at *url*, which takes some megabytes of disk."""
         import psycopg
 
-        name = url.partition("@/")[2].partition("?")[0]
+        name = _name(url)
         with psycopg.connect(f"host={self._folder} user=tests dbname=postgres", autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
@@ -79,8 +79,16 @@ class Server:
         if self._template is None:
             url = self.empty()
             Catalog.open(url).close()
-            self._template = url.partition("@/")[2].partition("?")[0]
-        return self.empty(f"TEMPLATE {self._template}")
+            self._template = url
+        return self.copy(self._template)
+
+    def copy(self, url: str) -> str:
+        """The URL of a copy of the database at *url*, to which nobody may be connected."""
+        return self.empty(f"TEMPLATE {_name(url)}")
+
+
+def _name(url: str) -> str:
+    return url.partition("@/")[2].partition("?")[0]
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""kill -9 at any statement or commit of a sync, of hashing or of a migration: nothing is lost, and the next run
-completes.
+"""kill -9 at any statement or commit of a sync, of hashing, of an import or of a migration, in a file or on a server:
+nothing is lost, and the next run completes.
 
 ``make kill`` runs a hundred rounds of each; a few are run every time. The moments are random, and a failing round says
 which it was.
@@ -12,7 +12,7 @@ import random
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,9 @@ from sqlalchemy import Engine, event
 from modelhub.db import Catalog, Query
 from modelhub.hashing import hash_files
 from modelhub.syncing import add_library, sync
+from tests.conftest import Files
 from tests.db.test_migration import check, make_first_schema
+from tests.postgresql import Server
 from tests.syncing.files import lora, put
 
 FILES = 24
@@ -61,24 +63,26 @@ def child(work: Callable[[str], None], url: str, moment: int) -> tuple[bool, int
 class Work:
     """Something that can be killed: a catalog as it is before, what is done to it, and what must be true after."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, catalogs: Files | Server) -> None:
         self.folder = folder
-        self.before = folder / "before.db"
-        self.prepare(str(self.before))
+        self.catalogs = catalogs
+        self.before = catalogs.empty()
+        self.url = ""
+        self.prepare(self.before)
         _, self.moments = self.start(NEVER)
         self.finish()
 
     def start(self, moment: int) -> tuple[bool, int]:
-        for path in self.folder.glob("c.db*"):
-            path.unlink()
-        shutil.copy(self.before, self.folder / "c.db")
-        return child(self.run, str(self.folder / "c.db"), moment)
+        if self.url:
+            self.catalogs.drop(self.url)
+        self.url = self.catalogs.copy(self.before)
+        return child(self.run, self.url, moment)
 
     def finish(self) -> None:
-        with Catalog.open(str(self.folder / "c.db")) as catalog:
+        with Catalog.open(self.url) as catalog:
             self.kept(catalog)
-        self.run(str(self.folder / "c.db"))
-        with Catalog.open(str(self.folder / "c.db")) as catalog:
+        self.run(self.url)
+        with Catalog.open(self.url) as catalog:
             self.kept(catalog)
             self.completed(catalog)
             assert catalog.faults() == []
@@ -183,24 +187,59 @@ class Migrating(Work):
         check(catalog)
 
     def completed(self, catalog: Catalog) -> None:
-        assert Path(f"{self.folder / 'c.db'}.0001.backup").is_file()
+        if isinstance(self.catalogs, Files):
+            assert Path(f"{self.url}.0001.backup").is_file()
 
 
-WORKS = (Syncing, Hashing, Migrating)
+class Importing(Work):
+    """An export that knows half of the library's files by other tags, and as many that are nowhere here."""
+
+    def prepare(self, url: str) -> None:
+        models = self.library(url, lambda number: number)
+        other = str(self.folder / "other.db")
+        with Catalog.open(other) as catalog:
+            for number in range(FILES // 2):
+                put(self.folder / "elsewhere" / f"e{number}.safetensors", lora(5000 + number))
+            for path in (models, self.folder / "elsewhere"):
+                add_library(catalog, str(path))
+            sync(catalog, processes=1)
+            for number in range(FILES // 2):
+                catalog.tag(f"m{number}.safetensors", [f"tag {number}"])
+                catalog.tag(f"e{number}.safetensors", [f"tag {number}"])
+            catalog.upkeep.export(str(self.folder / "export.jsonl"), "tests")
+
+    def run(self, url: str) -> None:
+        with Catalog.open(url) as catalog:
+            catalog.upkeep.take_in(str(self.folder / "export.jsonl"))
+
+    def completed(self, catalog: Catalog) -> None:
+        tags = {entry.name: entry.tags for entry in catalog.entries()}
+        assert tags == {
+            **{f"m{number}": (f"tag {number}",) for number in range(FILES)},
+            **{f"e{number}": (f"tag {number}",) for number in range(FILES // 2)},
+        }
+
+
+WORKS = (Syncing, Hashing, Migrating, Importing)
 
 
 @pytest.fixture
-def work(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
+def work(
+    request: pytest.FixtureRequest, tmp_path: Path, catalogs: Files | Server, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Work]:
     monkeypatch.setattr(sys.modules["modelhub.syncing.sync"], "BATCH", 3)
-    made: Work = request.param(tmp_path)
-    return made
+    made: Work = request.param(tmp_path, catalogs)
+    yield made
+    for url in (made.url, made.before):
+        catalogs.drop(url)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL is POSIX's")
 @pytest.mark.parametrize("work", WORKS, indirect=True)
 def test_killed(work: Work) -> None:
     """Killed at a few moments, the first and the last among them, nothing is lost, and the next run completes."""
-    for moment in (0, work.moments - 1, *(random.randrange(work.moments) for _ in range(2))):
+    first = (0,) if isinstance(work.catalogs, Files) else ()
+    for moment in (*first, work.moments - 1, random.randrange(work.moments)):
         work.round(moment)
 
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,8 @@ from modelhub.db import Batch, Catalog, Change
 from modelhub.organising import moving, organise, plan_organising, recover, run
 from modelhub.organising.journal import NAME
 from modelhub.syncing import add_library, sync
+from tests.conftest import Files
+from tests.postgresql import Server
 from tests.syncing.files import lora, put, vae
 
 CHANGES = frozenset({"os.link", "os.rename", "os.remove", "os.mkdir", "os.truncate", "os.utime", "os.chmod", "catalog"})
@@ -43,12 +45,16 @@ FILES = {
 
 
 class Library:
-    def __init__(self, folder: Path, *, copying: bool) -> None:
+    def __init__(self, folder: Path, catalogs: Files | Server, *, copying: bool) -> None:
         self.copying = copying
-        self.url, self.root = str(folder / "c.db"), folder / "lib"
+        self.catalogs = catalogs
+        self.url, self.root = "", folder / "lib"
 
     def lay_out(self) -> None:
-        shutil.rmtree(self.root.parent, ignore_errors=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+        if self.url:
+            self.catalogs.drop(self.url)
+        self.url = self.catalogs.catalog()
         for name, data in FILES.items():
             put(self.root / name, data)
         with Catalog.open(self.url) as catalog:
@@ -136,8 +142,10 @@ def other_disk(source: str, target: str) -> None:
 
 
 @pytest.fixture(params=[False, True], ids=["renaming", "copying"])
-def library(request: pytest.FixtureRequest, tmp_path: Path) -> Library:
-    return Library(tmp_path / "here", copying=request.param)
+def library(request: pytest.FixtureRequest, tmp_path: Path, catalogs: Files | Server) -> Iterator[Library]:
+    library = Library(tmp_path / "here", catalogs, copying=request.param)
+    yield library
+    catalogs.drop(library.url)
 
 
 def whole_run(library: Library) -> dict[str, bytes]:
