@@ -1,7 +1,8 @@
 """How many bytes and requests a verdict over the network takes: ``python -m benchmarks.hub``.
 
 Full-size files behind a Hub on this machine that counts what it is asked and what it sends, its API, redirections and
-listing included. The whole files beside it are what a scanner downloads that cannot read ranges. Counts, not times.
+listing included. Beside it what picklescan's own scan of such a repository asks this Hub for: whole files, and none of
+safetensors. The whole repository is what all other scanners have to be given. Counts, not times.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import machine, report
 from benchmarks.build import DEFAULT_DIR, build, lora_ranks
+from benchmarks.peers import python_with
 from modelhub import verbs
 from modelhub.convert import ConversionOptions, convert
 from modelhub.source import find_sources
@@ -65,6 +68,14 @@ def cases(directory: str) -> Iterator[Case]:
     yield Case("SD 1 as a diffusers folder", "bench/diffusers", files)
 
 
+def picklescans_count(hub: Hub, case: Case, python: str) -> tuple[int, int]:
+    """Requests and bytes that picklescan, which *python* can import, has of the repository of *case*."""
+    before, sent = len(hub.seen), hub.sent
+    probe = os.path.join(os.path.dirname(__file__), "probes", "picklescan_hub.py")
+    subprocess.run([python, probe, hub.url, case.repo], check=True)
+    return len(hub.seen) - before, hub.sent - sent
+
+
 def count(hub: Hub, case: Case) -> Count:
     """Judge the repository of *case*, as ``modelhub scan hf://...`` does, and count."""
     hub.repo(case.repo, {name: _blob(path) for name, path in case.files.items()})
@@ -87,13 +98,25 @@ def _blob(path: str) -> Blob:
     return Blob(file=Path(path), claimed=hashlib.sha256(path.encode()).hexdigest())
 
 
+_PEER = ("picklescan's requests", "picklescan's bytes")
+
+
+def _of_peer(counted: tuple[int, int] | None) -> tuple[str, str]:
+    return ("", "") if counted is None else (str(counted[0]), report.megabytes(counted[1]))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hub", description=__doc__)
     parser.add_argument("--dir", default=DEFAULT_DIR, help="where the files lie (default: %(default)s)")
     directory = os.path.abspath(parser.parse_args(arguments).dir)
+    counts: dict[str, Count] = {}
+    peers: dict[str, tuple[int, int] | None] = {}
+    python = python_with("picklescan", directory)
     with running() as hub:
         os.environ["HF_ENDPOINT"] = hub.url
-        counts = {case.title: count(hub, case) for case in cases(directory)}
+        for case in cases(directory):
+            counts[case.title] = count(hub, case)
+            peers[case.title] = picklescans_count(hub, case, python) if python is not None else None
     rows = [
         [
             title,
@@ -101,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             str(each.requests),
             f"{each.requests / each.files:.1f}",
             f"{each.sent / 1e3:,.0f} kB",
+            *_of_peer(peers[title]),
             report.megabytes(each.whole),
             f"1 / {each.whole / each.sent:,.0f}",
         ]
@@ -117,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             *machine.description(directory, ("huggingface_hub", "httpx2")),
             "",
             *report.table(
-                ("repository", "verdicts", "requests", "for each", "bytes sent", "whole files", "part"), rows
+                ("repository", "verdicts", "requests", "for each", "bytes sent", *_PEER, "whole files", "part"), rows
             ),
             "",
             f"* The 7 GB checkpoint with at most {MOST_REQUESTS} requests and {MOST_BYTES / 1e6:.1f} MB: "

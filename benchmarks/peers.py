@@ -88,6 +88,13 @@ def install(directory: str) -> list[Peer]:
     return [peer for peer in PEERS if _install(peer, os.path.join(directory, "peers", peer.package))]
 
 
+def python_with(package: str, directory: str) -> str | None:
+    """The Python that can import the peer *package*, installed under *directory*; ``None`` where pip has it not."""
+    home = os.path.join(directory, "peers", package)
+    (peer,) = (each for each in PEERS if each.package == package)
+    return os.path.join(home, "bin", "python") if _install(peer, home) else None
+
+
 def _install(peer: Peer, home: str) -> bool:
     python = os.path.join(home, "bin", "python")
     check = f"import importlib.metadata as m; assert m.version({peer.package!r}) == {peer.version!r}"
