@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -20,6 +20,7 @@ from modelhub.scan import Policy, ScanReport, Verdict, load_policy
 from modelhub.source import names_one_model, shown_address
 from modelhub.source.buckets import BucketReference
 from modelhub.source.network import File, RemoteFolder, folder_around, model_folders, open_address, place_at, place_of
+from modelhub.source.remote import RangesIgnored
 
 if TYPE_CHECKING:
     from modelhub.source.hub import Reference
@@ -206,10 +207,15 @@ def _single(address: str, folder: str, sha256: str | None, policy: Policy) -> Un
     check_name(name)
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise SourceError(f"{sha256}: not a SHA-256: 64 hex digits are needed")
-    with ExitStack() as stack:
-        source = open_address(address, stack)
-        file = PlannedFile(name, source.size if not isinstance(source, RemoteFolder) else 0, sha256 and sha256.lower())
-        address = source.name if reference is not None else address
+    file = PlannedFile(name, 0, sha256 and sha256.lower())
+    try:
+        with ExitStack() as stack:
+            source = open_address(address, stack)
+            assert not isinstance(source, RemoteFolder)
+            file = replace(file, size=source.size)
+            address = source.name if reference is not None else address
+    except RangesIgnored as error:  # so it is judged when it is here
+        file = replace(file, size=error.size)
     return Unit(address, name, (file,), os.path.join(folder, name), (_judged(address, policy),))
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _SYNCED = 64 << 20
 """Bytes after which what has come is made to reach the disk."""
 
-_TRIES = 10
-"""Connections that may break one after the other."""
+_TRIES, _TRIES_ANEW = 10, 3
+"""Connections that may break one after the other, where a download is gone on with, and where it is begun again."""
 
 _LARGEST_NOTE = 1 << 16
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
@@ -50,7 +50,7 @@ def download(address: str, size: int, path: str, on_note: Callable[[str], None])
                 _receive(way, part, size, on_note)
                 break
             except CutOff:
-                if attempt == _TRIES:
+                if attempt == (_TRIES if part.tag else _TRIES_ANEW):
                     raise
         part.finish()
 

@@ -36,6 +36,14 @@ _RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18})")
 _WHOLE = "--deep reads it whole; 'modelhub fetch' downloads it and judges it here"
 
 
+class RangesIgnored(SourceError):
+    """A server sends all of a file whatever is asked for; ``size`` are its bytes."""
+
+    def __init__(self, name: str, size: int) -> None:
+        super().__init__(f"{name}: the server ignores ranges", path=name, hint=_WHOLE)
+        self.size = size
+
+
 class RemoteSource:
     """The file at *url*, known to people as *name*, read through *web*, which its opener closes.
 
@@ -204,7 +212,7 @@ class RemoteSource:
             raise SourceError(f"{self.name}: {message}", path=self.name)
         self._agree(response, int(length))
         if start != 0 or (self.size > _SMALL and not self._whole):
-            raise SourceError(f"{self.name}: the server ignores ranges", path=self.name, hint=_WHOLE)
+            raise RangesIgnored(self.name, self.size)
         return self.size
 
     def _agree(self, response: httpx2.Response, total: int) -> None:

@@ -17,7 +17,7 @@ from modelhub.source.download import download
 from modelhub.tensors import DType
 from tests.cli.run import modelhub
 from tests.hub.server import Blob, Fault, Hub, _Handler
-from tests.hub.test_fetch import files
+from tests.hub.test_fetch import SYSTEM, files
 
 NAME = "x.safetensors"
 PART = f".modelhub-quarantine/{NAME}.part"
@@ -180,3 +180,32 @@ def test_only_what_has_reached_the_disk_counts(hub: Hub, data: bytes, tmp_path: 
     download(address, len(data), str(path), print)
     assert downloads(hub) == [f"bytes={tries[0]}-"]
     assert path.read_bytes() == data
+
+
+def test_a_server_without_ranges(hub: Hub, data: bytes) -> None:
+    """What a server sends only whole is judged when it is here, and let in if it is safe."""
+
+    def whole(handler: _Handler, part: str) -> bool:
+        del handler.headers["range"]
+        blob = handler.hub.loose[handler.path[1:]]
+        handler.bytes_of(blob, {"ETag": f'"{blob.etag}"'})
+        return True
+
+    hub.fault = whole
+    address = hub.put(NAME, data)
+    assert modelhub("scan", address).code == 2
+    ran = fetched(address)
+    assert (ran.code, ran.json()["units"][0]["action"]) == (0, "fetched")
+    assert Path(NAME).read_bytes() == data
+    evil = hub.put("evil.pt", SYSTEM + bytes(1 << 19))
+    ran = fetched(evil)
+    assert (ran.code, ran.json()["units"][0]["action"], Path("evil.pt").exists()) == (1, "in quarantine", False)
+
+
+def test_a_server_that_tells_its_files_from_others_by_nothing(hub: Hub, data: bytes) -> None:
+    """A download that cannot be gone on with is begun again three times, and leaves nothing behind."""
+    hub.fault = breaking(500_000, 99, tag='W/"weak"')
+    ran = fetched(hub.put(NAME, data))
+    assert (ran.code, ran.json()["units"][0]["action"]) == (2, "failed")
+    assert downloads(hub) == ["all"] * 3
+    assert files() == []
