@@ -14,8 +14,9 @@ from modelhub.db.recording import index_record
 from modelhub.db.schema import change, content, library_root, location, record
 from modelhub.db.side_files import adopt, leave
 from modelhub.db.syncing import write_batch
-from modelhub.db.text import path_key
+from modelhub.db.text import path_key, stored_path
 from modelhub.errors import Conflict
+from modelhub.source.layouts import folders_of
 
 _ENDED = ("missing", "removed")
 """States of places whose bytes may turn up elsewhere."""
@@ -81,13 +82,20 @@ class Libraries:
         return [_named(roots, path) for path in paths] if paths else roots
 
     def known(self, roots: Sequence[LibraryRoot]) -> list[Known]:
-        """The places in *roots* where bytes lie as far as the catalog knows, those recorded by others included."""
+        """The places in *roots* where bytes lie as far as the catalog knows: those that they led to, and those that lie
+        where they lead, to which another library led, or none."""
 
         def work(connection: Connection) -> list[Known]:
             ids = [root.id for root in roots]
+            folders = [folder for root in roots for folder in folders_of(root.path, root.dialect)]
             own = _places(connection, location.c.live_key.is_not(None), location.c.root_id.in_(ids))
-            others = _places(connection, location.c.live_key.is_not(None), location.c.root_id.is_(None))
-            return own + [each for each in others if any(_inside(each.path, root.path) for root in roots)]
+            others = _places(
+                connection,
+                location.c.live_key.is_not(None),
+                or_(location.c.root_id.is_(None), location.c.root_id.not_in(ids)),
+                or_(*(location.c.path.startswith(_below(root.path), autoescape=True) for root in roots)),
+            )
+            return own + [each for each in others if any(_inside(each.path, folder) for folder in folders)]
 
         return self._store.read(work)
 
@@ -214,6 +222,10 @@ def _named(roots: Iterable[LibraryRoot], path: str) -> LibraryRoot:
 
 def _inside(path: str, folder: str) -> bool:
     return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _below(folder: str) -> str:
+    return stored_path(folder.rstrip(os.sep) + os.sep)
 
 
 def _places(connection: Connection, *conditions: object) -> list[Known]:

@@ -4,8 +4,8 @@
 dialect   is told by                                             its models lie in
 ========  =====================================================  ==================================================
 a1111     ``models/Stable-diffusion`` (AUTOMATIC1111, Forge)     ``models``, ``embeddings``, ``extensions/*/models``
-comfyui   ``models/checkpoints``, and ``custom_nodes`` or        ``models``, and what ``extra_model_paths.yaml``
-          ``folder_paths.py``                                    names
+comfyui   ``extra_model_paths.yaml``; ``models/checkpoints``,    ``models``, and what ``extra_model_paths.yaml``
+          and ``custom_nodes`` or ``folder_paths.py``            names
 invokeai  ``databases/invokeai.db`` or ``invokeai.yaml``         ``models``
 hf-cache  folders named ``models--ORG--NAME``                    ``snapshots``, whose links lead to ``blobs``
 plain     anything else                                          all of it
@@ -31,7 +31,8 @@ def detect(path: str) -> str:
 
     if there("models", "Stable-diffusion"):
         return "a1111"
-    if there("models", "checkpoints") and (there("custom_nodes") or there("folder_paths.py")):
+    is_comfyui = there("models", "checkpoints") and (there("custom_nodes") or there("folder_paths.py"))
+    if is_comfyui or there("extra_model_paths.yaml"):
         return "comfyui"
     if there("databases", "invokeai.db") or there("invokeai.yaml"):
         return "invokeai"

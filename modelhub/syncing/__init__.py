@@ -1,6 +1,7 @@
 """Keeping the catalog true to the folders it follows: what has changed is found by stat, and only that is read.
 
 walk        what lies there now                      (a stat for each file)
+owning      whose a file is that several libraries lead to
 beside      which small files stand beside models    (a stat for each of those)
 compare     what of it is new, moved, changed, gone  (no file is opened)
 reading     what the headers of the new ones say     (in several processes)

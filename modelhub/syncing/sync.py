@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from modelhub.db import Batch, Catalog, Change, Known, LibraryRoot, Seen
 from modelhub.errors import SourceError
 from modelhub.syncing.compare import Comparison, Decision, Print, compare, decide, to_be_read
+from modelhub.syncing.owning import leave_to_owners
 from modelhub.syncing.side_files import sync_side_files
 from modelhub.syncing.walk import Walk, walk
 
@@ -83,6 +84,9 @@ def sync(
     roots = chosen_libraries(catalog, libraries)
     run = _Run(catalog, on_change)
     walks = {root.id: walk(root) for root in roots}
+    everything = catalog.libraries.all()
+    for root in roots:
+        leave_to_owners(walks[root.id], root, everything)
     known = catalog.libraries.known(roots)
     here, away = _there_and_not(roots, walks, known)
     for root in away:

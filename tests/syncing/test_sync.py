@@ -346,3 +346,44 @@ def test_a_process_that_dies_takes_one_file(tmp_path: Path, monkeypatch: pytest.
     assert counts(report) == {"added": 27}
     names = {os.path.basename(unread.path) for unread in report.unread}
     assert names == {"m7.safetensors", "m17.safetensors", "m27.safetensors"}
+
+
+@pytest.mark.parametrize("first", ["webui", "comfy"])
+def test_folders_that_two_libraries_lead_to(tmp_path: Path, catalog: Catalog, first: str) -> None:
+    """What ComfyUI's settings name of another library is that library's, whichever is followed first and whichever is
+    synced; what both lead to and neither holds is of the first. Nothing of it is told twice, or again and again."""
+    webui, comfy, other, shared = (tmp_path / name for name in ("webui", "comfy", "other", "shared"))
+    put(webui / "models" / "Stable-diffusion" / "a.safetensors", lora(1))
+    put(webui / "models" / "Lora" / "b.safetensors", lora(2))
+    put(comfy / "models" / "loras" / "c.safetensors", lora(3))
+    put(shared / "d.safetensors", lora(4))
+    for folder in (comfy, other):
+        named = f"web:\n  base_path: {webui}/models\n  loras: Lora\nmine:\n  base_path: {shared}\n  loras: ./\n"
+        put(folder / "extra_model_paths.yaml", named.encode())
+    libraries = (webui, comfy) if first == "webui" else (comfy, webui)
+    for folder in (*libraries, other):
+        add_library(catalog, str(folder))
+        sync(catalog, [str(folder)])
+        catalog.tag("b.safetensors", [folder.name])
+    counts = {os.path.basename(each.path): dict(each.counts) for each in catalog.libraries.all()}
+    assert counts == {"webui": {"live": 2}, "comfy": {"live": 2}, "other": {}}
+    assert catalog.show("b.safetensors").entry.tags == ("comfy", "other", "webui")
+    assert len(catalog.entries()) == 4
+    for libraries_synced in ([], [str(comfy)], [str(webui)], [str(other)], []):
+        report = sync(catalog, libraries_synced)
+        assert {kind for kind, number in report.counts.items() if number} <= {"unchanged"}
+    assert catalog.faults() == []
+
+
+def test_places_to_which_the_library_does_not_lead(tmp_path: Path, catalog: Catalog) -> None:
+    """What another library leads to in the folder of one that does not look there stays the other's, and live."""
+    webui, comfy = tmp_path / "webui", tmp_path / "comfy"
+    put(webui / "models" / "Stable-diffusion" / "a.safetensors", lora(1))
+    put(webui / "outputs" / "trained" / "b.safetensors", lora(2))
+    put(comfy / "extra_model_paths.yaml", f"web:\n  base_path: {webui}/outputs\n  loras: trained\n".encode())
+    for folder in (webui, comfy):
+        add_library(catalog, str(folder))
+    for libraries in ([], [str(webui)], [str(comfy)]):
+        sync(catalog, libraries)
+        assert {entry.name: entry.state for entry in catalog.entries()} == {"a": "live", "b": "live"}
+    assert {kind for _, change in catalog.libraries.changes(10) for kind in [change.kind]} == {"added"}
