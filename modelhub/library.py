@@ -27,6 +27,7 @@ from modelhub.scan import Policy, ScanReport, Verdict, load_policy
 from modelhub.source import Digest, Found, find_sources
 from modelhub.source.layouts import title_of
 from modelhub.source.resolve import is_model_name
+from modelhub.verbs import Inspection
 
 OnFile = Callable[[str, int], None]
 
@@ -206,6 +207,7 @@ class _Intake:
             metadata=examined.metadata,
             version=__version__,
             is_folder=examined.is_folder,
+            problem=Inspection(examined.container, examined.identity).problem,
             observation=stored(examined.observation) if examined.observation is not None else None,
         )
 

@@ -36,15 +36,17 @@ def filtered(command: Callable[..., int]) -> Callable[..., int]:
     @click.option("--tag", multiple=True, help="Only records with this tag; repeated: with all of them.")
     @click.option("--collection", multiple=True, help="Only records in this collection; repeated: in all of them.")
     @click.option("--digest", help="Only records of which a digest begins so: AutoV2, AutoV3, SHA-256, CRC-32 ...")
+    @click.option("--broken", is_flag=True, help="Only broken files: cut off, web pages, pointers; says what is wrong.")
     @click.option("--sort", type=click.Choice(SORTS), default="name", show_default=True, help="Order of the records.")
     @click.option("--reverse", is_flag=True, help="The other way round.")
     @click.option("--limit", type=click.IntRange(min=1), help="No more than this many records.")
     @click.option("--offset", type=click.IntRange(min=0), default=0, help="Leave out this many records first.")
     @click.option("--gone", is_flag=True, help="Also records whose files are no longer where they were.")
     @functools.wraps(command)
-    def run(*args: Any, sort: str, reverse: bool, limit: int | None, offset: int, gone: bool, **kwargs: Any) -> int:
+    def run(*args: Any, sort: str, reverse: bool, limit: int | None, offset: int, **kwargs: Any) -> int:
         filters = {name: kwargs.pop(name) or None for name in _NARROWING}
-        filters |= {"sort": f"-{sort}" if reverse else sort, "limit": limit, "offset": offset, "gone": gone}
+        filters |= {name: kwargs.pop(name) for name in ("broken", "gone")}
+        filters |= {"sort": f"-{sort}" if reverse else sort, "limit": limit, "offset": offset}
         return command(*args, filters=filters, **kwargs)
 
     return run

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from modelhub.db import (
     artifacts,
@@ -30,7 +30,7 @@ from modelhub.db.digests import Digests, put_claims
 from modelhub.db.engine import Store, default_url, parse_url
 from modelhub.db.entries import Derivation, Detail, Duplicates, Entry, Query
 from modelhub.db.libraries import Libraries
-from modelhub.db.schema import record
+from modelhub.db.schema import content, record
 from modelhub.db.side_files import SideFiles
 from modelhub.db.smoke_runs import SmokeRuns
 from modelhub.db.text import name_for
@@ -172,14 +172,15 @@ class Catalog:
         version: str,
         name: str | None = None,
         is_folder: bool = False,
+        problem: str | None = None,
         observation: Mapping[str, Any] | None = None,
     ) -> Entry:
         """Write down that ``stat.path`` holds the bytes of *digest*, and what *version* of modelhub said of them.
 
         Bytes seen for the first time get a record, called *name* or as the file is without its extension; bytes known
         keep theirs. A path that held other bytes holds these from now on. A report or identity that differs from the
-        newest one is appended. Writing the same twice changes nothing. *observation* is what
-        :func:`modelhub.identify.stored` kept of the file, for :meth:`stored`.
+        newest one is appended. Writing the same twice changes nothing. *problem* is what is wrong with the
+        file, in words, *observation* what :func:`modelhub.identify.stored` kept of it, for :meth:`stored`.
         """
         if report.digest is not None and report.digest != digest:
             raise CatalogError(f"{stat.path}: the scan report is of other bytes ({report.digest}) than {digest}")
@@ -187,6 +188,7 @@ class Catalog:
         def work(connection: Connection) -> Entry:
             before = recording.record_at(connection, stat.path)
             content_id = recording.put_content(connection, digest, stat)
+            connection.execute(update(content).where(content.c.id == content_id).values(problem=problem))
             recording.put_scan(connection, content_id, report, version)
             recording.put_identity(
                 connection,

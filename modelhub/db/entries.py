@@ -15,7 +15,8 @@ class Query:
     one or several that must all be there, ``collection`` one or several that it must all be in. ``text`` is words, of
     which each must occur, in any case: within any other word of the name, a path, a tag, the notes or a trigger word,
     or at the beginning of a word of the metadata. ``digest`` is the beginning of a SHA-256 or of any other digest that
-    is known, computed or claimed. ``gone`` lists the records whose bytes lie at no known path any more as well.
+    is known, computed or claimed. ``broken``: only files with which something is wrong. ``gone`` lists the records
+    whose bytes lie at no known path any more as well.
     ``sort`` is one of :data:`SORTS`, with a leading ``-`` for descending order.
     """
 
@@ -27,6 +28,7 @@ class Query:
     collection: str | tuple[str, ...] | None = None
     text: str | None = None
     digest: str | None = None
+    broken: bool = False
     gone: bool = False
     limit: int | None = None
     offset: int = 0
@@ -45,7 +47,8 @@ class Entry:
     else the newest identification says; ``digest`` is the SHA-256 in hex (``None``: the bytes have not been read whole
     yet), ``size`` in bytes, ``path`` where the bytes lie (of several places the one recorded last, ``None`` when none
     is left), ``state`` ``live``, ``offline`` or ``gone``, ``rating`` from 0 to 5, ``added`` ISO 8601 in UTC.
-    ``triggers`` are the first of the trigger words, ``preview`` is the path of a picture beside the file.
+    ``triggers`` are the first of the trigger words, ``preview`` is the path of a picture beside the file, ``problem``
+    what is wrong with the file, in words.
     """
 
     id: int
@@ -67,6 +70,7 @@ class Entry:
     added: str
     triggers: tuple[str, ...] = ()
     preview: str | None = None
+    problem: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON has them."""

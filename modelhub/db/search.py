@@ -73,6 +73,7 @@ _ENTRIES = select(
     .correlate(content)
     .scalar_subquery()
     .label("preview"),
+    content.c.problem,
 ).select_from(record.join(content, record.c.content_id == content.c.id).join(_SPEAKER, _SPEAKER.c.id == HOLDER))
 
 
@@ -200,6 +201,8 @@ def _conditions(connection: Connection, query: Query) -> list[ColumnElement[bool
     ]
     if query.digest:
         conditions.append(digest_begins(query.digest))
+    if query.broken:
+        conditions.append(record.c.content_id.in_(select(content.c.id).where(content.c.problem.is_not(None))))
     if not query.gone and query.sort.removeprefix("-") != "path":  # which lists what lies somewhere, see _ordered
         conditions.append(_is_somewhere())
     return conditions + full_text.conditions(connection, query.text or "")

@@ -14,7 +14,7 @@ _SHOWN_RUNS = 3
 
 
 def entry_table(entries: Sequence[Plain], verbosity: int = 0) -> Table:
-    """One row per record; with ``-v`` also where it lies."""
+    """One row per record, with what is wrong where anything is; with ``-v`` also where it lies."""
     columns = [
         Column("id", right=True),
         Column("verdict"),
@@ -25,12 +25,14 @@ def entry_table(entries: Sequence[Plain], verbosity: int = 0) -> Table:
         Column("name", wraps=True),
         Column("tags", wraps=True),
     ]
-    if verbosity > 0:
-        columns.append(Column("path", wraps=True))
-    return Table(tuple(columns), tuple(_entry_row(entry)[: len(columns)] for entry in entries))
+    extra = {"problem": any(entry["problem"] for entry in entries), "path": verbosity > 0}
+    shown = [name for name, wanted in extra.items() if wanted]
+    columns += [Column(name, wraps=True) for name in shown]
+    return Table(tuple(columns), tuple(_entry_row(entry, shown) for entry in entries))
 
 
-def _entry_row(entry: Plain) -> Line:
+def _entry_row(entry: Plain, extra: Sequence[str]) -> Line:
+    last = {"problem": entry["problem"] or "", "path": entry["path"] or "gone"}
     architecture = " ".join(part for part in (entry["architecture"], entry["variant"]) if part)
     return line(
         str(entry["id"]),
@@ -41,7 +43,7 @@ def _entry_row(entry: Plain) -> Line:
         byte_size(entry["size"]),
         entry["name"],
         ", ".join(entry["tags"]),
-        entry["path"] or "gone",
+        *(last[name] for name in extra),
     )
 
 

@@ -86,3 +86,25 @@ def test_every_field_is_documented() -> None:
 def _named(section: str) -> list[str]:
     cells = re.findall(r"^\| (`.+?`) \| ", section, re.MULTILINE)
     return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+
+
+@pytest.mark.parametrize("way", [("library", "sync"), ("intake", "models", "--exit-zero")])
+def test_broken_files_are_listed_with_what_is_wrong(way: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists say which files are broken, and how; ``--broken`` lists only those, however they came into the catalog."""
+    monkeypatch.setenv("MODELHUB_CATALOG", "c.db")
+    put(Path("models") / "whole.safetensors", lora(1))
+    put(Path("models") / "cut.safetensors", lora(2)[:-100])
+    put(Path("models") / "page.safetensors", b"<!doctype html><html>404</html>")
+    modelhub("library", "add", "models")
+    assert modelhub(*way).code == 0
+    entries = {entry["name"]: entry["problem"] for entry in modelhub("list", "--format", "jsonl").json_lines()}
+    assert entries["whole"] is None
+    assert "100 bytes" in entries["cut"]
+    assert "HTML" in entries["page"]
+    broken = modelhub("list", "--broken")
+    assert "whole" not in broken.out
+    assert "problem" in broken.out
+    assert "problem" not in modelhub("search", "whole").out
+    put(Path("models") / "cut.safetensors", lora(2))
+    assert modelhub(*way).code == 0
+    assert [entry["name"] for entry in modelhub("list", "--broken", "--format", "jsonl").json_lines()] == ["page"]

@@ -39,6 +39,7 @@ def test_entry_says_what_was_recorded(shelf: Shelf) -> None:
         "added": entry.added,
         "triggers": (),
         "preview": None,
+        "problem": None,
     }
     assert shelf.catalog.entries() == [entry]
 
