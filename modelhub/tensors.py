@@ -8,8 +8,11 @@ everything else that stood beside them.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 Scalar = bool | int | float | str | None
@@ -56,6 +59,8 @@ class DType(enum.Enum):
         self.bits = bits
         self.torch_name = torch_name
 
+    __hash__ = object.__hash__  # that of an enumeration hashes its name, a thousand times for a file
+
     @property
     def storable(self) -> bool:
         """Whether safetensors has this element type."""
@@ -97,8 +102,7 @@ class Packing:
     crc: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StorageRef:
+class StorageRef(NamedTuple):
     """A run of bytes in a file that one or more tensors share.
 
     ``start`` is the absolute offset in the source of the first byte, ``nbytes`` the length. ``key`` is the
@@ -113,8 +117,12 @@ class StorageRef:
     nbytes: int
     byteorder: Literal["little", "big"] = "little"
     packing: Packing | None = None
-    data: bytes | None = field(default=None, repr=False)
+    data: bytes | None = None
     crc: int | None = None
+
+    def __repr__(self) -> str:
+        kept = "" if self.data is None else ", kept here"
+        return f"StorageRef({self.key!r}, start={self.start}, nbytes={self.nbytes}{kept})"
 
     @property
     def plain(self) -> bool:
@@ -129,8 +137,7 @@ class StorageRef:
         return self.start + (self.packing.nbytes if self.packing is not None else self.nbytes)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """A tensor: element type, shape in elements, and where its bytes lie.
 
     ``offset`` is in bytes from the storage's start; ``strides`` are in elements, ``None`` meaning C-contiguous.
@@ -258,7 +265,7 @@ class StateDict(Mapping[str, TensorInfo]):
     @property
     def parameter_count(self) -> int:
         """Elements of all tensors together."""
-        return sum(t.numel for t in self.tensors.values())
+        return elements_of(self.tensors)
 
     def shared_groups(self) -> tuple[tuple[str, ...], ...]:
         """Names that look at overlapping bytes of one storage, grouped, in file order."""
@@ -284,6 +291,19 @@ class StateDict(Mapping[str, TensorInfo]):
             if len(run) > 1:
                 groups.append(tuple(run))
         return tuple(groups)
+
+
+def forms_of(tensors: Mapping[str, TensorInfo]) -> Counter[tuple[DType, tuple[int, ...]]]:
+    """How many of *tensors* have each element type and shape: thousands of tensors have a few dozens."""
+    return Counter(map(_form, tensors.values()))
+
+
+_form = attrgetter("dtype", "shape")
+
+
+def elements_of(tensors: Mapping[str, TensorInfo]) -> int:
+    """Elements of all *tensors* together."""
+    return sum(count * prod(shape) for (_, shape), count in forms_of(tensors).items())
 
 
 def _extent(tensor: TensorInfo) -> tuple[int, int]:

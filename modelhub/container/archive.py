@@ -160,12 +160,12 @@ def _arrays(found: Iterable[OpenedMember], anomalies: list[Anomaly]) -> StateDic
                 continue
             storage = tensor.storage
             if each.packing is None and each.crc is None:
-                placed = replace(storage, key=name, start=each.start + storage.start)
-                tensors[name] = replace(tensor, name=name, storage=placed)
+                placed = storage._replace(key=name, start=each.start + storage.start)
+                tensors[name] = tensor._replace(name=name, storage=placed)
             else:  # the storage is the whole member, its header included, so that its checksum can be compared
                 size = storage.start + storage.nbytes if each.packing is not None else each.size
                 placed = StorageRef(name, each.start, size, storage.byteorder, each.packing, crc=each.crc)
-                tensors[name] = replace(tensor, name=name, storage=placed, offset=storage.start + tensor.offset)
+                tensors[name] = tensor._replace(name=name, storage=placed, offset=storage.start + tensor.offset)
     return StateDict(tensors, leftovers=tuple(leftovers))
 
 

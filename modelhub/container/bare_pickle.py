@@ -6,8 +6,6 @@ is handed to ``torch.storage._load_from_bytes``.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from modelhub.container.base import Container
 from modelhub.container.nesting import Nesting
 from modelhub.container.programs import SMALL, read_programs
@@ -85,7 +83,7 @@ class NestedStorages:
     def _framed(self, literal: StorageRef) -> Elements | None:
         """The one storage of the legacy file *literal* (torch 2.13, ``_legacy_save`` of a storage)."""
         if literal.packing is not None:
-            literal = replace(literal, nbytes=self._storages.characters(literal))
+            literal = literal._replace(nbytes=self._storages.characters(literal))
         head = self._head(literal)
         position = 0
         results = []

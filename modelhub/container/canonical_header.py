@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import accumulate, pairwise, repeat
+from operator import ge
 from typing import NamedTuple
 
 from modelhub.tensors import DTYPE_BY_LABEL, DType, StorageRef, TensorInfo
@@ -21,11 +24,21 @@ _LONGEST = 1 << 22
 _OPENING = '{"__metadata__":'
 _PAIRS = json.JSONDecoder(object_pairs_hook=list)
 _COUNT = "(?:0|[1-9][0-9]{0,17})"  # below 2 ** 63
-_ENTRY = re.compile(
-    r'"([^"\\\x00-\x1f]*)":\{"dtype":"([A-Z0-9_]+)",'
-    rf'"shape":\[((?:{_COUNT}(?:,{_COUNT})*)?)\],"data_offsets":\[({_COUNT}),({_COUNT})\]\}}(?:,(?=")|\}}\Z)'
-)
-_AROUND = len('"":{"dtype":"","shape":[],"data_offsets":[,]},')
+_SHAPE = re.compile(rf":\[((?:{_COUNT}(?:,{_COUNT})*)?)\],")
+_OFFSETS = re.compile(rf":\[({_COUNT}),({_COUNT})\]\}},")
+_CONTROL = re.compile(r"[\x00-\x1f]")
+
+_BETWEEN = {2: ":{", 3: "dtype", 4: ":", 6: ",", 7: "shape", 9: "data_offsets"}
+"""Of the ten pieces that the quotes of ``"name":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},`` part an entry into,
+those that are the same in each; 1 is the name, 5 the type, 8 the shape, 10 the offsets."""
+
+
+class Form(NamedTuple):
+    """Element type and shape of a tensor, and the bytes that it takes."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    nbytes: int
 
 
 class Parted(NamedTuple):
@@ -69,40 +82,67 @@ def tensors_of(listing: bytes, start: int) -> list[TensorInfo] | None:
         text = listing.decode()
     except UnicodeDecodeError:
         return None
-    rows: list[tuple[int, int, str, DType, tuple[int, ...]]] = []
-    forms: dict[tuple[str, str], tuple[DType, tuple[int, ...], int] | None] = {}
-    read = 0
-    for name, label, sizes, first, last in _ENTRY.findall(text):
-        read += len(name) + len(label) + len(sizes) + len(first) + len(last) + _AROUND
-        if (label, sizes) not in forms:
-            forms[label, sizes] = _form(label, sizes)
-        form = forms[label, sizes]
-        begin = int(first)
-        if form is None or int(last) - begin != form[2]:
+    number = text.count('":{"dtype":"')
+    if not number or text.count('"') != 10 * number or "\\" in text or not text.endswith("}}"):
+        return None
+    pieces = (text[:-1] + ",").split('"')
+    if pieces[0] or any(pieces[place::10].count(piece) != number for place, piece in _BETWEEN.items()):
+        return None
+    names = pieces[1::10]
+    at_once = "".join(names)
+    if len(set(names)) != number or "__metadata__" in names:
+        return None
+    if not at_once.isprintable() and _CONTROL.search(at_once):
+        return None
+    said = list(zip(pieces[5::10], pieces[8::10], strict=True))
+    known = {each: _form(*each) for each in set(said)}
+    if None in known.values():
+        return None
+    dtypes, shapes, sizes = zip(*map(known.__getitem__, said), strict=True)  # type: ignore[arg-type]
+    begins = _begins(pieces[10::10], sizes)
+    if begins is None:
+        return None
+    starts = map(start.__add__, begins)
+    storages = map(_storage, zip(names, starts, sizes, *_AS_IT_LIES, strict=False))
+    tensors = list(map(_tensor, zip(names, dtypes, shapes, storages, *_PLAINLY, strict=False)))
+    if any(map(ge, begins, begins[1:])):
+        tensors.sort(key=lambda tensor: tensor.storage[1:3])
+    return tensors
+
+
+_storage = partial(tuple.__new__, StorageRef)
+_tensor = partial(tuple.__new__, TensorInfo)
+_AS_IT_LIES = [repeat(default) for default in StorageRef._field_defaults.values()]
+_PLAINLY = [repeat(default) for default in TensorInfo._field_defaults.values()]
+
+
+def _begins(offsets: list[str], sizes: Sequence[int]) -> list[int] | None:
+    """Where the tensors of *sizes* begin; ``None`` where one of the *offsets* is not plainly of as many bytes."""
+    ends = list(accumulate(sizes, initial=0))
+    if ends[-1] < 1 << 63 and offsets == [f":[{begin},{end}]}}," for begin, end in pairwise(ends)]:
+        return ends[:-1]
+    begins = []
+    for text, size in zip(offsets, sizes, strict=True):
+        match = _OFFSETS.fullmatch(text)
+        if match is None or int(match[2]) - int(match[1]) != size:
             return None
-        rows.append((begin, form[2], name, form[0], form[1]))
-    names = {row[2] for row in rows}
-    if not rows or read != len(text) or len(names) != len(rows) or "__metadata__" in names:
-        return None
-    rows.sort(key=lambda row: row[:2])
-    return [
-        TensorInfo(name, dtype, shape, StorageRef(name, start + begin, nbytes))
-        for begin, nbytes, name, dtype, shape in rows
-    ]
+        begins.append(int(match[1]))
+    return begins
 
 
-def _form(label: str, sizes: str) -> tuple[DType, tuple[int, ...], int] | None:
-    """Element type, shape and bytes of a tensor; ``None`` where there is no such tensor."""
-    dtype = DTYPE_BY_LABEL.get(label)
-    if dtype is None or not dtype.storable:
+@lru_cache(maxsize=1 << 12)
+def _form(label: str, sizes: str) -> Form | None:
+    """The form of the tensors of the type *label* and the shape *sizes*; ``None`` where there are none."""
+    dtype, match = DTYPE_BY_LABEL.get(label), _SHAPE.fullmatch(sizes)
+    if dtype is None or not dtype.storable or match is None:
         return None
-    shape = tuple(map(int, sizes.split(","))) if sizes else ()
+    shape = tuple(map(int, match[1].split(","))) if match[1] else ()
     bits = dtype.bits
     for size in shape:
         bits *= size
         if bits > 1 << 66:
             return None
-    return (dtype, shape, bits // 8) if bits % 8 == 0 else None
+    return Form(dtype, shape, bits // 8) if bits % 8 == 0 else None
 
 
 def _is_unicode(metadata: Mapping[str, str]) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from modelhub.errors import LimitExceeded, Malformed, SourceError
 from modelhub.source import Source
@@ -48,7 +47,7 @@ class Storages:
         made = self._made.get(storage)
         if made is None:
             made = self._made[storage] = StorageSource(self, self._source, storage)
-        return made, replace(tensor, storage=StorageRef(storage.key, 0, storage.nbytes, storage.byteorder))
+        return made, tensor._replace(storage=StorageRef(storage.key, 0, storage.nbytes, storage.byteorder))
 
     def characters(self, storage: StorageRef) -> int:
         """Characters, and so unpacked bytes, of a storage that is packed as text; its bytes are all read for that."""

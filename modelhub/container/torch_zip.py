@@ -202,7 +202,7 @@ class _Reading:
         storages = {m[1]: each for each in self.archive.members if (m := _CONSTANT.fullmatch(below_top(each.name)))}
         state_dict = self._read(member, program, _refs("constants", storages, byteorder))
         tensors = state_dict.tensors if state_dict is not None else {}
-        return {f"CONSTANTS.c{name}": replace(tensor, name=f"CONSTANTS.c{name}") for name, tensor in tensors.items()}
+        return {f"CONSTANTS.c{name}": tensor._replace(name=f"CONSTANTS.c{name}") for name, tensor in tensors.items()}
 
     def _byteorder(self, smalls: dict[str, bytes]) -> Literal["little", "big"]:
         """The byte order of the storages; files without the member are little-endian (torch before 2.1)."""

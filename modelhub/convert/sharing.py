@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from modelhub.convert.base import Assembly, Draft
 from modelhub.convert.gather import extent
@@ -56,7 +55,7 @@ def dedupe(draft: Draft) -> tuple[Draft, Mapping[str, str]]:
     removed: dict[str, str] = {}
     for name in sorted(draft.tensors):
         made = draft.tensors[name]
-        views = tuple((id(piece.source), replace(piece.tensor, name="")) for piece in made.pieces)
+        views = tuple((id(piece.source), piece.tensor._replace(name="")) for piece in made.pieces)
         kept = first.setdefault((made.dtype, made.shape, views), name) if made.nbytes else name
         if kept == name:
             tensors[name] = made

@@ -10,11 +10,13 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert, select
 
 from modelhub.db.schema import layout
+from modelhub.tensors import TensorInfo, forms_of
 
 
 class Parted(NamedTuple):
@@ -29,16 +31,24 @@ class Parted(NamedTuple):
 def part(observation: Mapping[str, Any], *, but_for: frozenset[str] | set[str] = frozenset()) -> Parted:
     """*observation* in two parts; layouts whose digests are in *but_for* are not packed again."""
     files = observation["files"]
-    digest, packed = layout_of({path: file["tensors"] for path, file in files.items()}, but_for=but_for)
+    tensors = {path: file["tensors"] for path, file in files.items()}
+    digest, packed = _packed(json.dumps(tensors, separators=(",", ":")), but_for)
     rest = {path: compact(file) for path, file in files.items()}
     return Parted(digest, packed, json.dumps({**observation, "files": rest}, separators=(",", ":")))
 
 
-def layout_of(tensors: Mapping[str, Any], *, but_for: frozenset[str] | set[str]) -> tuple[str, bytes]:
-    """The digest and the packed text of the *tensors* of each file by path, as an observation has them."""
-    text = json.dumps(tensors, separators=(",", ":")).encode()
-    digest = hashlib.sha256(text).hexdigest()
-    return digest, b"" if digest in but_for else zlib.compress(text, 1)
+def layout_of(tensors: Mapping[str, TensorInfo], *, but_for: frozenset[str] | set[str]) -> tuple[str, bytes]:
+    """The digest and the packed text of the layout of one file's *tensors*, as :func:`part` gives them."""
+    quoted = json.encoder.encode_basestring_ascii
+    forms = {form: f'"{form[0].label}",[{",".join(map(str, form[1]))}]' for form in forms_of(tensors)}
+    said = [f"[{quoted(name)},{forms[tensor[1:3]]}]" for name, tensor in tensors.items()]
+    return _packed(f'{{"":[{",".join(said)}]}}', but_for)
+
+
+def _packed(text: str, but_for: frozenset[str] | set[str]) -> tuple[str, bytes]:
+    data = text.encode()
+    digest = hashlib.sha256(data).hexdigest()
+    return digest, b"" if digest in but_for else zlib.compress(data, 1)
 
 
 def joined(packed: bytes, rest: str, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -58,16 +68,17 @@ def joined(packed: bytes, rest: str, metadata: Mapping[str, str]) -> dict[str, A
 def compact(file: Mapping[str, Any]) -> dict[str, Any]:
     """A *file* of an observation without its tensors. A number that all tensors with one ending have, as a LoRA's
     thousand alphas do, is said once, in ``common``."""
+    ends = {name: name.rpartition(".")[2] for name in file["numbers"]}
     values: dict[str, set[float]] = {}
     for name, value in file["numbers"].items():
-        values.setdefault(name.rpartition(".")[2], set()).add(value)
+        values.setdefault(ends[name], set()).add(value)
     common = {end: found.pop() for end, found in values.items() if len(found) == 1}
-    if common:
-        for name, *_ in file["tensors"]:
-            if name not in file["numbers"]:
-                common.pop(name.rpartition(".")[2], None)
+    others = [name for name in (each[0] for each in file["tensors"]) if name not in ends] if common else []
+    for end in list(common):
+        if end in others or any(map(str.endswith, others, repeat(f".{end}"))):
+            del common[end]
     rest = {key: file[key] for key in file if key != "tensors"}
-    numbers = {name: value for name, value in file["numbers"].items() if name.rpartition(".")[2] not in common}
+    numbers = {name: value for name, value in file["numbers"].items() if ends[name] not in common}
     return {**rest, "numbers": numbers, "common": common}
 
 

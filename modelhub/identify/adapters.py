@@ -101,10 +101,10 @@ def _outlined(names: Names) -> Outline | None:
     key = tuple(names.tensors), tuple([tensor.shape for tensor in names.tensors.values()])
     if key in _outlines:
         return _outlines[key]
-    modules, counted = _modules(names, _tables())
+    modules, counted = _modules(names)
     outline = None
     if modules and counted >= _SHARE * len(names.tensors):
-        facts = [(module.algorithm, module.rank) for module in modules]
+        facts = [module.form[:2] for module in modules]
         outline = Outline(counted, _described(modules, facts), narrowed(modules), _alphas(modules, facts))
     while len(_outlines) >= _MOST_OUTLINES:
         del _outlines[next(iter(_outlines))]
@@ -123,20 +123,18 @@ def _alphas(modules: tuple[Module, ...], facts: Sequence[Facts]) -> tuple[tuple[
 
 def modules_of(names: Names) -> tuple[Module, ...]:
     """The modules that an adapter changes, without their alphas."""
-    return _modules(names, _tables())[0]
+    return _modules(names)[0]
 
 
-def _modules(names: Names, tables: Tables) -> tuple[tuple[Module, ...], int]:
+def _modules(names: Names) -> tuple[tuple[Module, ...], int]:
     """The changed modules, and how many names are theirs."""
     modules: dict[str, Module] = {}
     weak: list[tuple[str, str, str, str, TensorInfo]] = []
     counted = 0
-    for name, tensor in names.tensors.items():
-        split = _split(name)
+    for split, tensor in zip(map(_split, names.tensors), names.tensors.values(), strict=True):
         if split is None:
             continue
-        stem, leaf = split
-        told, is_weak = tables.leaves[leaf]
+        stem, leaf, told, is_weak = split
         if is_weak:
             weak.append((stem, leaf, *told, tensor))
             continue
@@ -159,8 +157,14 @@ def _modules(names: Names, tables: Tables) -> tuple[tuple[Module, ...], int]:
 
 
 @lru_cache(maxsize=1 << 15)
-def _split(name: str) -> tuple[str, str] | None:
-    """*name* as module and leaf, or ``None`` when it ends in no leaf of an adapter."""
+def _split(name: str) -> tuple[str, str, tuple[str, str], bool] | None:
+    """*name* as module and leaf, with the leaf's algorithm and role and whether it is weak; ``None`` when it ends in no
+    leaf of an adapter."""
+    split = _parted(name)
+    return (*split, *_tables().leaves[split[1]]) if split is not None else None
+
+
+def _parted(name: str) -> tuple[str, str] | None:
     leaves = _tables().leaves
     cut = len(name)
     for _ in range(3):
@@ -196,9 +200,12 @@ def _with_alphas(outline: Outline, names: Names, scalars: Mapping[str, Scalar], 
     alphas: Counter[float] = Counter()
     for alike in outline.alphas:
         tensors = [tensor for name in alike if (tensor := names.tensors.get(name))]
-        values = [*probe.each(tensors), *(scalars.get(name) for name in alike if name not in names.tensors)]
-        found = [value for value in values if isinstance(value, int | float) and abs(value) <= _LARGEST_ALPHA]
-        alphas.update(float(f"{value:.6g}") for value in found)
+        values: list[Scalar] = [*probe.each(tensors)]
+        if len(tensors) < len(alike):
+            values += [scalars.get(name) for name in alike if name not in names.tensors]
+        for value, count in Counter(values).items():
+            if isinstance(value, int | float) and abs(value) <= _LARGEST_ALPHA:
+                alphas[float(f"{value:.6g}")] += count
     most = max(alphas, key=alphas.__getitem__, default=None)
     return replace(outline.adapter, alpha=most, alphas=dict(alphas.most_common()))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 from modelhub.tensors import TensorInfo
 
@@ -38,6 +41,16 @@ class ModulePrefix:
     keep: bool = False
 
 
+class Form(NamedTuple):
+    """What the shapes of a module's tensors tell, as the properties of :class:`Module` of the same names say."""
+
+    algorithm: str
+    rank: int | None
+    is_convolution: bool
+    inputs: int | None
+    outputs: int | None
+
+
 @dataclass(slots=True)
 class Module:
     """One changed module: ``name`` as the file has it, ``path`` without its beginning and with underscores."""
@@ -47,68 +60,101 @@ class Module:
     prefix: ModulePrefix | None
     tensors: dict[tuple[str, str], TensorInfo] = field(default_factory=dict)
     leaves: list[str] = field(default_factory=list)
+    _form: Form | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def form(self) -> Form:
+        """All that the shapes tell, at once; asked once the module has all its tensors."""
+        if self._form is None:
+            self._form = _form(tuple([(told, tensor.shape) for told, tensor in self.tensors.items()]))
+        return self._form
 
     @property
     def algorithm(self) -> str:
         """``lora``, ``locon`` (a LoRA of a convolution), ``loha`` ...; ``dora`` or ``loha+dora`` with a magnitude."""
-        if self.tensors.keys() <= _PLAIN and ("lora", "down") in self.tensors:
-            return "locon" if self.is_convolution and self._kernel > 1 else "lora"
-        algorithms = [name for name, _ in self.tensors if name and name != "dora"]
-        base = algorithms[0] if algorithms else ""
-        if base == "lora" and self.is_convolution and self._kernel > 1:
-            base = "locon"
-        if base == "oft" and len(self._shape("oft", "blocks")) == 4:
-            base = "boft"
-        if any(name == "dora" for name, _ in self.tensors):
-            return "dora" if base in {"lora", ""} else f"{base}+dora"
-        return base
+        return self.form.algorithm
 
     @property
     def rank(self) -> int | None:
         """The rank of its factors; ``None`` where the algorithm has none or they are kept whole."""
-        for (algorithm, role), axis in _RANK_AXES:
-            if len(shape := self._shape(algorithm, role)) > axis:
-                return shape[axis]
-        return None
+        return self.form.rank
 
     @property
     def is_convolution(self) -> bool:
-        return len(self._shape("lora", "down")) == 4
+        return self.form.is_convolution
 
     @property
     def inputs(self) -> int | None:
         """Width of what the module takes, where its factors tell."""
-        for key in (("lora", "down"), ("loha", "w1_b"), ("full", "diff"), ("glora", "a2")):
-            if len(shape := self._shape(*key)) >= 2:
-                return shape[1]
-        left, right = self._lokr("w1", 1), self._lokr("w2", 1)
-        return left * right if left and right else None
+        return self.form.inputs
 
     @property
     def outputs(self) -> int | None:
         """Width of what the module gives, where its factors tell."""
-        for key in (("lora", "up"), ("full", "diff")):
-            if len(shape := self._shape(*key)) >= 2:
-                return shape[0]
-        if len(shape := self._shape("loha", "w1_a")) == 2 and ("loha", "t1") not in self.tensors:
-            return shape[0]
-        left, right = self._lokr("w1", 0), self._lokr("w2", 0)
-        return left * right if left and right else None
+        return self.form.outputs
 
-    @property
-    def _kernel(self) -> int:
-        return max(self._shape("lora", "down")[2:], default=1)
 
-    def _shape(self, algorithm: str, role: str) -> tuple[int, ...]:
-        tensor = self.tensors.get((algorithm, role))
-        return tensor.shape if tensor else ()
+_Shapes = Mapping[tuple[str, str], tuple[int, ...]]
 
-    def _lokr(self, factor: str, axis: int) -> int | None:
-        """Size along *axis* of a Kronecker factor that is kept whole or as the product of two matrices."""
-        if len(shape := self._shape("lokr", factor)) >= 2:
+
+@lru_cache(maxsize=1 << 14)
+def _form(told: tuple[tuple[tuple[str, str], tuple[int, ...]], ...]) -> Form:
+    """The form of a module of tensors of these algorithms, roles and shapes; few differ from all others."""
+    shapes = dict(told)
+    is_convolution = len(_shape(shapes, "lora", "down")) == 4
+    return Form(_algorithm(shapes, is_convolution), _rank(shapes), is_convolution, _inputs(shapes), _outputs(shapes))
+
+
+def _algorithm(shapes: _Shapes, is_convolution: bool) -> str:
+    kernel = max(_shape(shapes, "lora", "down")[2:], default=1)
+    if shapes.keys() <= _PLAIN and ("lora", "down") in shapes:
+        return "locon" if is_convolution and kernel > 1 else "lora"
+    algorithms = [name for name, _ in shapes if name and name != "dora"]
+    base = algorithms[0] if algorithms else ""
+    if base == "lora" and is_convolution and kernel > 1:
+        base = "locon"
+    if base == "oft" and len(_shape(shapes, "oft", "blocks")) == 4:
+        base = "boft"
+    if any(name == "dora" for name, _ in shapes):
+        return "dora" if base in {"lora", ""} else f"{base}+dora"
+    return base
+
+
+def _rank(shapes: _Shapes) -> int | None:
+    for (algorithm, role), axis in _RANK_AXES:
+        if len(shape := _shape(shapes, algorithm, role)) > axis:
             return shape[axis]
-        if ("lokr", "t2") in self.tensors and factor == "w2":  # in Tucker form the outer factors stand the other way
-            shape = self._shape("lokr", "w2_a" if axis == 0 else "w2_b")
-            return shape[1] if len(shape) >= 2 else None
-        shape = self._shape("lokr", f"{factor}_{'ab'[axis]}")
-        return shape[axis] if len(shape) >= 2 else None
+    return None
+
+
+def _inputs(shapes: _Shapes) -> int | None:
+    for key in (("lora", "down"), ("loha", "w1_b"), ("full", "diff"), ("glora", "a2")):
+        if len(shape := _shape(shapes, *key)) >= 2:
+            return shape[1]
+    left, right = _lokr(shapes, "w1", 1), _lokr(shapes, "w2", 1)
+    return left * right if left and right else None
+
+
+def _outputs(shapes: _Shapes) -> int | None:
+    for key in (("lora", "up"), ("full", "diff")):
+        if len(shape := _shape(shapes, *key)) >= 2:
+            return shape[0]
+    if len(shape := _shape(shapes, "loha", "w1_a")) == 2 and ("loha", "t1") not in shapes:
+        return shape[0]
+    left, right = _lokr(shapes, "w1", 0), _lokr(shapes, "w2", 0)
+    return left * right if left and right else None
+
+
+def _shape(shapes: _Shapes, algorithm: str, role: str) -> tuple[int, ...]:
+    return shapes.get((algorithm, role), ())
+
+
+def _lokr(shapes: _Shapes, factor: str, axis: int) -> int | None:
+    """Size along *axis* of a Kronecker factor that is kept whole or as the product of two matrices."""
+    if len(shape := _shape(shapes, "lokr", factor)) >= 2:
+        return shape[axis]
+    if ("lokr", "t2") in shapes and factor == "w2":  # in Tucker form the outer factors stand the other way
+        shape = _shape(shapes, "lokr", "w2_a" if axis == 0 else "w2_b")
+        return shape[1] if len(shape) >= 2 else None
+    shape = _shape(shapes, "lokr", f"{factor}_{'ab'[axis]}")
+    return shape[axis] if len(shape) >= 2 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import repeat
 
 from modelhub.tensors import BlockTensor, DType, StateDict, TensorInfo
 
@@ -30,7 +31,7 @@ class Names:
 
     def __init__(self, state_dict: StateDict) -> None:
         tensors = _with_blocks(state_dict)
-        if any(len(name) > _LONGEST_NAME for name in tensors):
+        if max(map(len, tensors), default=0) > _LONGEST_NAME:
             tensors = {name: tensor for name, tensor in tensors.items() if len(name) <= _LONGEST_NAME}
         self.tensors = _unpacked(_unwrapped(tensors))
         self._text = ""
@@ -99,7 +100,7 @@ def _with_blocks(state_dict: StateDict) -> Mapping[str, TensorInfo]:
 
 def _unpacked(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
     """*tensors*, each weight that is packed under a name of its own also under its plain one."""
-    if not any(name.endswith(_PACKED) for name in tensors):
+    if not any(map(str.endswith, tensors, repeat(_PACKED))):
         return tensors
     plain = {
         f"{name[: -len(ending)]}weight": tensor
@@ -119,7 +120,7 @@ def _fits(prefix: str, head: str, tail: str) -> bool:
 
 
 def _unwrapped(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
-    for _ in range(_MOST_WRAPPERS):
+    for _ in range(_MOST_WRAPPERS if any(map(str.startswith, tensors, repeat(_WRAPPERS))) else 0):
         first = Counter(name[: name.find(".") + 1] for name in tensors)
         shared = [first[wrapper] for wrapper in _WRAPPERS]
         if 2 * sum(shared) <= len(tensors):

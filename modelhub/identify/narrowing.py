@@ -52,18 +52,20 @@ def narrowed(modules: Iterable[Module]) -> Narrowed:
     groups: dict[frozenset[str], Group] = {}
     tables: Counter[int] = Counter()
     paths: set[str] = set()
-    counted: Counter[Fit] = Counter()
+    fits: list[Fit] = []
     for module in modules:
-        fit = _fit(module.path, module.outputs, module.inputs, module.is_convolution)
+        form = module.form
+        fit = _fit(module.path, form.outputs, form.inputs, form.is_convolution)
         if fit is None:
             continue
         if module.prefix is None or module.prefix.component not in _TEXT:
-            counted[fit] += 1
+            fits.append(fit)
             paths.add(module.path)
         group = groups.get(fit.architectures)
         if group is None:
             group = groups[fit.architectures] = Group(fit.architectures, module, fit.by)
         group.count += 1
+    counted = Counter(fits)
     for fit, count in counted.items():
         tables.update(dict.fromkeys(fit.tables, count))
     found = [*groups.values(), *_prefixes(modules)]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from modelhub.identify.base import Evidence
-from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, StateDict
+from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, StateDict, forms_of
 
 DOMINANT = 0.9
 """The share of all floating point bytes that one element type must hold to be *the* precision."""
@@ -59,8 +59,7 @@ def precision_of(state_dict: StateDict) -> Evidence | None:
     tensors = state_dict.tensors
     scales = ""
     share: dict[str, int] = {}
-    forms = Counter((tensor.dtype, tensor.shape) for tensor in tensors.values())
-    for (dtype, shape), count in forms.items():
+    for (dtype, shape), count in forms_of(tensors).items():
         if dtype.label in _COUNTED:
             share[dtype.label] = share.get(dtype.label, 0) + count * max(0, math.prod(shape)) * dtype.bits
     telling = {name[name.rfind(".") + 1 :] for name in tensors} & _TELLING

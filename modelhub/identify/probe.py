@@ -64,8 +64,10 @@ class Probe:
             last = len(tensors) - 1
             some = {self.number(tensors[last * index // (_FEW - 1)]) for index in range(_FEW)}
             if len(some) == 1 and (value := some.pop()) is not None:
+                known = self.numbers
                 for tensor in tensors:
-                    self.numbers.setdefault(tensor.name, value)
+                    known.setdefault(tensor.name, value)
+                return [known[tensor.name] if not tensor.shape or tensor.numel == 1 else None for tensor in tensors]
         return [self.number(tensor) for tensor in tensors]
 
     def deviation(self, tensor: TensorInfo) -> float | None:
@@ -85,20 +87,20 @@ class Probe:
 
 def numbers(tensor: TensorInfo, read: Read | None) -> tuple[float, ...] | None:
     """The values of a small tensor; ``None`` where they cannot be read as they lie."""
-    storage = tensor.storage
+    storage, nbytes = tensor.storage, tensor.nbytes
     if storage.packing is not None or tensor.conj or tensor.neg or not tensor.contiguous:
         return None
-    if not 0 < tensor.nbytes <= LARGEST_READ or min(tensor.start, tensor.offset, *tensor.shape, 0) < 0:
+    if not 0 < nbytes <= LARGEST_READ or min(tensor.start, tensor.offset, *tensor.shape, 0) < 0:
         return None
     if storage.data is not None:
-        return _decoded(storage.data[tensor.offset : tensor.offset + tensor.nbytes], tensor)
+        return _decoded(storage.data[tensor.offset : tensor.offset + nbytes], tensor, nbytes)
     if read is None:
         return None
     try:
-        data = read(tensor.start, tensor.nbytes)
+        data = read(tensor.start, nbytes)
     except (SourceError, OSError):
         return None
-    return _decoded(data, tensor)
+    return _decoded(data, tensor, nbytes)
 
 
 def deviation(values: tuple[float, ...]) -> float:
@@ -111,8 +113,8 @@ def _single(values: tuple[float, ...]) -> float:
     return values[0]
 
 
-def _decoded(data: bytes, tensor: TensorInfo) -> tuple[float, ...] | None:
-    if len(data) != tensor.nbytes:
+def _decoded(data: bytes, tensor: TensorInfo, nbytes: int) -> tuple[float, ...] | None:
+    if len(data) != nbytes:
         return None
     order = "<" if tensor.storage.byteorder == "little" else ">"
     if tensor.dtype is DType.BF16:  # the upper half of a float32

@@ -112,8 +112,10 @@ class Signature:
         """What made it fit below *root*, or ``None``."""
         seen: Seen | None = None
         for alternatives in self.has:
-            found = next((name for each in alternatives if (name := names.find(root, each))), None)
-            if found is None:
+            for each in alternatives:
+                if found := names.find(root, each):
+                    break
+            else:
                 return None
             seen = seen or Seen(found)
         for rule in self.shape:

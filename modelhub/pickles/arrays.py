@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from modelhub.pickles.declaration import is_count
@@ -106,7 +105,7 @@ def array_of(name: str, call: Call, around: Surroundings) -> TensorInfo | None:
     elements = literal_elements(data, f"bytes@{call.offset}", around, size)
     if elements is None:
         raise BadTensor("tensor.out-of-bounds", f"{name}: its bytes are not those of an array of shape {shape}"[:300])
-    storage = replace(elements.storage, byteorder=element.byteorder)
+    storage = elements.storage._replace(byteorder=element.byteorder)
     shape, strides = _laid_out(shape, order, axes)
     return placed(name, element.dtype, elements._replace(storage=storage), (0, shape, strides))
 

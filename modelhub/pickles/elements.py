@@ -6,7 +6,6 @@ Source of the signatures: torch 2.13 ``torch/_utils.py`` (``_rebuild_*``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from modelhub.pickles.declaration import declaration_of, is_count
@@ -127,7 +126,7 @@ def plain_tensor(name: str, function: str, args: tuple[Value, ...], around: Surr
     dtype, metadata = _dtype_and_metadata(name, function, args, elements.dtype)
     tensor = placed(name, dtype, elements, (args[1], shape, strides))
     conj, neg = metadata.get("conj") is True, metadata.get("neg") is True
-    return replace(tensor, conj=conj, neg=neg) if conj or neg else tensor
+    return tensor._replace(conj=conj, neg=neg) if conj or neg else tensor
 
 
 def placed(

@@ -6,7 +6,6 @@ Source of the signatures: torch 2.13 ``torch/_utils.py`` and ``torch/_tensor.py`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from modelhub.pickles.arrays import array_of, makes_array
 from modelhub.pickles.composite import composite_of, makes_composite
@@ -64,5 +63,5 @@ def tensor_of(name: str, call: Call, around: Surroundings) -> TensorInfo | None:
             call = args[0]
         else:
             given = around.given(args[0]) if args else None
-            return None if given is None else replace(given, name=name)
+            return None if given is None else given._replace(name=name)
     return None

@@ -8,7 +8,6 @@ them is kept as scalars or listed as leftovers: nothing is passed over in silenc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -200,7 +199,7 @@ class _Walk:
         try:
             if type(value) is Persistent:
                 given = self.around.given(value)
-                tensor = None if given is None else replace(given, name=name)
+                tensor = None if given is None else given._replace(name=name)
             else:
                 tensor = tensor_of(name, value, self.around)
         except BadTensor as bad:

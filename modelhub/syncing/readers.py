@@ -1,22 +1,24 @@
 """Processes that read headers for another one, told apart from those that scan by how little they say.
 
 They are forked where that is safe, as :mod:`modelhub.workers` are. Files go to them and readings come back as plain
-JSON, never as pickles. A process that dies takes one file with it.
+JSON and text, never as pickles. A process that dies takes one file with it. A thread listens to each, so that they go
+on reading while what they have read is written down.
 """
 
 from __future__ import annotations
 
-import base64
 import gc
 import json
+import queue
 import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate, pairwise
 from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -25,7 +27,9 @@ from modelhub.failures import reason_of
 from modelhub.syncing.reading import Reader
 
 _AT_ONCE = 16
-"""Files given to a process at a time: reading one takes about as long as telling of it."""
+"""Files given to a process at a time: it finds the next one waiting when it has done with the first."""
+_AHEAD = 500
+"""Readings, of some ten kilobytes each, that wait to be written down."""
 _WORTH_IT = 64
 """Files from which on processes are started: starting one takes as long as reading a few."""
 
@@ -62,23 +66,26 @@ class _Crew:
 
     def __init__(self, files: Sequence[Seen]) -> None:
         self._waiting = deque(files)
-        self._given: dict[Connection, deque[Seen]] = {}
+        self._heard: queue.Queue[tuple[Seen, bytes | str] | None] = queue.Queue(_AHEAD)
         self._processes: dict[Connection, BaseProcess] = {}
+        self._threads: list[threading.Thread] = []
+        self._closing = False
 
     def answers(self, size: int) -> Iterator[Answer]:
-        for _ in range(size):
-            self._hire()
-        if not self._processes:
-            reader = Reader()
-            while self._waiting:
-                file = self._waiting.popleft()
-                yield file, _read(file, reader)
-        while any(self._given.values()):
-            for line in wait(list(self._processes)):
-                assert isinstance(line, Connection)
-                yield from self._hear(line)
+        lines = [line for line in (self._hired() for _ in range(size)) if line is not None]
+        self._threads = [threading.Thread(target=self._listen, args=(line,), daemon=True) for line in lines]
+        for thread in self._threads:
+            thread.start()
+        for _ in lines:
+            while (heard := self._heard.get()) is not None:
+                file, said = heard
+                yield file, said if isinstance(said, str) else _unpacked(said)
+        reader = Reader()
+        while self._waiting:  # no process could be had
+            file = self._waiting.popleft()
+            yield file, _read(file, reader)
 
-    def _hire(self) -> None:
+    def _hired(self) -> Connection | None:
         # With other threads about, a fork could copy a lock that nobody in the child will ever release.
         forks = sys.platform == "linux" and threading.active_count() == 1
         context: Any = get_context("fork" if forks else "spawn")
@@ -88,63 +95,85 @@ class _Crew:
             process = context.Process(target=serve, args=(theirs, inherited), daemon=True)
             process.start()
         except OSError:
-            return
+            return None
         theirs.close()
         self._processes[ours] = process
-        self._given[ours] = deque()
-        self._hand_out(ours)
+        return ours
 
-    def _hand_out(self, line: Connection) -> None:
-        given = self._given[line]
-        while self._waiting and len(given) < _AT_ONCE:
-            file = self._waiting.popleft()
-            given.append(file)
-            with suppress(OSError):  # it is dead, as will be seen when it is listened to
-                line.send_bytes(json.dumps(file).encode())
-
-    def _hear(self, line: Connection) -> Iterator[Answer]:
+    def _listen(self, line: Connection) -> None:
+        """Have a process read until nothing waits any more, and another one when it dies."""
         try:
-            message = line.recv_bytes()
-        except (EOFError, OSError):
-            yield from self._bury(line)
-            return
-        file = self._given[line].popleft()
-        self._hand_out(line)
-        yield file, _told(json.loads(message))
+            found: Connection | None = line
+            while found is not None:
+                killer = self._hear(found)
+                if killer is None:
+                    return
+                self._heard.put((killer, "the process that read it ended unexpectedly"))
+                found = self._hired() if self._waiting and not self._closing else None
+        finally:
+            self._heard.put(None)
 
-    def _bury(self, line: Connection) -> Iterator[Answer]:
-        """The file that a dead process was at has killed it; those after it are given to others."""
-        given = self._given.pop(line)
-        process = self._processes.pop(line)
-        line.close()
-        process.join()
-        killer = given.popleft() if given else None
-        self._waiting.extendleft(reversed(given))
-        if self._waiting:
-            self._hire()
-        if killer is not None:
-            yield killer, "the process that read it ended unexpectedly"
-        if not self._processes:
-            reader = Reader()
-            while self._waiting:
-                file = self._waiting.popleft()
-                yield file, _read(file, reader)
+    def _hear(self, line: Connection) -> Seen | None:
+        """Hand files out and take answers in; ends with the file that has killed the process, if one has. Those that it
+        had been given after that one wait again."""
+        given: deque[Seen] = deque()
+        try:
+            while True:
+                while len(given) < _AT_ONCE:
+                    try:
+                        given.append(self._waiting.popleft())
+                    except IndexError:
+                        break
+                    with suppress(OSError):  # it is dead, as will be seen when it is listened to
+                        line.send_bytes(json.dumps(given[-1]).encode())
+                if not given:
+                    return None
+                message = line.recv_bytes()
+                self._heard.put((given.popleft(), message))
+        except (EOFError, OSError):
+            killer = given.popleft() if given else None
+            self._waiting.extendleft(reversed(given))
+            return killer
 
     def close(self) -> None:
-        for line, process in self._processes.items():
-            line.close()
+        self._closing = True
+        self._waiting.clear()
+        for process in list(self._processes.values()):
             process.kill()
-        for process in self._processes.values():
+        while any(thread.is_alive() for thread in self._threads):
+            with suppress(queue.Empty):
+                self._heard.get(timeout=0.05)
+        for line, process in self._processes.items():
+            process.kill()
             process.join()
             process.close()
+            line.close()
         self._processes.clear()
 
 
-def _told(said: Any) -> Reading | str:
+_LONG = ("metadata", "about", "words", "observation")
+"""Fields of a reading that are told as they are: most of it is text, in which JSON would escape every quote."""
+
+
+def _packed(said: Reading | str) -> bytes:
+    if isinstance(said, str):
+        return len(head := json.dumps(said).encode()).to_bytes(4, "little") + head
+    texts = [getattr(said, name).encode("utf-8", "surrogatepass") for name in _LONG]
+    parts = [*texts, said.layout] if said.layout is not None else texts
+    rest = said._replace(metadata="", about="", words="", observation="", layout=None)
+    head = json.dumps([rest, list(map(len, parts))]).encode()
+    return b"".join([len(head).to_bytes(4, "little"), head, *parts])
+
+
+def _unpacked(message: bytes) -> Reading | str:
+    start = 4 + int.from_bytes(message[:4], "little")
+    said = json.loads(message[4:start])
     if isinstance(said, str):
         return said
-    reading = Reading(*said)
-    return reading._replace(layout=base64.b64decode(reading.layout)) if reading.layout is not None else reading
+    rest, lengths = said
+    parts = [message[begin:end] for begin, end in pairwise(accumulate(lengths, initial=start))]
+    texts = {name: part.decode("utf-8", "surrogatepass") for name, part in zip(_LONG, parts, strict=False)}
+    return Reading(*rest)._replace(**texts, layout=parts[-1] if len(parts) > len(_LONG) else None)
 
 
 def serve(line: Connection, inherited: Sequence[Connection] = ()) -> None:
@@ -157,11 +186,6 @@ def serve(line: Connection, inherited: Sequence[Connection] = ()) -> None:
     reader = Reader()
     try:
         while True:
-            reading = _read(Seen(*json.loads(line.recv_bytes())), reader)
-            if isinstance(reading, Reading) and reading.layout is not None:
-                plain: Any = reading._replace(layout=base64.b64encode(reading.layout).decode())  # type: ignore[arg-type]
-            else:
-                plain = reading
-            line.send_bytes(json.dumps(plain).encode())
+            line.send_bytes(_packed(_read(Seen(*json.loads(line.recv_bytes())), reader)))
     except (EOFError, OSError):
         return

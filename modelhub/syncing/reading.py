@@ -16,7 +16,7 @@ from modelhub.identify import Identity, identify_observation, observe, stored
 from modelhub.reidentifying import identification_version
 from modelhub.source import Source, open_local
 from modelhub.syncing.structures import Structures
-from modelhub.tensors import TensorInfo
+from modelhub.tensors import TensorInfo, elements_of
 from modelhub.verbs import Inspection
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ class Reader:
 
     def _layout(self, tensors: Mapping[str, TensorInfo]) -> str:
         """The digest of the layout of *tensors*, which is kept to be given once."""
-        digest, packed = layout_of(
-            {"": [[name, tensor.dtype.label, tensor.shape] for name, tensor in tensors.items()]}, but_for=self._said
-        )
+        digest, packed = layout_of(tensors, but_for=self._said)
         if packed:
             self._packed[digest] = packed
         return digest
@@ -181,7 +179,7 @@ def _columns(identity: Identity, tensors: Mapping[str, TensorInfo]) -> Mapping[s
         {
             **{name: getattr(identity, name) for name in _FACTS},
             "tensor_count": len(tensors) or None,
-            "parameter_count": sum(tensor.numel for tensor in tensors.values()) if tensors else None,
+            "parameter_count": elements_of(tensors) if tensors else None,
         }
     )
 

@@ -12,6 +12,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from modelhub.container.canonical_header import part, tensors_of
@@ -118,10 +119,9 @@ class Structures:
         structure = self._known.get(key)
         tensors = None
         if structure is None or structure.listing != listing:
-            tensors = _whole(tensors_of(listing, 0))
+            tensors, nbytes = _whole(tensors_of(listing, 0))
             if tensors is None:
                 return None
-            nbytes = sum(tensor.storage.nbytes for tensor in tensors.values())
             structure = _Structure(listing, nbytes, self._layout_of(tensors))
             self._keep(key, structure)
         self._known.move_to_end(key)
@@ -131,7 +131,7 @@ class Structures:
         answer = _fitting(structure, file)
         if answer is None:
             if tensors is None:
-                tensors = _whole(tensors_of(listing, 0))
+                tensors, _ = _whole(tensors_of(listing, 0))
                 assert tensors is not None
             answer = self._asked(structure, tensors, file)
         return Told(metadata, answer.identity, structure.layout, answer.observation)
@@ -158,7 +158,7 @@ class Structures:
             Observation({"": (StateDict(tensors, metadata=watched), probe)}, beside=file.beside)
         )
         own = stored(Observation({"": (StateDict({}), probe)}, beside=file.beside))
-        numbers = compact({"tensors": [[name] for name in tensors], "numbers": probe.numbers})
+        numbers = compact({"tensors": zip(tensors), "numbers": probe.numbers})
         own["files"][""] = {**own["files"][""], **numbers, "metadata": None}
         del own["files"][""]["tensors"]
         columns = self._columns_of(identity, tensors)
@@ -168,14 +168,13 @@ class Structures:
         return answer
 
 
-def _whole(tensors: Sequence[TensorInfo] | None) -> dict[str, TensorInfo] | None:
-    """*tensors* by name, where each begins where the one before it ends."""
-    reached = 0
-    for tensor in tensors or ():
-        if tensor.storage.start != reached:
-            return None
-        reached += tensor.storage.nbytes
-    return {tensor.name: tensor for tensor in tensors} if tensors is not None else None
+def _whole(tensors: Sequence[TensorInfo] | None) -> tuple[dict[str, TensorInfo] | None, int]:
+    """*tensors* by name, where each begins where the one before it ends, and the bytes that they take."""
+    storages = [tensor.storage for tensor in tensors or ()]
+    ends = list(accumulate([storage.nbytes for storage in storages], initial=0))
+    if tensors is None or [storage.start for storage in storages] != ends[:-1]:
+        return None, 0
+    return {tensor.name: tensor for tensor in tensors}, ends[-1]
 
 
 def _fitting(structure: _Structure, file: _File) -> _Answer | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 
 import numpy as np
@@ -33,7 +32,7 @@ def left(request):
         assert (found.path, found.unread) == ("w", True)
 
         def values(info: TensorInfo) -> torch.Tensor:
-            named = dataclasses.replace(info, name="it")
+            named = info._replace(name="it")
             return read_arrays([named], BytesSource("file", data), TorchMaker())["it"]
 
         return found, values

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from modelhub.convert.layouts.base import Shape, View
 from modelhub.errors import UnsupportedLayout
 from modelhub.tensors import TensorInfo
@@ -37,7 +35,7 @@ def resolve(view: View, tensor: TensorInfo) -> TensorInfo:
         left = iter(kept)
         strides = tuple(next(left)[1] if size != 1 else 1 for size in view.shape)
         shape = view.shape
-    return replace(tensor, shape=shape, offset=offset, strides=None if strides == _contiguous(shape) else strides)
+    return tensor._replace(shape=shape, offset=offset, strides=None if strides == _contiguous(shape) else strides)
 
 
 def _contiguous(shape: Shape) -> tuple[int, ...]:
