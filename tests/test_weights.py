@@ -8,7 +8,6 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
-from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -462,7 +461,7 @@ def test_expanded_tensors_cost_nothing_unless_they_must_be_computed(maker):
     huge = tensor((1 << 40,), (0,), dtype=DType.C64)
     assert read_arrays([huge], source, maker)["t"].shape == (1 << 40,)
     with pytest.raises(LimitExceeded):
-        read_arrays([replace(huge, conj=True)], source, maker)
+        read_arrays([huge._replace(conj=True)], source, maker)
 
 
 CODES = {DType.U8: "u1", DType.I16: "i2", DType.F32: "f4", DType.I64: "i8", DType.C64: "c8", DType.C128: "c16"}

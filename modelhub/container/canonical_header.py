@@ -62,7 +62,7 @@ def part(header: bytes) -> Parted | None:
         pairs, stop = _PAIRS.raw_decode(text, len(_OPENING))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) and isinstance(pair[1], str) for pair in pairs):
+    if text[len(_OPENING)] != "{" or not all(isinstance(value, str) for _, value in pairs):
         return None
     metadata: dict[str, str] = dict(pairs)
     opening = text[:stop]
@@ -95,10 +95,10 @@ def tensors_of(listing: bytes, start: int) -> list[TensorInfo] | None:
     if not at_once.isprintable() and _CONTROL.search(at_once):
         return None
     said = list(zip(pieces[5::10], pieces[8::10], strict=True))
-    known = {each: _form(*each) for each in set(said)}
-    if None in known.values():
+    forms = {each: form for each in set(said) if (form := _form(*each)) is not None}
+    if len(forms) != len(set(said)):
         return None
-    dtypes, shapes, sizes = zip(*map(known.__getitem__, said), strict=True)  # type: ignore[arg-type]
+    dtypes, shapes, sizes = zip(*map(forms.__getitem__, said), strict=True)
     begins = _begins(pieces[10::10], sizes)
     if begins is None:
         return None

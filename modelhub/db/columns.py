@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from modelhub.db.claims import claims_of
@@ -42,7 +43,9 @@ def reading_of(
     version: str,
 ) -> Reading:
     """The reading of *seen*, whose *identity* is what :func:`identification_columns` gave."""
-    pairs = {storable(name): storable(value) for name, value in metadata.items()}
+    pairs: Mapping[str, str] = metadata
+    if not (at_once := "".join(chain.from_iterable(metadata.items()))).isascii() or "\0" in at_once:
+        pairs = {storable(name): storable(value) for name, value in metadata.items()}
     triggers = trigger_words(metadata)
     text = json.dumps(pairs, sort_keys=True, separators=(",", ":"))
     header, sample = prints

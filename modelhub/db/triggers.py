@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
 STATED = ("modelspec.trigger_phrase", "modelspec.trigger_word", "trigger_words", "trained_words", "activation_text")
@@ -25,11 +25,9 @@ def trigger_words(metadata: Mapping[str, str], beside: Iterable[str] = ()) -> tu
     """The phrases that side files (*beside*) and *metadata* state, then the tags that the latter counts, the commonest
     first; each once."""
     stated = [*beside, *(metadata[key].strip() for key in STATED if key in metadata)]
-    counts: dict[str, int] = {}
-    for tag, count in _counted(metadata.get(COUNTED, "")):
-        counts[tag] = counts.get(tag, 0) + count
+    counts = _counted(metadata.get(COUNTED, ""))
     found = [*stated, *sorted(counts, key=counts.__getitem__, reverse=True)[:MOST]]
-    return tuple(dict.fromkeys(phrase for phrase in found if phrase))
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def listed(words: Iterable[str]) -> list[str]:
@@ -37,14 +35,18 @@ def listed(words: Iterable[str]) -> list[str]:
     return [word[:NAME_LENGTH] for word in islice(words, LISTED)]
 
 
-def _counted(text: str) -> Iterator[tuple[str, int]]:
+def _counted(text: str) -> dict[str, int]:
+    """How often each tag occurs in all data sets together."""
+    counts: dict[str, int] = {}
     if not text:
-        return
+        return counts
     try:
         datasets = json.loads(text) if len(text) <= LONGEST else None
     except (ValueError, RecursionError):  # whoever wrote the file wrote this: it need not be JSON
-        return
+        return counts
     for tags in datasets.values() if isinstance(datasets, dict) else ():
         for tag, count in tags.items() if isinstance(tags, dict) else ():
             if isinstance(count, int):
-                yield tag.strip(), count
+                name = tag.strip()
+                counts[name] = counts.get(name, 0) + count
+    return counts

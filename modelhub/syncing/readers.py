@@ -90,7 +90,8 @@ class _Crew:
         forks = sys.platform == "linux" and threading.active_count() == 1
         context: Any = get_context("fork" if forks else "spawn")
         try:
-            ours, theirs = context.Pipe()
+            lines: tuple[Connection, Connection] = context.Pipe()
+            ours, theirs = lines
             inherited = [ours, *self._processes] if forks else []
             process = context.Process(target=serve, args=(theirs, inherited), daemon=True)
             process.start()
@@ -172,8 +173,9 @@ def _unpacked(message: bytes) -> Reading | str:
         return said
     rest, lengths = said
     parts = [message[begin:end] for begin, end in pairwise(accumulate(lengths, initial=start))]
-    texts = {name: part.decode("utf-8", "surrogatepass") for name, part in zip(_LONG, parts, strict=False)}
-    return Reading(*rest)._replace(**texts, layout=parts[-1] if len(parts) > len(_LONG) else None)
+    texts = [part.decode("utf-8", "surrogatepass") for part in parts[: len(_LONG)]]
+    long: dict[str, Any] = dict(zip(_LONG, texts, strict=True))
+    return Reading(*rest)._replace(**long, layout=parts[-1] if len(parts) > len(_LONG) else None)
 
 
 def serve(line: Connection, inherited: Sequence[Connection] = ()) -> None:

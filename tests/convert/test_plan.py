@@ -71,9 +71,9 @@ def test_scalars_and_leftovers_are_told():
 
 def test_shared_bytes_are_copied_for_every_name():
     """safetensors cannot alias: each name gets its bytes, and the plan and metadata say which were shared."""
-    part = replace(WEIGHT, name="part", shape=(4,), offset=16)
-    apart = replace(WEIGHT, name="apart", storage=StorageRef("1", 200, 64))
-    plan = plan_conversion(container(WEIGHT, replace(WEIGHT, name="tied"), part, apart))
+    part = WEIGHT._replace(name="part", shape=(4,), offset=16)
+    apart = WEIGHT._replace(name="apart", storage=StorageRef("1", 200, 64))
+    plan = plan_conversion(container(WEIGHT, WEIGHT._replace(name="tied"), part, apart))
     assert len(plan.duplicated) == 1
     assert set(plan.duplicated[0]) == {"w", "tied", "part"}
     assert plan.duplicated_bytes == 64 + 16
@@ -83,8 +83,8 @@ def test_shared_bytes_are_copied_for_every_name():
 
 def test_disjoint_parts_of_a_storage_are_not_shared():
     """Two slices beside each other share a storage but no byte."""
-    low = replace(WEIGHT, name="low", shape=(2, 4))
-    high = replace(WEIGHT, name="high", shape=(2, 4), offset=32)
+    low = WEIGHT._replace(name="low", shape=(2, 4))
+    high = WEIGHT._replace(name="high", shape=(2, 4), offset=32)
     plan = plan_conversion(container(low, high))
     assert plan.duplicated == ()
     assert SHARED_KEY not in plan.outputs[0].metadata
@@ -92,7 +92,7 @@ def test_disjoint_parts_of_a_storage_are_not_shared():
 
 def test_an_embedding_is_planned_under_its_loaders_name():
     """The one tensor of string_to_param is called emb_params, unless the file was identified as something else."""
-    vectors = replace(WEIGHT, name="string_to_param.*")
+    vectors = WEIGHT._replace(name="string_to_param.*")
     assert plan_conversion(container(vectors)).tensors[0].name == "emb_params"
     assert plan_conversion(container(vectors), Identity(kind="vae")).tensors[0].name == "string_to_param.*"
 
@@ -100,35 +100,35 @@ def test_an_embedding_is_planned_under_its_loaders_name():
 @pytest.mark.parametrize(
     ("tensor", "error", "words"),
     [
-        (replace(WEIGHT, dtype=DType.C128, shape=(4,)), UnsupportedDtype, "complex128"),
-        (replace(WEIGHT, dtype=DType.QI8), UnsupportedDtype, "qint8"),
-        (replace(WEIGHT, conj=True), UnsupportedLayout, "conjugated"),
-        (replace(WEIGHT, dtype=DType.BOOL, neg=True), UnsupportedLayout, "negated"),
-        (replace(WEIGHT, dtype=DType.F4, shape=(3,)), UnsupportedLayout, "4 bits"),
-        (replace(WEIGHT, dtype=DType.F4, shape=(4, 2), strides=(1, 4)), UnsupportedLayout, "4 bits"),
-        (replace(WEIGHT, offset=4), Malformed, "beyond its storage"),
-        (replace(WEIGHT, offset=-4), Malformed, "beyond its storage"),
-        (replace(WEIGHT, strides=(4, 5)), Malformed, "beyond its storage"),
-        (replace(WEIGHT, storage=replace(STORAGE, start=990)), Truncated, "54 bytes are missing"),
-        (replace(WEIGHT, shape=(1 << 40, 4), strides=(0, 1)), LimitExceeded, "more than 16 times"),
+        (WEIGHT._replace(dtype=DType.C128, shape=(4,)), UnsupportedDtype, "complex128"),
+        (WEIGHT._replace(dtype=DType.QI8), UnsupportedDtype, "qint8"),
+        (WEIGHT._replace(conj=True), UnsupportedLayout, "conjugated"),
+        (WEIGHT._replace(dtype=DType.BOOL, neg=True), UnsupportedLayout, "negated"),
+        (WEIGHT._replace(dtype=DType.F4, shape=(3,)), UnsupportedLayout, "4 bits"),
+        (WEIGHT._replace(dtype=DType.F4, shape=(4, 2), strides=(1, 4)), UnsupportedLayout, "4 bits"),
+        (WEIGHT._replace(offset=4), Malformed, "beyond its storage"),
+        (WEIGHT._replace(offset=-4), Malformed, "beyond its storage"),
+        (WEIGHT._replace(strides=(4, 5)), Malformed, "beyond its storage"),
+        (WEIGHT._replace(storage=STORAGE._replace(start=990)), Truncated, "54 bytes are missing"),
+        (WEIGHT._replace(shape=(1 << 40, 4), strides=(0, 1)), LimitExceeded, "more than 16 times"),
     ],
 )
 def test_a_tensor_that_cannot_be_copied_is_refused_by_name(tensor, error, words):
     """Each refusal is one sentence with the file, the tensor where it is one, and the reason."""
     with pytest.raises(error, match=words) as caught:
-        plan_conversion(container(replace(WEIGHT, name="fine"), tensor))
+        plan_conversion(container(WEIGHT._replace(name="fine"), tensor))
     assert str(caught.value).startswith("m.ckpt: ")
     assert "'w'" in str(caught.value) or error is LimitExceeded
 
 
 def test_tensors_to_be_gathered_are_planned():
     """Transposed, expanded and big-endian tensors have a place in the output of their contiguous size."""
-    big = replace(STORAGE, byteorder="big")
+    big = STORAGE._replace(byteorder="big")
     plan = plan_conversion(
         container(
-            replace(WEIGHT, name="transposed", strides=(1, 4)),
-            replace(WEIGHT, name="expanded", shape=(8, 4), strides=(0, 1)),
-            replace(WEIGHT, name="big", storage=big),
+            WEIGHT._replace(name="transposed", strides=(1, 4)),
+            WEIGHT._replace(name="expanded", shape=(8, 4), strides=(0, 1)),
+            WEIGHT._replace(name="big", storage=big),
         )
     )
     assert {p.name: p.end - p.begin for p in plan.tensors} == {"transposed": 64, "expanded": 128, "big": 64}
