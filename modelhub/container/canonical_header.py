@@ -1,4 +1,4 @@
-"""A safetensors header as nearly every writer writes it, read in a third of the time that reading JSON takes.
+"""A safetensors header as nearly every writer writes it, read in a half of the time that reading JSON takes.
 
 ``{"__metadata__":{...},"name":{"dtype":"F16","shape":[320,768],"data_offsets":[0,491520]},...}``: the metadata first or
 not at all, no white space but padding at the end, no escapes outside the metadata. What is written in any other way,
@@ -20,6 +20,9 @@ from modelhub.tensors import DTYPE_BY_LABEL, DType, StorageRef, TensorInfo
 
 _LONGEST = 1 << 22
 """Bytes of a header that is read here; what is longer is counted before it is read."""
+
+_USUAL = 1 << 14
+"""Bytes in which metadata usually end: nobody needs the others as text to find that out."""
 
 _OPENING = '{"__metadata__":'
 _PAIRS = json.JSONDecoder(object_pairs_hook=list)
@@ -57,11 +60,10 @@ def part(header: bytes) -> Parted | None:
         end -= 1
     if not header.startswith(_OPENING.encode()):
         return Parted({}, header[1:end]) if header[:1] == b"{" else None
-    try:
-        text = header.decode()
-        pairs, stop = _PAIRS.raw_decode(text, len(_OPENING))
-    except (ValueError, RecursionError):
+    opened = _opened(header[:_USUAL]) or _opened(header)
+    if opened is None:
         return None
+    text, pairs, stop = opened
     if text[len(_OPENING)] != "{" or not all(isinstance(value, str) for _, value in pairs):
         return None
     metadata: dict[str, str] = dict(pairs)
@@ -72,6 +74,16 @@ def part(header: bytes) -> Parted | None:
     if cut == end - 1:
         return Parted(metadata, header[cut:end])
     return Parted(metadata, header[cut + 1 : end]) if header[cut : cut + 2] == b',"' else None
+
+
+def _opened(header: bytes) -> tuple[str, list[tuple[str, object]], int] | None:
+    """The text of *header*, the pairs of its metadata and where these end; ``None`` where they do not."""
+    try:
+        text = header.decode()
+        pairs, stop = _PAIRS.raw_decode(text, len(_OPENING))
+    except (ValueError, RecursionError):
+        return None
+    return text, pairs, stop
 
 
 def tensors_of(listing: bytes, start: int) -> list[TensorInfo] | None:

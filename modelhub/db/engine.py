@@ -19,6 +19,11 @@ LOCK_TIMEOUT = 30.0
 """Seconds to wait for another process's write; ``?timeout=5`` at the end of a URL sets another time."""
 
 _LONGEST_TIMEOUT = 86_400.0  # sqlite3 counts milliseconds in 32 bits
+_CACHE = 16_384
+"""Kibibytes of an SQLite catalog that are kept at hand: the ends of all indexes of a hundred thousand files."""
+_LOG_PAGES = 4_000
+"""Pages of four kibibytes in the write-ahead log before they are moved into the database: a page that each batch of a
+sync changes is moved once in several batches."""
 _CONNECTING = 10  # seconds until a PostgreSQL server that does not answer is given up; libpq would take minutes
 _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 _WRITERS_QUEUE = 0x6D6F64656C687562
@@ -189,6 +194,8 @@ def _make_folder(url: URL) -> None:
 def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where we say, not where sqlite3 guesses
     connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE}")
+    connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
 
 
 def _enforce_references(connection: Connection, wanted: bool) -> None:

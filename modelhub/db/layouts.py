@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ def part(observation: Mapping[str, Any], *, but_for: frozenset[str] | set[str] =
     files = observation["files"]
     tensors = {path: file["tensors"] for path, file in files.items()}
     digest, packed = _packed(json.dumps(tensors, separators=(",", ":")), but_for)
-    rest = {path: compact(file) for path, file in files.items()}
+    rest = {path: compact(file, [each[0] for each in tensors[path]]) for path, file in files.items()}
     return Parted(digest, packed, json.dumps({**observation, "files": rest}, separators=(",", ":")))
 
 
@@ -65,15 +65,15 @@ def joined(packed: bytes, rest: str, metadata: Mapping[str, str]) -> dict[str, A
     return observation
 
 
-def compact(file: Mapping[str, Any]) -> dict[str, Any]:
-    """A *file* of an observation without its tensors. A number that all tensors with one ending have, as a LoRA's
-    thousand alphas do, is said once, in ``common``."""
+def compact(file: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """A *file* of an observation, whose tensors are called *names*, without these. A number that all tensors with one
+    ending have, as a LoRA's thousand alphas do, is said once, in ``common``."""
     ends = {name: name.rpartition(".")[2] for name in file["numbers"]}
     values: dict[str, set[float]] = {}
     for name, value in file["numbers"].items():
         values.setdefault(ends[name], set()).add(value)
     common = {end: found.pop() for end, found in values.items() if len(found) == 1}
-    others = [name for name in (each[0] for each in file["tensors"]) if name not in ends] if common else []
+    others = set(names).difference(ends) if common else set()
     for end in list(common):
         if end in others or any(map(str.endswith, others, repeat(f".{end}"))):
             del common[end]

@@ -158,9 +158,7 @@ class Structures:
             Observation({"": (StateDict(tensors, metadata=watched), probe)}, beside=file.beside)
         )
         own = stored(Observation({"": (StateDict({}), probe)}, beside=file.beside))
-        numbers = compact({"tensors": zip(tensors), "numbers": probe.numbers})
-        own["files"][""] = {**own["files"][""], **numbers, "metadata": None}
-        del own["files"][""]["tensors"]
+        own["files"][""] = {**compact(own["files"][""], tensors), "metadata": None}
         columns = self._columns_of(identity, tensors)
         answer = _Answer(watched.asked, read, file.beside, columns, json.dumps(own, separators=(",", ":")))
         if not watched.whole:
