@@ -64,5 +64,6 @@ $(VENV)/core: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch
 	$(PIP) -e '.[all]'
+	$(PIP) --no-deps spandrel einops  # not torchvision, which is there for torch with CUDA only, and not needed
 	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --dest $(VENV)/wheels lpips==0.1.4 torchmetrics==1.9.0
 	touch $@ $(VENV)/core

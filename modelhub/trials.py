@@ -17,7 +17,7 @@ from modelhub.intake import stat_of
 from modelhub.smoke import Limits, Pair, Settings, SmokeResult, Worker, asked_of, judge, prepare
 from modelhub.source import FileStat
 
-KINDS = ("checkpoint", "vae", "lora", "embedding", "hypernetwork", "controlnet", "t2i-adapter")
+KINDS = ("checkpoint", "vae", "lora", "embedding", "hypernetwork", "controlnet", "t2i-adapter", "upscaler", "restorer")
 """Kinds that there are tests for."""
 
 _LOADED = ("safetensors", "diffusers-folder", "model-folder")

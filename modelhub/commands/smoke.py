@@ -59,9 +59,9 @@ def command(
 
     Checkpoints of SD 1, SD 2 and SDXL generate an image from text, a VAE encodes and decodes pictures; LoRAs and their
     relatives, embeddings, hypernetworks, ControlNets and T2I-Adapters are put on a model, and must change what it
-    generates. Without --base that
-    is one of the catalog, or where it has none of their architecture, one of random weights. Nothing is unpickled and
-    no network is reached. What the catalog knows has its results kept there: 'modelhub show' tells them. Ends with 0
+    generates; an upscaler gives back what was made smaller. Without --base that is one of the catalog, or where it
+    has none of their architecture, one of random weights. Nothing is unpickled and no network is reached. What the
+    catalog knows has its results kept there: 'modelhub show' tells them. Ends with 0
     when every model passed (or is suspect), with 1 when one failed, with 2 when one could not be tested.
     """
     from modelhub.report import smoked

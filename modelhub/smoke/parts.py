@@ -32,11 +32,13 @@ from modelhub.source import LocalSource
 
 PIPELINES = frozenset(
     {
+        "StableDiffusionDepth2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusionInstructPix2PixPipeline",
         "StableDiffusionPipeline",
         "StableDiffusionXLImg2ImgPipeline",
         "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLInstructPix2PixPipeline",
         "StableDiffusionXLPipeline",
     }
 )

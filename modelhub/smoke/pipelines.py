@@ -9,6 +9,7 @@ import torch
 from diffusers import (
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionDepth2ImgPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
@@ -17,6 +18,7 @@ from diffusers import (
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
     StableDiffusionXLPipeline,
 )
 
@@ -27,6 +29,7 @@ _CLASSES: Mapping[str, Any] = {
     for each in (
         StableDiffusionAdapterPipeline,
         StableDiffusionControlNetPipeline,
+        StableDiffusionDepth2ImgPipeline,
         StableDiffusionImg2ImgPipeline,
         StableDiffusionInpaintPipeline,
         StableDiffusionInstructPix2PixPipeline,
@@ -35,6 +38,7 @@ _CLASSES: Mapping[str, Any] = {
         StableDiffusionXLControlNetPipeline,
         StableDiffusionXLImg2ImgPipeline,
         StableDiffusionXLInpaintPipeline,
+        StableDiffusionXLInstructPix2PixPipeline,
         StableDiffusionXLPipeline,
     )
 }
@@ -51,6 +55,15 @@ _STEERED = {
 }
 """The pipelines that are steered by a part more, by those that are not."""
 
+OLD_CALLBACK = frozenset(
+    {
+        "StableDiffusionAdapterPipeline",
+        "StableDiffusionXLAdapterPipeline",
+        "StableDiffusionXLInstructPix2PixPipeline",
+    }
+)
+"""The pipelines that are watched by ``callback``, which diffusers had before ``callback_on_step_end``."""
+
 STRENGTH = 0.6
 """How much of the noise a picture that is started from is given."""
 
@@ -66,6 +79,8 @@ def pipeline_of(name: str, modules: Mapping[str, Any], scheduler: Any) -> Any:
             given["add_watermarker"] = False
         if given["text_encoder"] is None:  # the refiner
             given |= {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False}
+    elif "Depth" in name:
+        given |= {"depth_estimator": None, "feature_extractor": None}
     else:
         given |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     made = _CLASSES[name](**given)
@@ -79,6 +94,11 @@ def steered(name: str, steering: Steering) -> tuple[str, dict[str, Any]]:
     return _STEERED[name, steering.part], {"image": steering.picture, scale: steering.strength}
 
 
+def takes_size(name: str) -> bool:
+    """Whether the pipeline of the class *name*, which starts from a picture, has to be told its size all the same."""
+    return "Inpaint" in name or name == "StableDiffusionXLInstructPix2PixPipeline"
+
+
 def takes_picture(name: str) -> bool:
     """Whether the pipeline of the class *name* starts from a picture."""
     return name not in FROM_PICTURE
@@ -86,7 +106,8 @@ def takes_picture(name: str) -> bool:
 
 def picture_inputs(name: str, picture: torch.Tensor, steps: int) -> dict[str, Any]:
     """What the pipeline is given of *picture*, ``(1, 3, height, width)`` from 0 to 1; inpainting gets a mask of its
-    middle, a quarter of it. Of the *steps*, at least one is run."""
+    middle, a quarter of it, and a model of depth its luminance for distances, with nothing else to see. Of the *steps*,
+    at least one is run."""
     if "Inpaint" in name:
         mask = torch.zeros_like(picture[:, :1])
         height, width = picture.shape[-2:]
@@ -94,12 +115,16 @@ def picture_inputs(name: str, picture: torch.Tensor, steps: int) -> dict[str, An
         return {"image": picture, "mask_image": mask, "strength": 1.0}
     if "Pix2Pix" in name:
         return {"image": picture}
+    if "Depth" in name:
+        return {"image": torch.full_like(picture, 0.5), "depth_map": picture.mean(dim=1), "strength": 1.0}
     return {"image": picture, "strength": max(STRENGTH, 1 / steps)}
 
 
 def beside_noise(name: str, latents: torch.Tensor, scaling: float) -> list[torch.Tensor]:
     """What the UNet of the pipeline takes behind noised *latents*: inpainting nothing masked and the picture,
-    InstructPix2Pix the picture as the encoder gives it."""
+    InstructPix2Pix the picture as the encoder gives it, a model of depth one distance for everything."""
     if "Inpaint" in name:
         return [torch.zeros_like(latents[:, :1]), latents]
+    if "Depth" in name:
+        return [torch.zeros_like(latents[:, :1])]
     return [latents / scaling] if "Pix2Pix" in name else []

@@ -24,10 +24,14 @@ from modelhub.smoke.parts import (
     random_parts,
     require_safe,
 )
-from modelhub.smoke.spec import Check, Settings, SmokeResult, SmokeSpec
+from modelhub.smoke.spec import UPSCALER, Check, Component, Settings, SmokeResult, SmokeSpec, TensorView
 
 _STEPS = {"quick": 4, "standard": 20}
 _QUICK_SIZE = 256
+
+_UPSCALER_SIZE = 512
+_UPSCALERS = frozenset({"upscaler", "restorer"})
+"""Kinds that make a picture of a picture, in spandrel's modules."""
 
 FindBase = Callable[[str], str | None]
 """The path of the model that an adapter for an architecture is put on, if there is one."""
@@ -47,6 +51,8 @@ def prepare(path: str, settings: Settings, find_base: FindBase = lambda _: None)
             require_safe(container)
             if identity.kind in ADAPTERS | CONTROLS:
                 return _of_adapter(container, identity, settings, find_base)
+            if identity.kind in _UPSCALERS:
+                return _spec(path, identity, _upscaler(container), settings)
             if identity.kind not in ("checkpoint", "vae"):
                 raise NotTestable(f"there is no test yet for {identity.kind or 'what was not recognised'}")
             return _spec(path, identity, parts_of(container, identity), settings)
@@ -91,6 +97,19 @@ def _spec(path: str, identity: Identity, parts: Parts, settings: Settings) -> Sm
         tokenizer=settings.tokenizer,
         image_to_image=not quick,
     )
+
+
+def _upscaler(container: Container) -> Parts:
+    """An upscaler's one component, with all that is in the file."""
+    from importlib.util import find_spec
+
+    if find_spec("spandrel") is None:
+        raise NotTestable("upscalers are run by spandrel, which is not installed: pip install 'modelhub[upscale]'")
+    part = only_file(container)
+    if part.state_dict is None:
+        raise NotTestable("its tensors cannot be told")
+    component = Component({}, {name: TensorView(0, name) for name in part.state_dict})
+    return Parts("", (file_of(part),), {UPSCALER: component}, {}, {}, (), _UPSCALER_SIZE)
 
 
 def _of_adapter(container: Container, identity: Identity, settings: Settings, find_base: FindBase) -> SmokeSpec:

@@ -11,7 +11,15 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from modelhub.smoke.loading import Place
-from modelhub.smoke.pipelines import FROM_PICTURE, beside_noise, picture_inputs, pipeline_of, steered
+from modelhub.smoke.pipelines import (
+    FROM_PICTURE,
+    OLD_CALLBACK,
+    beside_noise,
+    picture_inputs,
+    pipeline_of,
+    steered,
+    takes_size,
+)
 from modelhub.smoke.spec import SmokeSpec
 from modelhub.smoke.steering import Steering
 from modelhub.smoke.tokens import tokenizer_for
@@ -112,7 +120,7 @@ class Sampler:
 
         if picture is not None:
             given |= picture_inputs(name, picture, self._spec.steps)
-        if picture is None or "Inpaint" in name:
+        if picture is None or takes_size(name):
             given |= {"height": self._spec.size, "width": self._spec.size}
         with suppress(_Enough):
             self._pipelines[name](
@@ -171,7 +179,7 @@ def _watched(name: str, watch: Callable[[int, torch.Tensor], None]) -> dict[str,
         watch(step, values["latents"])
         return values
 
-    if "Adapter" in name:  # the one sort that has kept the older way
+    if name in OLD_CALLBACK:
         return {"callback": lambda step, _time, latents: watch(step, latents)}
     return {"callback_on_step_end": at_end}
 

@@ -11,6 +11,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 Outcome = Literal["passed", "suspect", "failed", "not testable"]
 Preset = Literal["quick", "standard"]
 
+UPSCALER = "upscaler"
+"""The component that an upscaler or restorer is."""
+
 PROMPTS = ("a red bicycle leaning against a white wall", "a mountain lake at night, oil painting")
 """The prompt of the image, and another one that must make a difference."""
 

@@ -19,8 +19,9 @@ from modelhub.smoke.course import Course
 from modelhub.smoke.kept import Kept
 from modelhub.smoke.loading import Files, Place, account_dict
 from modelhub.smoke.model_test import try_model
-from modelhub.smoke.spec import SmokeSpec
+from modelhub.smoke.spec import UPSCALER, SmokeSpec
 from modelhub.smoke.telling import Teller
+from modelhub.smoke.upscaling import try_upscaler
 
 
 @torch.inference_mode()
@@ -34,6 +35,9 @@ def run_test(spec: SmokeSpec, place: Place, folder: str, teller: Teller, kept: K
     try:
         teller.stage("loading")
         files = Files(spec.files)
+        if UPSCALER in spec.components:
+            try_upscaler(Course(spec, place, files, {}, folder, teller), spec.components[UPSCALER])
+            return
         modules, accounts = kept.load(spec, files, place)
         account = account_dict(accounts)
         teller.tell(load=account)

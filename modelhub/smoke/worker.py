@@ -57,9 +57,17 @@ def seal() -> None:
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise Forbidden("nothing is unpickled and no process started here")
 
+    class Refusing:
+        """A class, since libraries that are imported later have classes of their own below it."""
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            refuse()
+
     torch.load = torch.serialization.load = refuse
-    for name in ("load", "loads", "Unpickler", "_Unpickler"):
+    for name in ("load", "loads"):
         setattr(pickle, name, refuse)
+    for name in ("Unpickler", "_Unpickler"):
+        setattr(pickle, name, Refusing)
     try:
         import _posixsubprocess
     except ImportError:  # Windows has none

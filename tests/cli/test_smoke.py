@@ -17,6 +17,7 @@ from modelhub.smoke.spec import Check
 from tests.cli.run import modelhub, process
 from tests.smoke.adapters import adapter
 from tests.smoke.controls import controlnet, t2i_adapter
+from tests.smoke.upscalers import compact
 
 Make = Callable[..., None]
 
@@ -60,20 +61,25 @@ def test_a_folder_is_tried_out_through_our_own_configurations() -> None:
 
 
 def test_a_lora_is_tried_on_a_model() -> None:
-    """On the base that is named, or on one that the catalog knows for its architecture; so is what steers it."""
+    """On the base that is named, or on one that the catalog knows for its architecture; so is what steers it.
+
+    The same process then tries an upscaler, which it imports spandrel for when nothing can be unpickled any more.
+    """
     options = ("--device", "cpu", "--dtype", "fp32", "--size", "64", "--catalog", "catalog.db", "--format", "json")
     save(healthy("sd-1"), Path("base.safetensors"))
     save(adapter(), Path("style.safetensors"))
     save(controlnet(), Path("edges.safetensors"))
     save(t2i_adapter(), Path("lines.safetensors"))
-    named = ("style.safetensors", "edges.safetensors", "lines.safetensors")
+    save(compact(size=0.001), Path("larger.safetensors"))
+    named = ("style.safetensors", "edges.safetensors", "lines.safetensors", "larger.safetensors")
     done = process(
         "smoke", *options[:-4], "--format", "json", "--base", "base.safetensors", *named, OMP_NUM_THREADS="1"
     )
     reports = json.loads(done.stdout)["reports"]
     assert done.returncode == 0, reports
-    assert [report["kind"] for report in reports] == ["lora", "controlnet", "t2i-adapter"]
-    assert {report["sentence"] for report in reports} == {"it works on its base"}
+    assert [report["kind"] for report in reports] == ["lora", "controlnet", "t2i-adapter", "upscaler"]
+    assert {report["sentence"] for report in reports[:3]} == {"it works on its base"}
+    assert reports[3]["sentence"] == "it gives pictures back"
     assert modelhub("intake", "--catalog", "catalog.db", "base.safetensors").code == 0
     done = process("smoke", *options, "style.safetensors")
     (report,) = json.loads(done.stdout)["reports"]

@@ -57,9 +57,12 @@ def test_a_healthy_model_passes_every_check(tried: Test, architecture: str) -> N
     assert b"bicycle" in result.image
 
 
-@pytest.mark.parametrize(("architecture", "channels"), [("sd-1", 9), ("sdxl", 9), ("sd-1", 8)])
+@pytest.mark.parametrize(
+    ("architecture", "channels"), [("sd-1", 9), ("sd-2", 9), ("sdxl", 9), ("sd-1", 8), ("sdxl", 8), ("sd-2", 5)]
+)
 def test_a_model_that_starts_from_a_picture_passes(tried: Test, architecture: str, channels: int) -> None:
-    """Inpainting with a mask and InstructPix2Pix run in pipelines of their own; another picture is another image."""
+    """Inpainting with a mask, InstructPix2Pix and the model of depth run in pipelines of their own; another picture is
+    another image."""
     result = tried(from_picture(architecture, channels))
     assert (result.outcome, unpassed(result)) == ("passed", {}), result.sentence
     assert outcomes(result)["sampling.picture"] == "passed"
@@ -72,9 +75,10 @@ def test_the_refiner_is_run_from_a_picture(tried: Test) -> None:
     assert result.facts["pipeline"] == "StableDiffusionXLImg2ImgPipeline"
 
 
-def test_inpainting_that_ignores_its_picture_fails(tried: Test) -> None:
-    """A UNet that looks at nothing but the noise inpaints nothing."""
-    weights = from_picture("sd-1", 9)
+@pytest.mark.parametrize(("architecture", "channels"), [("sd-1", 9), ("sdxl", 8), ("sd-2", 5)])
+def test_a_model_that_ignores_its_picture_fails(tried: Test, architecture: str, channels: int) -> None:
+    """A UNet that looks at nothing but the noise inpaints nothing, edits nothing and knows no distances."""
+    weights = from_picture(architecture, channels)
     weights[f"{UNET}input_blocks.0.0.weight"][:, 4:] = 0
     assert "sampling.picture" in unpassed(tried(weights))
 

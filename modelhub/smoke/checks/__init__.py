@@ -20,8 +20,9 @@ from modelhub.smoke.checks.picture import (
     of_lost_reference,
     of_reference,
 )
+from modelhub.smoke.checks.upscaler import of_upscaler
 from modelhub.smoke.run import Measured
-from modelhub.smoke.spec import Check, SmokeResult, SmokeSpec
+from modelhub.smoke.spec import UPSCALER, Check, SmokeResult, SmokeSpec
 
 
 def judge(spec: SmokeSpec, measured: Measured) -> SmokeResult:
@@ -49,7 +50,7 @@ def judge(spec: SmokeSpec, measured: Measured) -> SmokeResult:
     )
 
 
-_FACTS = ("device", "dtype", "versions", "load", "probe", "latents", "vae", "differences", "reference")
+_FACTS = ("device", "dtype", "versions", "load", "probe", "latents", "vae", "differences", "reference", "upscaler")
 
 
 def asked(spec: SmokeSpec) -> dict[str, object]:
@@ -81,6 +82,8 @@ def _is_whole(spec: SmokeSpec, values: Told) -> bool:
         return values.get("adapter_difference") is not None and "image" in values
     if spec.pipeline:
         return "image" in values and "differences" in values
+    if UPSCALER in spec.components:
+        return "psnr" in values.get("upscaler", {})
     return "psnr" in values.get("vae", {})
 
 
@@ -92,6 +95,8 @@ def _upshot(spec: SmokeSpec, checks: tuple[Check, ...]) -> tuple[str, str]:
             return outcome, told[0] + more
     if spec.adapter is not None:
         return "passed", f"it works on {'its base' if spec.base is not None else 'a base of random weights'}"
+    if UPSCALER in spec.components:
+        return "passed", "it gives pictures back"
     return "passed", "it generates" if any(check.name == "image.flat" for check in checks) else "it decodes"
 
 
@@ -109,6 +114,7 @@ def _checks(spec: SmokeSpec, measured: Measured) -> Iterator[Check]:
     yield from of_unused(spec)
     for name, checks in (
         ("load", of_load),
+        ("upscaler", of_upscaler),
         ("vae", of_vae),
         ("text", of_text),
         ("latents", of_latents),

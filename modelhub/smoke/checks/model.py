@@ -23,10 +23,10 @@ as well."""
 
 _NEEDLESS = re.compile(
     r"[^.]+|model_ema\..+|.*\.position_ids|.*\.logit_scale|loss\..+|.*\.text_projection(\.weight)?"
-    r"|cond_stage_model\.model\.transformer\.resblocks\.23\..+|(denoiser|edm_vpred)\..+"
+    r"|depth_model\..+|cond_stage_model\.model\.transformer\.resblocks\.23\..+|(denoiser|edm_vpred)\..+"
 )
 """Tensors that published files have and generating does not need: the noise schedule, averaged weights, what training
-left, the last layer of SD 2's text encoder."""
+left, the estimator of depth (distances are drawn here), the last layer of SD 2's text encoder."""
 
 
 def of_unused(spec: SmokeSpec) -> Iterator[Check]:
