@@ -20,6 +20,8 @@ from modelhub.termination import Terminated
 COMMANDS: Mapping[str, str] = {
     "intake": "Examine, convert, identify and catalogue downloads: the main job.",
     "fetch": "Download models that are safe, judged before and after.",
+    "outdated": "List what was fetched from the Hub and has been changed there since.",
+    "update": "Fetch the newer file of a record, in place of the old one.",
     "demo": "Build a sample library in a folder of its own and run intake on it.",
     "scan": "Say what loading a file would do: verdict and findings, nothing changed.",
     "inspect": "Say which model a file is: container, identity, tensors, metadata.",

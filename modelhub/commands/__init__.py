@@ -220,6 +220,11 @@ class Outcome:
         return ExitCode.OK if self.complete and not self._open else ExitCode.INCOMPLETE
 
 
+def on_terminal() -> bool:
+    """Whether somebody may be watching progress on standard error."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def each_source(
     paths: Sequence[str], *, addresses: bool = False, cache: HubCache | None = None
 ) -> Iterator[tuple[str, SourceError | None]]:

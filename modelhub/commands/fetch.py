@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from modelhub.commands import Outcome, judging, reporting
+from modelhub.commands import Outcome, judging, on_terminal, reporting
 from modelhub.commands.filters import catalog_option
 from modelhub.report.sink import Sink
 
@@ -98,19 +98,14 @@ def _fetched(plan: FetchPlan, salvage: bool, catalog: str | None, sink: Sink) ->
     settings = load_settings(catalog=catalog)
     options = IntakeOptions(library=settings.library.value if settings.library is not None else None)
     with open_settled_catalog(settings, sink) as opened:
-        quiet = sink.verbosity < 0 or not _on_terminal()
-        for done in fetch(plan, salvage=salvage, quiet=quiet, on_note=sink.note):
+        quiet = sink.verbosity < 0 or not on_terminal()
+        for done in fetch(plan, opened, salvage=salvage, quiet=quiet, on_note=sink.note):
             unit = replace(done.unit, reports=done.reports)
             if done.error is not None:
-                yield _Row(unit, done.action, done.target, str(done.error))
+                known = (done.entry.id,) if done.entry is not None else ()
+                yield _Row(unit, done.action, done.target, str(done.error), known)
                 continue
             taken = list(intake([done.target], opened, options)) if done.target is not None else []
             error = next((str(each.error) for each in taken if each.error is not None), None)
             records = tuple(each.entry.id for each in taken if each.entry is not None)
             yield _Row(unit, done.action, done.target, error, records)
-
-
-def _on_terminal() -> bool:
-    import sys
-
-    return sys.stderr is not None and sys.stderr.isatty()

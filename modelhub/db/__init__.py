@@ -11,6 +11,7 @@ from modelhub.db.entries import (
     Collection,
     Derivation,
     Detail,
+    Download,
     Duplicates,
     Entry,
     FoundBefore,
@@ -24,6 +25,7 @@ from modelhub.db.entries import (
     SmokeRun,
 )
 from modelhub.db.libraries import Libraries
+from modelhub.db.origins import Downloaded, Origins
 from modelhub.db.places import Batch, Change, Holding, Known, LibraryRoot, Moved, Reading, Seen, ToHash
 from modelhub.db.side_files import ImageToHash, KnownSideFile, SideFileBatch, SideFileRead, SideFiles
 from modelhub.db.smoke_runs import SmokeRuns
@@ -38,6 +40,8 @@ __all__ = [
     "Collection",
     "Derivation",
     "Detail",
+    "Download",
+    "Downloaded",
     "Duplicates",
     "Entry",
     "FoundBefore",
@@ -50,6 +54,7 @@ __all__ = [
     "Libraries",
     "LibraryRoot",
     "Moved",
+    "Origins",
     "Place",
     "Preview",
     "Query",

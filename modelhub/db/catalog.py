@@ -30,6 +30,7 @@ from modelhub.db.digests import Digests, put_claims
 from modelhub.db.engine import Store, default_url, parse_url
 from modelhub.db.entries import Derivation, Detail, Duplicates, Entry, Query
 from modelhub.db.libraries import Libraries
+from modelhub.db.origins import Origins
 from modelhub.db.schema import content, record
 from modelhub.db.side_files import SideFiles
 from modelhub.db.smoke_runs import SmokeRuns
@@ -104,6 +105,11 @@ class Catalog:
         return SideFiles(self._store)
 
     @cached_property
+    def origins(self) -> Origins:
+        """Where bytes were downloaded from, and what places on the network claim of them."""
+        return Origins(self._store)
+
+    @cached_property
     def upkeep(self) -> Upkeep:
         """Exports, imports and rebuilding."""
         return Upkeep(self._store)
@@ -174,6 +180,7 @@ class Catalog:
         is_folder: bool = False,
         problem: str | None = None,
         observation: Mapping[str, Any] | None = None,
+        is_quarantined: bool = False,
     ) -> Entry:
         """Write down that ``stat.path`` holds the bytes of *digest*, and what *version* of modelhub said of them.
 
@@ -181,6 +188,8 @@ class Catalog:
         keep theirs. A path that held other bytes holds these from now on. A report or identity that differs from the
         newest one is appended. Writing the same twice changes nothing. *problem* is what is wrong with the
         file, in words, *observation* what :func:`modelhub.identify.stored` kept of it, for :meth:`stored`.
+        *is_quarantined*: the file was downloaded and is not let in (yet); recording it where it lies says so once it
+        is.
         """
         if report.digest is not None and report.digest != digest:
             raise CatalogError(f"{stat.path}: the scan report is of other bytes ({report.digest}) than {digest}")
@@ -199,19 +208,26 @@ class Catalog:
                 version=version,
             )
             title = name or name_for(stat.path, is_folder) or digest.sha256[:12]
+            leaves = not is_quarantined and recording.is_quarantined(connection, content_id)
             is_new = recording.put_record(connection, content_id, title)
             changes = [
                 is_new,
                 recording.put_metadata(connection, content_id, metadata),
                 identifying.put_observation(connection, content_id, observation),
-                recording.put_location(connection, content_id, stat, is_folder),
+                recording.put_location(
+                    connection, content_id, stat, is_folder, state="quarantined" if is_quarantined else "live"
+                ),
             ]
             if any(changes):
                 recording.index_record(connection, content_id)
             put_claims(connection, [(content_id, *claim) for claim in claims_of(metadata)])
             facts_.settle(connection, content_id)
             (entry,) = search.entries(connection, record.c.content_id == content_id)
-            if is_new and before is not None and artifacts.put_successor(connection, before, entry.id):
+            if (
+                (is_new or leaves)
+                and before not in (None, entry.id)
+                and artifacts.put_successor(connection, before, entry.id)
+            ):
                 recording.index_record(connection, content_id)
                 (entry,) = search.entries(connection, record.c.content_id == content_id)
             return replace(entry, path=stat.path)

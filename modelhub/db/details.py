@@ -136,6 +136,7 @@ def detail(connection: Connection, entry: Entry) -> Detail:
         triggers=trigger_words(metadata, beside),
         claims=said,
         previews=hearsay.previews_of(connection, row.content_id),
+        downloads=hearsay.downloads_of(connection, row.content_id),
         parents=lineage.parents(connection, entry.digest),
         children=lineage.children(connection, entry.digest),
         versions=_versions(connection, entry),

@@ -46,9 +46,9 @@ class Entry:
     ``verdict`` is that of the newest scan (``None``: there was none), ``kind`` to ``precision`` what the user set or
     else the newest identification says; ``digest`` is the SHA-256 in hex (``None``: the bytes have not been read whole
     yet), ``size`` in bytes, ``path`` where the bytes lie (of several places the one recorded last, ``None`` when none
-    is left), ``state`` ``live``, ``offline`` or ``gone``, ``rating`` from 0 to 5, ``added`` ISO 8601 in UTC.
-    ``triggers`` are the first of the trigger words, ``preview`` is the path of a picture beside the file, ``problem``
-    what is wrong with the file, in words.
+    is left), ``state`` ``live``, ``offline``, ``quarantined`` or ``gone``, ``rating`` from 0 to 5, ``added`` ISO 8601
+    in UTC. ``triggers`` are the first of the trigger words, ``preview`` is the path of a picture beside the file,
+    ``problem`` what is wrong with the file, in words.
     """
 
     id: int
@@ -95,8 +95,8 @@ class Collection:
 class Place:
     """A path that holds a record's bytes, or held them until ``ended``.
 
-    ``state`` is ``live``, ``offline``, ``missing``, ``moved``, ``replaced`` or ``removed``; ``proven`` is false where
-    the bytes were told by their header alone.
+    ``state`` is ``live``, ``offline``, ``quarantined``, ``missing``, ``moved``, ``replaced`` or ``removed``; ``proven``
+    is false where the bytes were told by their header alone.
     """
 
     path: str
@@ -119,12 +119,13 @@ class KnownDigest:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What somebody else says of a record's bytes: ``origin`` is the dialect of a side file, or ``metadata`` for the
-    bytes' own header.
+    """What somebody else says of a record's bytes: ``origin`` is the dialect of a side file, ``metadata`` for their own
+    header, or a place on the network: ``huggingface``, ``civitai``.
 
     ``facts`` are those of :meth:`modelhub.sidefiles.Claims.as_dict`, ``problem`` is what is wrong with the side file.
     It lies at ``path``, was last changed at ``changed`` and read at ``read``; at ``ended`` the bytes were found to be
-    elsewhere, and it was not with them. Times are ISO 8601 in UTC.
+    elsewhere, and it was not with them. What was said on the network stands at ``address``; ``extra`` is what such a
+    place alone says. Times are ISO 8601 in UTC.
     """
 
     origin: str
@@ -134,6 +135,25 @@ class Claim:
     changed: str | None = None
     read: str | None = None
     ended: str | None = None
+    address: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Where a record's bytes were downloaded from: ``address`` is pinned to a commit where it is the Hub's, ``asked``
+    the revision that was asked for (``None``: that which nobody has to name).
+
+    ``files`` are those that the bytes came in, as the source told them, each with its ``path``, ``size``, ``sha256``
+    and ``etag``. ``salvaged``: the bytes are the tensors alone of what lies there. ``added`` is when: ISO 8601 in UTC.
+    """
+
+    address: str
+    asked: str | None
+    files: tuple[Mapping[str, Any], ...]
+    salvaged: bool
+    version: str
+    added: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +281,9 @@ class Detail:
     """Everything that the catalog knows of one record; ``scans`` begins with the newest, which made ``findings``.
 
     ``triggers`` are the words that side files and metadata say call the model up, the commonest first. ``overrides``
-    are the facts that the user set, ``claims`` what side files and the header say, ``disagreements`` those of the
-    claims that what is known contradicts, in words. ``problem`` is what is wrong with the file. ``versions`` are the
+    are the facts that the user set, ``claims`` what side files, the header and places on the network say,
+    ``disagreements`` those of the claims that what is known contradicts, in words. ``downloads`` are where the bytes
+    came from, the newest first. ``problem`` is what is wrong with the file. ``versions`` are the
     other records of the artifact, the newest first, ``collections`` those that it is in.
     """
 
@@ -280,6 +301,7 @@ class Detail:
     triggers: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     previews: tuple[Preview, ...] = ()
+    downloads: tuple[Download, ...] = ()
     parents: tuple[Relative, ...] = ()
     children: tuple[Relative, ...] = ()
     versions: tuple[Entry, ...] = ()

@@ -35,7 +35,16 @@ from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.sql.operators import custom_op
 
 from modelhub.db.artifacts import HOLDER
-from modelhub.db.schema import BEYOND_ASCII, location, record, record_tag, search_text, side_file
+from modelhub.db.schema import (
+    BEYOND_ASCII,
+    download,
+    location,
+    record,
+    record_tag,
+    remote_claim,
+    search_text,
+    side_file,
+)
 from modelhub.db.text import distinct_words, sought
 from modelhub.db.triggers import listed, trigger_words
 from modelhub.errors import CatalogError
@@ -163,8 +172,10 @@ _TEXTS = (
     select(record.c.notes).where(record.c.id == _HOLDER),
     select(record_tag.c.tag).where(record_tag.c.record_id == _HOLDER),
     select(location.c.path).where(location.c.content_id == _CONTENT, location.c.live_key.is_not(None)),
+    select(download.c.address).where(download.c.content_id == _CONTENT),
 )
 _BESIDE = select(side_file.c.claims).where(side_file.c.content_id == _CONTENT).order_by(*IN_ORDER)
+_REMOTE = select(remote_claim.c.claims).where(remote_claim.c.content_id == _CONTENT).order_by(remote_claim.c.id)
 _PUT_ABOUT = update(search_text).where(search_text.c.content_id == _CONTENT).values(about=bindparam("found"))
 _PUT_TRIGGERS = update(record).where(record.c.content_id == _CONTENT).values(triggers=bindparam("found"))
 
@@ -174,19 +185,19 @@ def put_about(connection: Connection, content_id: int, metadata: Mapping[str, st
     of it beside its files; and let the record list the trigger words."""
     this = {"content": content_id}
     texts = [str(part) for statement in _TEXTS for part in connection.scalars(statement, this)]
-    said = list(connection.scalars(_BESIDE, this))
+    said = [*connection.scalars(_BESIDE, this), *connection.scalars(_REMOTE, this)]
     triggers = trigger_words(metadata, [phrase for claims in said for phrase in claims.get("triggers", ())])
     about = about_of([*texts, *(each for claims in said for each in _words_of(claims))], triggers)
     connection.execute(_PUT_ABOUT, {**this, "found": about})
     connection.execute(_PUT_TRIGGERS, {**this, "found": listed(triggers)})
 
 
-_CLAIMED = ("name", "version", "base_model", "kind", "creator", "notes", "description")
+_CLAIMED = ("name", "version", "base_model", "kind", "creator", "licence", "notes", "description")
 _CLAIMED_AT_MOST = 4000
 
 
 def _words_of(claims: Mapping[str, Any]) -> Iterator[str]:
-    """What is searched of a side file's claims: names and tags, and the beginning of what is told at length."""
+    """What is searched of somebody's claims: names and tags, and the beginning of what is told at length."""
     yield from claims.get("tags", ())
     for name in _CLAIMED:
         yield claims.get(name, "")[:_CLAIMED_AT_MOST]

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, select
 
-from modelhub.db.entries import Claim, Entry, Preview
+from modelhub.db.entries import Claim, Download, Entry, Preview
 from modelhub.db.full_text import IN_ORDER
-from modelhub.db.schema import image, side_file
+from modelhub.db.schema import download, image, remote_claim, side_file
 from modelhub.sidefiles.modelspec import claimed_in_header
 
 _PREDICTIONS = {"v": "v_prediction", "v-prediction": "v_prediction", "eps": "epsilon"}
@@ -19,7 +19,7 @@ _PARTS = ("sdxl-refiner",)
 
 
 def claims_of(connection: Connection, content_id: int, metadata: Mapping[str, str]) -> tuple[Claim, ...]:
-    """What the side files of the content say, pictures apart, and what its header says."""
+    """What the side files of the content say, pictures apart, places on the network, and its header."""
     rows = connection.execute(
         select(side_file)
         .outerjoin(image, image.c.side_file_id == side_file.c.id)
@@ -29,6 +29,12 @@ def claims_of(connection: Connection, content_id: int, metadata: Mapping[str, st
     found = [
         Claim(row.dialect, row.claims, row.path, row.problem, _time(int(row.mtime_ns)), row.read, row.ended)
         for row in rows
+    ]
+    found += [
+        Claim(row.origin, row.claims, read=row.read, address=row.address, extra=row.extra)
+        for row in connection.execute(
+            select(remote_claim).where(remote_claim.c.content_id == content_id).order_by(remote_claim.c.id)
+        )
     ]
     own = claimed_in_header(metadata).as_dict()
     return tuple([*found, Claim("metadata", own)] if own else found)
@@ -60,6 +66,16 @@ def previews_of(connection: Connection, content_id: int) -> tuple[Preview, ...]:
     return tuple(Preview(*row) for row in rows)
 
 
+def downloads_of(connection: Connection, content_id: int) -> tuple[Download, ...]:
+    """Where the content was downloaded from, the newest first."""
+    rows = connection.execute(
+        select(download).where(download.c.content_id == content_id).order_by(download.c.id.desc())
+    )
+    return tuple(
+        Download(row.address, row.asked, tuple(row.files), row.salvaged, row.version, row.added) for row in rows
+    )
+
+
 def contradictions(claims: Sequence[Claim], entry: Entry) -> Iterator[str]:
     """Those of *claims* of architecture and prediction type that the record's facts contradict, in words."""
     for claim in claims:
@@ -76,10 +92,10 @@ def contradictions(claims: Sequence[Claim], entry: Entry) -> Iterator[str]:
 
 
 def _who(claim: Claim) -> str:
-    return claim.path if claim.path is not None else "its metadata"
+    return claim.path or claim.address or "its metadata"
 
 
 def _architecture(said: str) -> str | None:
     from modelhub.identify.claims import claimed_architecture
 
-    return claimed_architecture(said)
+    return claimed_architecture(said) or claimed_architecture(said.rpartition("/")[2])  # a repository's owner apart

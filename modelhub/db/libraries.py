@@ -92,6 +92,7 @@ class Libraries:
             others = _places(
                 connection,
                 location.c.live_key.is_not(None),
+                location.c.state != "quarantined",
                 or_(location.c.root_id.is_(None), location.c.root_id.not_in(ids)),
                 or_(*(location.c.path.startswith(_below(root.path), autoescape=True) for root in roots)),
             )

@@ -11,11 +11,13 @@ from modelhub.db.schema import (
     component,
     content,
     content_digest,
+    download,
     header,
     identification,
     location,
     override,
     record,
+    remote_claim,
     scan_report,
     search_text,
     side_file,
@@ -28,7 +30,7 @@ def merge(connection: Connection, gone: int, kept: int) -> None:
 
     Of two records, that of *kept* goes on: it takes the other's tags, notes under its own, and what it had not set.
     """
-    for table in (location, scan_report, identification, change, side_file, smoke_run):
+    for table in (location, scan_report, identification, change, side_file, download, remote_claim, smoke_run):
         connection.execute(update(table).where(table.c.content_id == gone).values(content_id=kept))
     connection.execute(update(smoke_run).where(smoke_run.c.base_id == gone).values(base_id=kept))
     _move_digests(connection, gone, kept)

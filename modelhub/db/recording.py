@@ -57,14 +57,16 @@ def put_content(connection: Connection, digest: Digest, stat: FileStat) -> int:
     return known
 
 
-def put_location(connection: Connection, content_id: int, stat: FileStat, is_folder: bool) -> bool:
-    """Let ``stat.path`` hold the content; what it held before is ended there.
+def put_location(
+    connection: Connection, content_id: int, stat: FileStat, is_folder: bool, *, state: str = "live"
+) -> bool:
+    """Let ``stat.path`` hold the content, as a place in this *state*; what it held before is ended there.
 
     A new path may be an old one renamed: places of the same bytes on the same device whose paths are gone are ended
     as well. A device that is not there (a removable disk, a share) does not match, so nothing is concluded of it.
     """
     key = path_key(stat.path)
-    seen = {**search.stamp(stat), "is_folder": is_folder, "state": "live", "proven": True}
+    seen = {**search.stamp(stat), "is_folder": is_folder, "state": state, "proven": True}
     live = connection.execute(select(location).where(location.c.live_key == key)).one_or_none()
     if live is not None and live.content_id == content_id:
         if all(getattr(live, name) == value for name, value in seen.items()):
@@ -85,6 +87,12 @@ def put_location(connection: Connection, content_id: int, stat: FileStat, is_fol
         insert(location).values(content_id=content_id, path=stat.path, live_key=key, link=link, added=now(), **seen)
     )
     return True
+
+
+def is_quarantined(connection: Connection, content_id: int) -> bool:
+    """Whether the content lies in quarantine and nowhere else."""
+    states = select(location.c.state).where(location.c.content_id == content_id, location.c.live_key.is_not(None))
+    return set(connection.scalars(states)) == {"quarantined"}
 
 
 def _end(connection: Connection, location_id: int, state: str) -> None:

@@ -40,11 +40,13 @@ _DIGESTS = {
     (derivation_input.name, "sha256"),
 }
 _NUMBERS = {"mtime_ns", "device", "inode"}
-_STATES = {"live", "offline", "missing", "moved", "replaced", "removed"}
+_STATES = {"live", "offline", "quarantined", "missing", "moved", "replaced", "removed"}
 _SHAPES: Mapping[str, Callable[[Any], bool]] = {
     "metadata": lambda value: isinstance(value, dict) and _all(str, value.values()),
     "triggers": lambda value: isinstance(value, list) and _all(str, value),
     "claims": lambda value: isinstance(value, dict) and all(_is_claim(*each) for each in value.items()),
+    "files": lambda value: isinstance(value, list) and _all(dict, value),
+    "extra": lambda value: isinstance(value, dict),
     "asked": lambda value: isinstance(value, dict),
     "checks": lambda value: isinstance(value, list) and _all(dict, value),
     "facts": lambda value: isinstance(value, dict),
@@ -82,7 +84,7 @@ def from_plain(table: Table, said: Mapping[str, Any]) -> dict[str, Any]:
         row["path_key"] = path_key(row["path"])
     if "name_key" in row:
         row["name_key"] = name_key(row["name"])
-    if table is location and ((row["live_key"] is None) == (row["state"] in ("live", "offline"))):
+    if table is location and ((row["live_key"] is None) == (row["state"] in ("live", "offline", "quarantined"))):
         raise CatalogError("location.state contradicts location.live_key")
     if table is layout:
         _check_layout(row)

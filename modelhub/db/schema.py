@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from modelhub.db.column_types import Json, PathText, SafeName, SafeText
 
-REVISION = "0008"
+REVISION = "0009"
 """The migration that makes the tables below; a catalog at this revision is opened without loading alembic."""
 
 VERSION_TABLE = "modelhub_schema"
@@ -114,9 +114,10 @@ class LocationColumns(TypedColumns):
 
     ``live_key`` (the path's digest) is null for what was once: so no two live rows share a path, in every database.
     ``mtime_ns``, ``device`` and ``inode`` are text because file systems use more than 63 bits. ``state`` is ``live``,
-    ``offline`` (still there, as far as anybody knows) or, for what was once, ``missing``, ``moved``, ``replaced`` or
-    ``removed``. ``proven`` is false where the bytes were told by their header and not by reading them or following
-    their inode. ``link`` is ``symlink`` for a link to a file elsewhere, else empty.
+    ``offline`` (still there, as far as anybody knows), ``quarantined`` (downloaded, and not let in) or, for what was
+    once, ``missing``, ``moved``, ``replaced`` or ``removed``. ``proven`` is false where the bytes were
+    told by their header and not by reading them or following their inode. ``link`` is ``symlink`` for a link to a file
+    elsewhere, else empty.
     """
 
     id = Column(Integer, primary_key=True)
@@ -305,6 +306,41 @@ class ImageColumns(TypedColumns):
     sha256: Named[str | None] = Column(String(64))
 
 
+class DownloadColumns(TypedColumns):
+    """Where bytes were downloaded from, once for each time.
+
+    ``address`` is pinned to a commit where it is the Hub's, ``asked`` the revision that was asked for (null: that which
+    nobody has to name). ``files`` are those that the bytes came in, as the source told them: ``path``, ``size``,
+    ``sha256`` and ``etag``. ``salvaged``: the bytes are the tensors alone of what lies there.
+    """
+
+    id = Column(Integer, primary_key=True)
+    content_id: Named[int] = Column(ForeignKey("content.id"), index=True)
+    address: Named[str] = Column(SafeText)
+    asked: Named[str | None] = Column(SafeName)
+    files: Named[Any] = Column(Json, nullable=False)
+    salvaged: Named[bool] = Column(Boolean)
+    version: Named[str] = Column(SafeName)
+    added: Named[str] = Column(String(32))
+
+
+class RemoteClaimColumns(TypedColumns):
+    """What a place on the network claims of bytes (:class:`modelhub.sidefiles.Claims`, as JSON).
+
+    ``origin`` is whose words they are (``huggingface``, ``civitai``), ``extra`` what such a place alone says. ``read``
+    is when it was asked last.
+    """
+
+    id = Column(Integer, primary_key=True)
+    content_id: Named[int] = Column(ForeignKey("content.id"), index=True)
+    origin: Named[str] = Column(SafeName)
+    address: Named[str] = Column(SafeText)
+    claims: Named[Any] = Column(Json, nullable=False)
+    extra: Named[Any] = Column(Json, nullable=False)
+    added: Named[str] = Column(String(32))
+    read: Named[str] = Column(String(32))
+
+
 class SearchTextColumns(TypedColumns):
     """What a search looks at: ``about`` from the record and its paths, ``words`` from the header."""
 
@@ -371,6 +407,8 @@ layout = Table("layout", metadata, LayoutColumns)
 header = Table("header", metadata, HeaderColumns)
 side_file = Table("side_file", metadata, SideFileColumns)
 image = Table("image", metadata, ImageColumns)
+download = Table("download", metadata, DownloadColumns)
+remote_claim = Table("remote_claim", metadata, RemoteClaimColumns)
 search_text = Table("search_text", metadata, SearchTextColumns)
 derivation = Table("derivation", metadata, DerivationColumns)
 derivation_input = Table("derivation_input", metadata, DerivationInputColumns)

@@ -17,7 +17,7 @@ from modelhub.db.column_types import NAME_LENGTH
 from modelhub.db.digests import put_new_claims
 from modelhub.db.engine import Store
 from modelhub.db.recording import index_record
-from modelhub.db.schema import content_digest, image, location, record, side_file
+from modelhub.db.schema import content_digest, image, location, record, remote_claim, side_file
 from modelhub.db.text import path_key, storable
 
 _CHUNK = 500  # values in one IN (...), below every database's bound on parameters
@@ -116,7 +116,7 @@ class SideFiles:
                     if path in paths_of[content_id] and model in models[content_id]:
                         new = {"path": paths_of[content_id][path], "model_key": models[content_id][model]}
                         connection.execute(update(side_file).where(side_file.c.id == id_).values(new))
-            _put_digests(connection, paths_of)
+            put_digests(connection, paths_of)
 
         self._store.write(work)
 
@@ -190,7 +190,7 @@ def _write(connection: Connection, batch: SideFileBatch) -> None:
     touched = {each.content_id for each in batch.read} | {each.content_id for each in batch.gone}
     if batch.read:
         _put(connection, batch.read)
-    _put_digests(connection, touched)
+    put_digests(connection, touched)
     for content_id in sorted(touched):
         index_record(connection, content_id)
 
@@ -244,8 +244,9 @@ def _forget(connection: Connection, ids: Sequence[int]) -> None:
         connection.execute(delete(side_file).where(side_file.c.id.in_(chunk)))
 
 
-def _put_digests(connection: Connection, content_ids: Collection[int]) -> None:
-    """Let the digests that are claimed of these contents beside their files be those of the side files now known."""
+def put_digests(connection: Connection, content_ids: Collection[int]) -> None:
+    """Let the digests that are claimed of these contents, but by their headers, be those of the side files now known
+    and of places on the network."""
     for chunk in _chunks(content_ids):
         connection.execute(
             delete(content_digest).where(
@@ -263,6 +264,14 @@ def _put_digests(connection: Connection, content_ids: Collection[int]) -> None:
         for content_id, path, claims in rows:
             for algorithm, value in claims.get("digests", {}).items():
                 stated[content_id, algorithm, _source(path)] = value
+        rows = connection.execute(
+            select(remote_claim.c.content_id, remote_claim.c.origin, remote_claim.c.claims)
+            .where(remote_claim.c.content_id.in_(chunk))
+            .order_by(remote_claim.c.id)
+        )
+        for content_id, origin, claims in rows:
+            for algorithm, value in claims.get("digests", {}).items():
+                stated[content_id, algorithm, origin] = value
         put_new_claims(
             connection, [(each, algorithm, value, source) for (each, algorithm, source), value in stated.items()]
         )

@@ -2,6 +2,7 @@
 safe."""
 
 from modelhub.fetching.fetch import FetchResult, fetch
+from modelhub.fetching.newer import Newer, find_newer, update
 from modelhub.fetching.plan import FetchPlan, PlannedFile, Unit, plan_fetch
 
-__all__ = ["FetchPlan", "FetchResult", "PlannedFile", "Unit", "fetch", "plan_fetch"]
+__all__ = ["FetchPlan", "FetchResult", "Newer", "PlannedFile", "Unit", "fetch", "find_newer", "plan_fetch", "update"]

@@ -78,6 +78,13 @@ def choose_folder(
     return Choice(tuple(path for path in first.chosen if path not in left_out), tuple(sorted(left_out.items())))
 
 
+def variant_of(paths: Iterable[str]) -> str | None:
+    """The precision that the weights among *paths* say in their names, all alike; ``None`` for none."""
+    weights = [path.rpartition("/")[2] for path in paths if path.lower().endswith((*_PICKLES, *_SAFE))]
+    found = {match[1] if match else None for match in map(_VARIANT.search, weights)}
+    return found.pop() if len(found) == 1 else None
+
+
 def _is_hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
 

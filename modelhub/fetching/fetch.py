@@ -1,9 +1,9 @@
 """Downloading what was planned: into quarantine first, and out of it only what is whole and safe.
 
-The quarantine is a hidden folder beside the targets, which no walk enters. huggingface_hub downloads into it and goes
-on there with what was interrupted. A file leaves it when its bytes have the length and the SHA-256 that were claimed
-and a scan of all of it says SAFE; then it gets its name, whole, and a note of its origin beside it. What lies at a
-target already is scanned as well.
+The quarantine is a hidden folder beside the targets, which no walk enters, and a state in the catalog.
+huggingface_hub downloads into it and goes on there with what was interrupted. What has the length and the SHA-256 that
+were claimed is examined there, and recorded. It leaves when a scan of all of it says SAFE; then it gets its name,
+whole, and a note of its origin beside it. What lies at a target already is examined as well.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from modelhub import verbs
 from modelhub.convert import convert
 from modelhub.convert.target import rename_to_free_name, write_error
+from modelhub.db import Catalog, Entry
 from modelhub.errors import ModelHubError, NoSpace, SourceError, UnsafeModelError, WouldOverwrite
 from modelhub.fetching.origin import check_note, write_note
 from modelhub.fetching.plan import FetchPlan, PlannedFile, Unit
+from modelhub.fetching.recording import Ledger
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
 from modelhub.source import digest_of, open_local
 from modelhub.source.network import reference_of
@@ -35,7 +36,8 @@ class FetchResult:
 
     ``action``: ``fetched``, ``salvaged`` (its tensors alone), ``already there``, ``refused`` (before it was
     downloaded), ``in quarantine`` (downloaded, and not admitted) or ``failed``. ``target`` is where it, or what was
-    made of it, lies; ``reports`` what was said of it last.
+    made of it, lies; ``reports`` what was said of it last; ``entry`` the catalog's record of it, ``None`` for what was
+    not downloaded and without a catalog.
     """
 
     unit: Unit
@@ -43,6 +45,7 @@ class FetchResult:
     target: str | None
     reports: tuple[ScanReport, ...]
     error: ModelHubError | None = None
+    entry: Entry | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -51,8 +54,10 @@ class FetchResult:
 
 def fetch(
     plan: FetchPlan,
+    catalog: Catalog | None = None,
     *,
     salvage: bool = False,
+    replace: bool = False,
     policy: Policy | None = None,
     quiet: bool = True,
     on_note: Callable[[str], None] = lambda _: None,
@@ -60,14 +65,17 @@ def fetch(
     """Carry *plan* out; a result for each unit, as it is done, whatever becomes of the others.
 
     What is not SAFE is not downloaded, unless it could only not be judged from a distance, or *salvage* is given: then
-    its tensors are copied into a safetensors file, and it is removed. *on_note* is told of downloads outside the Hub
-    that are gone on with or begun again. Raises :class:`NoSpace` before anything is
+    its tensors are copied into a safetensors file, and it is removed. *catalog* is where all that was downloaded is
+    written down. With *replace* it takes the place of what lies at its target, which stays until then. *on_note* is
+    told of downloads outside the Hub that are gone on with or begun again. Raises :class:`NoSpace` before anything is
     downloaded.
     """
     needed = sum(unit.size for unit in plan.units if unit.may_be_fetched or salvage)
     if needed + _MARGIN > plan.free:
         raise NoSpace(f"{plan.folder}: {needed:,} bytes are to be downloaded, and {plan.free:,} are free")
-    run = _Run(plan, salvage, policy or load_policy(), quiet=quiet, on_note=on_note)
+    ledger = Ledger(plan, catalog, policy or load_policy())
+    ledger.forget_removed()
+    run = _Run(plan, ledger, salvage=salvage, replace=replace, quiet=quiet, on_note=on_note)
     for unit in plan.units:
         try:
             yield run.take(unit)
@@ -81,36 +89,52 @@ class _Run:
     """One run of :func:`fetch`."""
 
     def __init__(
-        self, plan: FetchPlan, salvage: bool, policy: Policy, *, quiet: bool, on_note: Callable[[str], None]
+        self,
+        plan: FetchPlan,
+        ledger: Ledger,
+        *,
+        salvage: bool,
+        replace: bool,
+        quiet: bool,
+        on_note: Callable[[str], None],
     ) -> None:
         self._plan = plan
         self._salvage = salvage
-        self._policy = policy
+        self._replace = replace
+        self._ledger = ledger
         self._quiet = quiet
         self._on_note = on_note
 
     def take(self, unit: Unit) -> FetchResult:
         if _is_there(unit):
-            return FetchResult(unit, "already there", unit.target, (self._scan(unit.target, unit),))
+            there = self._ledger.examine(unit.target)
+            entry = self._ledger.admitted(there, unit)
+            return FetchResult(unit, "already there", unit.target, (there.report,), entry=entry)
         salvage = self._salvage and not unit.is_folder
         if not unit.may_be_fetched and not salvage:
             return FetchResult(unit, "refused", None, unit.reports)
-        _check_free(unit.target)
+        if not self._replace:
+            _check_free(unit.target)
         if not unit.may_be_fetched:
             _check_free(_salvaged(unit))
         check_note(unit.target if unit.may_be_fetched else _salvaged(unit))
         lying = self._download(unit)
-        report = self._scan(lying, unit)
+        examined = self._ledger.examine(lying)
+        report = examined.report
+        entry = self._ledger.arrived(examined, unit)
         if report.verdict is Verdict.SAFE:
             self._admit(lying, unit)
-            return FetchResult(unit, "fetched", unit.target, (report,))
+            entry = self._ledger.admitted(examined, unit)
+            return FetchResult(unit, "fetched", unit.target, (report,), entry=entry)
         if salvage:
-            return FetchResult(unit, "salvaged", self._take_tensors(lying, unit), (report,))
+            try:
+                target = self._take_tensors(lying, unit)
+            finally:
+                self._ledger.forget_removed()
+            entry = self._ledger.salvaged(examined, unit, target)
+            return FetchResult(unit, "salvaged", target, (report,), entry=entry)
         refused = UnsafeModelError(f"{lying}: {report.verdict.label}, so it stays in quarantine", report)
-        return FetchResult(unit, "in quarantine", lying, (report,), refused)
-
-    def _scan(self, path: str, unit: Unit) -> ScanReport:
-        return verbs.scan(path, policy=self._policy, digest=not unit.is_folder)
+        return FetchResult(unit, "in quarantine", lying, (report,), refused, entry)
 
     def _download(self, unit: Unit) -> str:
         """Bring all files of *unit* into quarantine and compare them with what is claimed; returns where it lies."""
@@ -133,6 +157,7 @@ class _Run:
         lying = os.path.join(place, *filter(None, unit.path.split("/")))
         if unit.is_folder:
             _remove_others(lying, {file.path.removeprefix(unit.path) for file in unit.files})
+            shutil.rmtree(os.path.join(lying, ".cache"), ignore_errors=True)
         return lying
 
     def _download_outside(self, unit: Unit, file: PlannedFile, place: str) -> str:
@@ -149,8 +174,9 @@ class _Run:
         """Give what lies in quarantine its name, whole or not at all."""
         try:
             os.makedirs(os.path.dirname(os.path.abspath(unit.target)), exist_ok=True)
-            if unit.is_folder:
-                shutil.rmtree(os.path.join(lying, ".cache"), ignore_errors=True)
+            if self._replace:
+                _swap(lying, unit.target, os.path.join(self._plan.folder, QUARANTINE))
+            elif unit.is_folder:
                 os.rename(lying, unit.target)
             else:
                 rename_to_free_name(lying, unit.target)
@@ -165,7 +191,7 @@ class _Run:
         try:
             check_note(target)
             os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
-            convert(lying, target, salvage=True, policy=self._policy)
+            convert(lying, target, salvage=True, policy=self._ledger.policy)
         finally:
             os.unlink(lying)
             self._tidy()
@@ -193,6 +219,22 @@ def _salvaged(unit: Unit) -> str:
 def _check_free(target: str) -> None:
     if os.path.lexists(target):
         raise WouldOverwrite(f"{target}: exists already, and is something else", hint="move it away")
+
+
+def _swap(lying: str, target: str, quarantine: str) -> None:
+    """Let what is *lying* in quarantine take the place of the file or folder *target*, which is removed then."""
+    if not os.path.isdir(lying):
+        os.replace(lying, target)
+        return
+    before = os.path.join(quarantine, f"{os.path.basename(target)}.before")
+    shutil.rmtree(before, ignore_errors=True)
+    os.rename(target, before)
+    try:
+        os.rename(lying, target)
+    except OSError:
+        os.rename(before, target)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _remove_others(folder: str, wanted: set[str]) -> None:

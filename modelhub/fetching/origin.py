@@ -35,7 +35,7 @@ def write_note(target: str, unit: Unit, claims: Mapping[str, object], *, salvage
         "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "version": __version__,
         "salvaged": salvaged,
-        "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in unit.files],
+        "files": [file.as_dict() for file in unit.files],
         "claims": claims,
     }
     data = json.dumps(origin, indent=2, default=str).encode() + b"\n"

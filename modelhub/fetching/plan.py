@@ -8,8 +8,8 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from modelhub.errors import NotFound, SourceError
@@ -32,11 +32,17 @@ _LARGEST_INDEX = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """One file: its path in the repository, bytes, and the SHA-256 that is claimed of it (``None``: none is)."""
+    """One file: its path in the repository, bytes, and the SHA-256 that is claimed of it (``None``: none is); ``etag``
+    is by what the source tells its bytes from others."""
 
     path: str
     size: int
     sha256: str | None
+    etag: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +86,8 @@ def _is_too_far(report: ScanReport) -> bool:
 class FetchPlan:
     """What would be fetched from *address*, pinned and as it may be shown, to below *folder*.
 
-    ``claims`` are what the source says (``licence``, ``base_model``, ``tags``, ``gated``); ``left_out`` the other files
-    with the reason; ``free`` the bytes that the disk has.
+    ``claims`` are what the source says (:func:`modelhub.source.hub.claims_of`); ``left_out`` the other files with the
+    reason; ``free`` the bytes that the disk has; ``asked`` the revision that was asked for, as it was written.
     """
 
     address: str
@@ -90,6 +96,7 @@ class FetchPlan:
     free: int
     claims: dict[str, object] = field(default_factory=dict)
     left_out: tuple[tuple[str, str], ...] = ()
+    asked: str | None = None
 
     @property
     def size(self) -> int:
@@ -136,13 +143,18 @@ def plan_fetch(
     check_names(path for _, paths in groups for path in paths)
     units = []
     for path, paths in groups:
-        files = tuple(PlannedFile(each, listed[each].size, listed[each].sha256) for each in paths)
+        files = tuple(_planned(listed[each]) for each in paths)
         judged = tuple(_judged(str(pinned._replace(path=each)), policy) for each in paths if is_weights(each))
         target = os.path.join(folder, top, *filter(None, path.split("/")))
         units.append(Unit(str(pinned._replace(path=path)), path, files, target, judged))
     if not units:
         raise NotFound(f"{shown}: no model file is there, or none is included", path=shown)
-    return FetchPlan(str(pinned), folder, tuple(units), _free(folder), claims, left_out)
+    asked = getattr(reference, "revision", None)
+    return FetchPlan(str(pinned), folder, tuple(units), _free(folder), claims, left_out, asked)
+
+
+def _planned(file: File) -> PlannedFile:
+    return PlannedFile(file.path, file.size, file.sha256, file.etag)
 
 
 def is_weights(path: str) -> bool:
@@ -212,7 +224,7 @@ def _single(address: str, folder: str, sha256: str | None, policy: Policy) -> Un
         with ExitStack() as stack:
             source = open_address(address, stack)
             assert not isinstance(source, RemoteFolder)
-            file = replace(file, size=source.size)
+            file = replace(file, size=source.size, etag=source.tag)
             address = source.name if reference is not None else address
     except RangesIgnored as error:  # so it is judged when it is here
         file = replace(file, size=error.size)

@@ -41,7 +41,7 @@ def _entry_row(entry: Plain, extra: Sequence[str]) -> Line:
         architecture or "-",
         entry["precision"] or "-",
         byte_size(entry["size"]),
-        entry["name"],
+        f"{entry['name']} (in quarantine)" if entry["state"] == "quarantined" else entry["name"],
         ", ".join(entry["tags"]),
         *(last[name] for name in extra),
     )
@@ -92,6 +92,8 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
         state = place["state"] if place["state"] != "live" else "told by its header" if not place["proven"] else ""
         gone = f"  ({state} since {place['ended']})" if place["ended"] else f"  ({state})" if state else ""
         yield line("  ", Span("at  ", "dim"), place["path"], Span(gone, "dim"))
+    for came in detail["downloads"]:
+        yield _download(came)
     for version in detail["versions"]:
         yield _version(version)
     for preview in detail["previews"]:
@@ -119,6 +121,12 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
     if detail["metadata"]:
         yield line(Span("  metadata", "dim"))
         yield from fields(((shortened(k, 60), shortened(v, limit)) for k, v in detail["metadata"].items()), 4)
+
+
+def _download(came: Plain) -> Line:
+    asked = f", asked for {came['asked']}" if came["asked"] else ""
+    salvaged = ", its tensors alone" if came["salvaged"] else ""
+    return line("  ", Span("from  ", "dim"), came["address"], Span(f"  ({came['added']}{asked}{salvaged})", "dim"))
 
 
 def _version(entry: Plain) -> Line:
@@ -152,14 +160,16 @@ _CLAIMED = {
 
 def _claim(claim: Plain, limit: int) -> Iterator[Line]:
     """What a side file or the header says, which decides nothing."""
-    when = f", {claim['changed']}" if claim["changed"] else ""
+    at = claim["changed"] or (claim["read"] if claim["address"] else None)
+    when = f", {at}" if at else ""
     ended = f", not beside it since {claim['ended']}" if claim["ended"] else ""
-    where = claim["path"] or "in its header"
+    where = claim["path"] or claim["address"] or "in its header"
     yield line("  ", Span("claimed  ", "dim"), where, Span(f"  ({claim['origin']}{when}{ended})", "dim"))
     if claim["problem"]:
         yield line("    ", Span("problem  ", "unknown"), claim["problem"])
     said = ((label, _said(claim["facts"].get(name))) for name, label in _CLAIMED.items())
-    yield from fields(((label, shortened(text, limit)) for label, text in said if text), 4)
+    extra = ((name.replace("_", " "), _said(value)) for name, value in claim["extra"].items())
+    yield from fields(((label, shortened(text, limit)) for label, text in (*said, *extra) if text), 4)
 
 
 def _said(value: object) -> str:

@@ -7,6 +7,7 @@ sent to the Hub alone, never to where it redirects downloads to.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
 _MOST_FILES = 100_000
+_PATHS_AT_ONCE = 500
 _LONGEST_PATH = 1024
 """Characters of a file's path in a repository."""
 
@@ -60,11 +62,13 @@ class Reference(NamedTuple):
 
 
 class HubFile(NamedTuple):
-    """A file of a repository; ``sha256`` is what its LFS pointer claims (``None``: it is kept in git itself)."""
+    """A file of a repository; ``sha256`` is what its LFS pointer claims (``None``: it is kept in git itself), ``etag``
+    tells its bytes from others: that SHA-256, or else git's own id of them."""
 
     path: str
     size: int
     sha256: str | None
+    etag: str | None = None
 
 
 def reference_of(address: str) -> Reference | None:
@@ -120,13 +124,16 @@ def about(reference: Reference) -> ModelInfo:
 
 
 def claims_of(info: ModelInfo) -> dict[str, object]:
-    """What a repository says of itself: ``licence``, ``base_model``, ``tags`` and ``gated``, as far as it says it."""
+    """What a repository says of itself, as far as it says it: ``licence``, ``base_model``, ``tags``, ``gated``,
+    ``triggers`` (the prompt that calls an adapter up) and ``changed``, when it was changed last."""
     card: dict[str, object] = getattr(info.card_data, "__dict__", {})
     said = {
         "licence": card.get("license"),
         "base_model": card.get("base_model"),
         "tags": info.tags if isinstance(info.tags, list) else [],
         "gated": info.gated,
+        "triggers": card.get("instance_prompt"),
+        "changed": info.last_modified.isoformat() if info.last_modified is not None else None,
     }
     return {key: value for key, value in said.items() if value}
 
@@ -170,6 +177,18 @@ def files_of(reference: Reference) -> tuple[HubFile, ...]:
     return tuple(files)
 
 
+def named_files(reference: Reference, paths: Sequence[str]) -> dict[str, HubFile]:
+    """Those of *paths* that the repository has at the revision of *reference*; 500 are asked for at once."""
+    found: dict[str, HubFile] = {}
+    with asking(str(reference)):
+        for start in range(0, len(paths), _PATHS_AT_ONCE):
+            some = list(paths[start : start + _PATHS_AT_ONCE])
+            for entry in _api().get_paths_info(reference.repo, some, revision=reference.revision):
+                if isinstance(entry, RepoFile):
+                    found[entry.path] = _file_of(entry)
+    return found
+
+
 def _file_of(entry: RepoFile) -> HubFile:
     """*entry* as far as it can be one. Raises ``ValueError`` when it cannot."""
     sha256 = entry.lfs.sha256 if entry.lfs else None
@@ -179,7 +198,8 @@ def _file_of(entry: RepoFile) -> HubFile:
         raise ValueError("the size of a file")
     if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
         raise ValueError("the SHA-256 of a file")
-    return HubFile(entry.path, entry.size, sha256)
+    oid = entry.blob_id if isinstance(entry.blob_id, str) and _COMMIT.fullmatch(entry.blob_id) else None
+    return HubFile(entry.path, entry.size, sha256, sha256 or oid)
 
 
 def _api() -> HfApi:

@@ -28,7 +28,8 @@ class RemoteFolder(NamedTuple):
 
 
 class File(Protocol):
-    """A file as a listing tells it: its path, bytes, and the SHA-256 that is claimed of it."""
+    """A file as a listing tells it: its path, bytes, the SHA-256 that is claimed of it, and what tells its bytes from
+    others."""
 
     @property
     def path(self) -> str: ...
@@ -36,6 +37,8 @@ class File(Protocol):
     def size(self) -> int: ...
     @property
     def sha256(self) -> str | None: ...
+    @property
+    def etag(self) -> str | None: ...
 
 
 class Place(Protocol):

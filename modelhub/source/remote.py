@@ -66,6 +66,11 @@ class RemoteSource:
         self._fetch(0, 0)
 
     @property
+    def tag(self) -> str | None:
+        """By what the server tells these bytes from others: the ETag or, without one, when they were changed last."""
+        return self._pin[0] or None if self._pin is not None else None
+
+    @property
     def traffic(self) -> Traffic:
         return Traffic(self._requests, self._received, self.size)
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelhub.container.base import Skipped
-from modelhub.db import Catalog, Query
+from modelhub.db import Catalog, Download, Query
 from modelhub.db.entries import SmokeRun
 from modelhub.db.exporting import FORMAT
 from modelhub.db.schema import metadata
@@ -58,6 +58,10 @@ def fill(url: str, folder: Path, *, first: int = 0) -> None:
         scan = report(Verdict.UNSAFE, EVAL, container="torch-zip", skipped=(Skipped("encrypted", "a.bin"),))
         shelf.put("/m/\udcff\\u1234.ckpt", f"A{first}", CHECKPOINT, scan, metadata={"sshs_model_hash": "ab" * 32})
         shelf.put("/m/\udcff\\u1234.ckpt", f"A{first}", CHECKPOINT, report(), version="v2")
+        came = Download("hf://o/r@c/a.ckpt", "main", ({"path": "a.ckpt", "size": 100},), False, "v1")
+        catalog.origins.put_download(digest(f"A{first}"), came)
+        said = {"base_model": "SDXL 1.0", "tags": ["from afar"], "digests": {"autov2": "0123456789"}}
+        catalog.origins.put_claims(digest(f"A{first}"), "civitai", "https://c/1", said, {"versions": [{"id": 1}]})
         inputs = [(digest(f"A{first}"), "source")]
         catalog.derive("convert", output=digest(f"B{first}"), inputs=inputs, params={"x": 1.5}, version="v1")
         catalog.collections.create("Best")
@@ -256,6 +260,9 @@ def altered(lines: list[str], table: str, **values: object) -> str:
         ("identification", {"adapter": 3}),
         ("side_file", {"claims": {"tags": "x"}}),
         ("side_file", {"claims": {"fame": "x"}}),
+        ("remote_claim", {"claims": {"tags": "x"}}),
+        ("remote_claim", {"extra": []}),
+        ("download", {"files": ["x"]}),
         ("layout", {"packed": "!"}),
         ("layout", {"packed": "eJwDAAAAAAE="}),
         ("layout", packed(b"[1]")),
