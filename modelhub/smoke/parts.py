@@ -97,6 +97,8 @@ def parts_of(container: Container, identity: Identity) -> Parts:
     Raises :class:`NotTestable` for what no pipeline is run for, :class:`Incomplete` and
     :class:`~modelhub.errors.ConversionError`.
     """
+    if identity.kind == "checkpoint" and identity.architecture not in (None, *_NATIVE):
+        raise NotTestable(f"there is no test yet for models of {identity.architecture}")
     prediction = identity.prediction_type if identity.prediction_type in _PREDICTIONS else None
     files, shapes, origins = _opened(container)
     told = Told(prediction)

@@ -232,6 +232,22 @@ def test_tensors_that_nothing_loads_are_suspect(tried: Test) -> None:
     assert "middle_block.7.strange.weight" in result.sentence
 
 
+@pytest.mark.parametrize(
+    ("architecture", "names"),
+    [
+        ("sd-3", ("joint_blocks.0.context_block.attn.qkv.weight", "x_embedder.proj.weight")),
+        ("flux", ("double_blocks.0.img_attn.norm.key_norm.scale", "single_blocks.0.linear1.weight", "img_in.weight")),
+    ],
+)
+def test_a_family_without_a_test_is_named(tmp_path: Path, architecture: str, names: tuple[str, ...]) -> None:
+    """A checkpoint of SD 3 or FLUX is not called incomplete for having no UNet."""
+    weights = {UNET + name: torch.zeros(2, 2) for name in names}
+    weights |= {VAE + name: weight for name, weight in healthy_vae().items()}
+    result = prepare(save(weights, tmp_path / "model.safetensors"), SETTINGS)
+    assert isinstance(result, SmokeResult)
+    assert (result.outcome, result.sentence) == ("not testable", f"there is no test yet for models of {architecture}")
+
+
 def test_a_file_that_changed_since_its_scan_is_not_loaded(tmp_path: Path) -> None:
     """The bytes that are loaded are those that were judged."""
     spec = prepare(save(healthy_vae(), tmp_path / "vae.safetensors"), SETTINGS)
