@@ -12,7 +12,7 @@ from typing import Any
 from modelhub.db.claims import claims_of
 from modelhub.db.full_text import about_of, words_of
 from modelhub.db.places import Reading, Seen
-from modelhub.db.text import fingerprint, int64, name_for, plain, storable
+from modelhub.db.text import int64, name_for, plain, plain_fingerprint, storable
 from modelhub.db.triggers import listed, trigger_words
 
 AS_JSON = ("components", "adapter", "evidence", "candidates")
@@ -27,7 +27,7 @@ def identification_columns(facts: Mapping[str, Any]) -> dict[str, Any]:
         "parameter_count": int64(facts["parameter_count"]),
     }
     texts = {name: json.dumps(said[name], separators=(",", ":")) for name in AS_JSON}
-    return {**said, **texts, "fingerprint": fingerprint(said)}
+    return {**said, **texts, "fingerprint": plain_fingerprint(said)}
 
 
 def reading_of(
@@ -60,7 +60,7 @@ def reading_of(
         claims=claims_of(metadata),
         about=about_of([name_for(seen.path, seen.is_folder), seen.path], triggers),
         words=words_of(metadata),
-        triggers=json.dumps(plain(listed(triggers)), separators=(",", ":")),
+        triggers=json.dumps([storable(word) for word in listed(triggers)], separators=(",", ":")),
         layout_digest=layout[0],
         layout=layout[1],
         observation=observation,

@@ -92,7 +92,12 @@ def plain(value: object) -> Any:
 
 def fingerprint(value: object) -> str:
     """SHA-256 of *value*'s canonical JSON, in hex: equal for equal facts, whatever the order of their keys."""
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
+    return plain_fingerprint(plain(value))
+
+
+def plain_fingerprint(value: object) -> str:
+    """:func:`fingerprint` of what :func:`plain` has given."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -47,8 +47,9 @@ def prints_of(path: str, is_folder: bool = False) -> tuple[str, str]:
 
 def _header(source: Source) -> bytes | None:
     """The header of what may be a safetensors file, without its length."""
-    length = int.from_bytes(source.read_at(0, 8), "little")
-    if not 2 <= length <= min(_MAX_HEADER, source.size - 8) or source.read_at(8, 1) != b"{":
+    begins = source.read_at(0, 9)
+    length = int.from_bytes(begins[:8], "little")
+    if not 2 <= length <= min(_MAX_HEADER, source.size - 8) or begins[8:] != b"{":
         return None
     return source.read_at(8, length)
 
