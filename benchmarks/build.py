@@ -37,8 +37,8 @@ def _legacy(path: str) -> None:
     write_torch_legacy(path, _wrapped(random_weights(checkpoint("sd-1"))))
 
 
-def _safetensors(path: str) -> None:
-    write_safetensors(path, random_weights(checkpoint("sd-1")), {"format": "pt"})
+def _safetensors(architecture: Architecture) -> Callable[[str], None]:
+    return lambda path: write_safetensors(path, random_weights(checkpoint(architecture)), {"format": "pt"})
 
 
 def _lora(path: str) -> None:
@@ -82,7 +82,8 @@ FILES: dict[str, tuple[str, str, Callable[[str], None]]] = {
         _zip("sd-1", DType.F32, ema=True),
     ),
     "sd1-legacy": ("sd1-fp16-legacy.ckpt", "SD 1 checkpoint, fp16, torch before 1.6", _legacy),
-    "sd1-safetensors": ("sd1-fp16.safetensors", "SD 1 checkpoint, fp16, safetensors", _safetensors),
+    "sd1-safetensors": ("sd1-fp16.safetensors", "SD 1 checkpoint, fp16, safetensors", _safetensors("sd-1")),
+    "sdxl-safetensors": ("sdxl-fp16.safetensors", "SDXL checkpoint, fp16, safetensors", _safetensors("sdxl")),
     "sdxl-ckpt": ("sdxl-fp16.ckpt", "SDXL checkpoint, fp16, torch zip", _zip("sdxl")),
     "sdxl-lora": ("sdxl-lora.pt", "SDXL LoRA of rank 32, fp16, torch zip", _lora),
     "loras": ("loras", "200 SD 1 LoRAs of 1 to 40 MB, half torch zip, half safetensors", _loras),

@@ -1,4 +1,4 @@
-"""The story of MANY smoke tests: one worker for all of them, and what they came to kept in the catalog."""
+"""The story of MANY smoke tests: a worker for each device, and what they came to kept in the catalog."""
 
 from __future__ import annotations
 
@@ -6,15 +6,33 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 
 from modelhub import __version__
 from modelhub.db import Catalog, Entry, Query, SmokeRun
-from modelhub.errors import SourceError
+from modelhub.errors import CatalogError, FormatError, MissingExtra, SourceError
 from modelhub.intake import stat_of
-from modelhub.smoke import Limits, Pair, Settings, SmokeResult, Worker, asked_of, judge, prepare
+from modelhub.smoke import (
+    Ahead,
+    Calibration,
+    ClipSpec,
+    Crew,
+    Limits,
+    Measured,
+    NotTestable,
+    Pair,
+    Settings,
+    SmokeResult,
+    SmokeSpec,
+    TensorFile,
+    Worker,
+    asked_of,
+    clip_of,
+    judge,
+    prepare,
+)
 from modelhub.source import FileStat
 
 KINDS = ("checkpoint", "vae", "lora", "embedding", "hypernetwork", "controlnet", "t2i-adapter", "upscaler", "restorer")
@@ -25,11 +43,26 @@ _AS_FOLDERS = frozenset({"controlnet", "t2i-adapter"})
 """Kinds of which the folder of one model is tested."""
 
 
-class Trials:
-    """Smoke tests over *catalog* (``None``: kept nowhere), by a worker that goes from one to the next.
+Source = tuple[str, Exception | None]
+"""A path, and what keeps it from being looked at, if anything does."""
 
-    A context manager: leaving it ends the worker. Adapters are put on what *base*, a path, names; without one on a
-    checkpoint of the catalog. Images are kept in the folder *images*.
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """The test *number* of a run: the model at ``spec.path``, which is what *stat* says."""
+
+    number: int
+    stat: FileStat
+    spec: SmokeSpec
+
+
+class Trials:
+    """Smoke tests over *catalog* (``None``: kept nowhere), each by a worker that goes from one to the next.
+
+    A context manager: leaving it ends the workers, one for each of *devices* (none: the settings' own). Adapters are
+    put on what *base*, a path, names; without one on a checkpoint of the catalog. Images are compared with their
+    prompts by the CLIP model *clip*, a path, or one of the catalog, and kept in the folder *images*. Models of an
+    architecture that there is one of *calibrations* for are judged by it.
     """
 
     def __init__(
@@ -38,16 +71,25 @@ class Trials:
         settings: Settings,
         limits: Limits,
         *,
+        devices: Sequence[str] = (),
         base: str | None = None,
+        clip: str | None = None,
         images: str | None = None,
+        calibrations: Mapping[str, Calibration] | None = None,
         accept: bool = False,
         keeps: bool = True,
     ) -> None:
         self._catalog = catalog
         self._settings = settings
-        self._worker = Worker(limits)
+        self._limits = limits
+        self._devices: Sequence[str | None] = devices or (None,)
+        self._ended = ExitStack()
+        self._worker = self._ended.enter_context(Worker(limits, self._devices[0]))
         self._base = base
+        self._clip = clip
+        self._found_clip: tuple[ClipSpec | None, str] | None = None
         self._images = images
+        self._calibrations = calibrations or {}
         self._accept = accept
         self._keeps = keeps
         self._known_bases: dict[str, str | None] = {}
@@ -55,10 +97,8 @@ class Trials:
     def __enter__(self) -> Trials:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._worker.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._ended.close()
 
     def run(self, path: str, settings: Settings | None = None, beside: str | None = None) -> SmokeResult:
         """Test the model at *path* as :func:`modelhub.smoke.smoke` does, and keep what it came to.
@@ -67,16 +107,87 @@ class Trials:
         *beside*, another model's, and then not judged by it. Raises what :func:`modelhub.smoke.prepare.prepare` raises,
         and :class:`~modelhub.errors.SourceError` for an image that cannot be kept.
         """
+        test = self._prepared(1, path, settings or self._settings, beside)
+        if isinstance(test, SmokeResult):
+            return test
+        return self._finished(test, self._worker.run(test.spec), judged=beside is None)
+
+    def run_all(self, sources: Iterable[Source]) -> Iterator[tuple[int, str, SmokeResult | Exception]]:
+        """Test the models of *sources*, one on each device at a time, and keep what each comes to.
+
+        Yields the number of each, from 1, its path and its result, or why there is none, in the order in which they
+        are done; of one device that is the order of *sources*. While models are run the next one is prepared and its
+        files are read ahead. Raises :class:`~modelhub.errors.MissingExtra` and :class:`~modelhub.errors.CatalogError`.
+        """
+        crew: Crew[_Test] = self._ended.enter_context(Crew(self._limits, self._devices))
+        ahead = self._ended.enter_context(Ahead())
+        in_use: tuple[TensorFile, ...] = ()
+        for number, (path, barred) in enumerate(sources, 1):
+            test = barred or self._prepared_or_barred(number, path)
+            if isinstance(test, _Test) and not crew.has_idle:
+                ahead.read(file for file in test.spec.files if file not in in_use)
+            while not crew.has_idle:
+                yield self._next_of(crew)
+            ahead.stop()
+            if isinstance(test, _Test):
+                in_use = test.spec.files
+                crew.start(test, test.spec)
+            else:
+                yield number, path, test
+        while crew.is_busy:
+            yield self._next_of(crew)
+
+    def _next_of(self, crew: Crew[_Test]) -> tuple[int, str, SmokeResult | Exception]:
+        test, measured = crew.next_done()
+        try:
+            return test.number, test.spec.path, self._finished(test, measured)
+        except SourceError as error:  # its image cannot be kept
+            return test.number, test.spec.path, error
+
+    def _prepared_or_barred(self, number: int, path: str) -> _Test | SmokeResult | Exception:
+        try:
+            return self._prepared(number, path, self._settings)
+        except (MissingExtra, CatalogError):
+            raise
+        except Exception as error:
+            return error
+
+    def _prepared(self, number: int, path: str, settings: Settings, beside: str | None = None) -> _Test | SmokeResult:
+        """The test of the model at *path*; or its result, which is kept, where it need not be run."""
         before = stat_of(path)
-        prepared = prepare(path, settings or self._settings, self._find_base)
+        prepared = prepare(path, settings, self._find_base)
         if isinstance(prepared, SmokeResult):
-            result = prepared
-        else:
-            accepted = None if beside else self._accepted(before, asked_of(prepared))
-            measured = self._worker.run(replace(prepared, reference=beside or accepted))
-            result = judge(replace(prepared, reference=accepted), measured)
-        self._keep(before, result)
+            self._keep(before, prepared)
+            return prepared
+        reference = beside or self._accepted(before, asked_of(prepared))
+        clip, no_clip = self._scorer(prepared.tokenizer)
+        return _Test(number, before, replace(prepared, reference=reference, clip=clip, no_clip=no_clip))
+
+    def _finished(self, test: _Test, measured: Measured, *, judged: bool = True) -> SmokeResult:
+        """The result of *test*, after it was kept; by its reference it is *judged* or not."""
+        calibration = self._calibrations.get(test.spec.architecture or "")
+        thresholds = None if calibration is None else calibration.thresholds(asked_of(test.spec))
+        result = judge(test.spec if judged else replace(test.spec, reference=None), measured, thresholds)
+        self._keep(test.stat, result)
         return result
+
+    def _scorer(self, tokenizer: str | None) -> tuple[ClipSpec | None, str]:
+        """What says how well an image shows its prompt; or why nothing does."""
+        if tokenizer is None:
+            return None, "not measured: without --tokenizer, words are not CLIP's tokens"
+        if self._found_clip is None:
+            self._found_clip = self._look_for_clip()
+        return self._found_clip
+
+    def _look_for_clip(self) -> tuple[ClipSpec | None, str]:
+        paths = [self._clip] if self._clip is not None else _encoders_in(self._catalog)
+        for path in paths:
+            try:
+                return clip_of(path), ""
+            except (NotTestable, SourceError, FormatError) as error:
+                if self._clip is not None:
+                    return None, f"not measured: {path}: {str(error).removeprefix(f'{path}: ')}"
+        return None, "not measured: the catalog has no CLIP model with both towers (--clip)"
 
     def _find_base(self, architecture: str) -> str | None:
         if self._base is not None:
@@ -98,16 +209,16 @@ class Trials:
             or not self._catalog.smoke_runs.knows(stat)
         ):
             return
-        sha256 = path = None
-        if result.image is not None and self._images is not None:
-            sha256 = hashlib.sha256(result.image).hexdigest()
-            path = os.path.join(os.path.abspath(self._images), sha256[:2], f"{sha256}.png")
+        kept = {name: _keep_image(image, self._images) for name, image in _images_of(result) if self._images}
         facts = {name: value for name, value in result.facts.items() if name not in result.asked}
         facts |= {
             "seconds": dict(result.seconds),
             "host_memory": result.host_memory,
             "device_memory": result.device_memory,
         }
+        if "grid" in kept:
+            facts["grid_image"] = dict(zip(("sha256", "path"), kept["grid"], strict=True))
+        sha256, path = kept.get("image", (None, None))
         run = SmokeRun(
             outcome=result.outcome,
             sentence=result.sentence,
@@ -118,8 +229,6 @@ class Trials:
             image_path=path,
             version=__version__,
         )
-        if path is not None and result.image is not None:
-            _write_once(path, result.image)
         self._catalog.smoke_runs.put(stat, run, str(result.asked.get("base", "")) or None)
         if self._accept and result.outcome in ("passed", "suspect"):
             self._catalog.smoke_runs.accept(stat)
@@ -138,7 +247,7 @@ def compare(trials: Trials, first: str, second: str, asked: Sequence[Settings]) 
                     file.write(result.image)
             other = trials.run(second, settings, beside)
             alike = other.facts.get("reference") if beside is not None else None
-            pairs.append(Pair(settings.prompts[0], settings.seed, result, other, alike))  # type: ignore[arg-type]
+            pairs.append(Pair(settings.prompts[0], settings.first_seed, result, other, alike))  # type: ignore[arg-type]
     return pairs
 
 
@@ -166,6 +275,31 @@ def _base_in(catalog: Catalog, architecture: str) -> str | None:
     wanted = Query(kind="checkpoint", architecture=architecture, verdict="safe", container=_LOADED, sort="added")
     found = (entry.path for entry in catalog.entries(wanted) if entry.variant is None)
     return next((path for path in found if path is not None and os.path.lexists(path)), None)
+
+
+def _images_of(result: SmokeResult) -> Iterator[tuple[str, bytes]]:
+    """The images that there are, by name."""
+    for name in ("image", "grid"):
+        image: bytes | None = getattr(result, name)
+        if image is not None:
+            yield name, image
+
+
+def _keep_image(image: bytes, folder: str) -> tuple[str, str]:
+    """The SHA-256 of the PNG file *image*, and where in *folder* it lies from now on, named after it."""
+    sha256 = hashlib.sha256(image).hexdigest()
+    path = os.path.join(os.path.abspath(folder), sha256[:2], f"{sha256}.png")
+    _write_once(path, image)
+    return sha256, path
+
+
+def _encoders_in(catalog: Catalog | None) -> Iterator[str]:
+    """Where the safe text encoders of *catalog* lie that are files, the oldest first: a whole CLIP model is one."""
+    if catalog is not None:
+        wanted = Query(kind="text-encoder", verdict="safe", container="safetensors", sort="added")
+        for entry in catalog.entries(wanted):
+            if entry.path is not None and os.path.lexists(entry.path):
+                yield entry.path
 
 
 def _write_once(path: str, data: bytes) -> None:

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 @click.command("compare")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--prompt", "prompts", metavar="TEXT", multiple=True, help="Draw this; may be repeated. [default: two]")
+@click.option(
+    "--prompt",
+    "prompts",
+    metavar="TEXT",
+    multiple=True,
+    help="Draw this; may be repeated. [default: --prompts, or two]",
+)
 @click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Seeds for each prompt.")
 @running
 @click.option("--page", metavar="FILE", help="Write a page with the images side by side to FILE.")
@@ -47,8 +53,8 @@ def command(
     from modelhub.trials import Trials, compare
 
     asked = [
-        replace(settings, prompts=(text, PROMPTS[text == PROMPTS[0]]), seed=settings.seed + number)
-        for text in prompts or PROMPTS
+        replace(settings, prompts=(text, PROMPTS[text == PROMPTS[0]]), seed=settings.first_seed + number)
+        for text in prompts or settings.prompts[: None if settings.prompts != PROMPTS else 2]
         for number in range(seeds)
     ]
     if page is not None:

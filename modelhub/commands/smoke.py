@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from modelhub.commands import ExitCode, each_source, paths_unless, reason_of, reporting
-from modelhub.commands.testing import catalog_for_tests, path_of, paths_of, running
+from modelhub.commands.testing import catalog_for_tests, path_of, paths_of, running, several_devices
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
     from modelhub.db import Catalog
     from modelhub.report.smoke_page import Page
-    from modelhub.smoke import Limits, Outcome, Settings, SmokeResult
-    from modelhub.trials import Trials
+    from modelhub.smoke import Calibration, Limits, Outcome, Settings, SmokeResult
+
+_CALIBRATIONS = "thresholds.toml"
 
 
 @click.command("smoke")
@@ -27,7 +30,15 @@ if TYPE_CHECKING:
 @click.option("--architecture", multiple=True, help="With --all: only this architecture; may be repeated.")
 @click.option("--untested", is_flag=True, help="With --all: only what no test has been kept of.")
 @click.option("--accept", is_flag=True, help="Let each image be what later tests of the same bytes are compared with.")
+@click.option("--calibrate", is_flag=True, help="Measure thresholds on these models, which are known to be good.")
+@click.option(
+    "--thresholds", metavar="FILE", help="Judge by the calibration in FILE. [default: the catalog's, if there is one]"
+)
 @running
+@click.option(
+    "--devices", metavar="A,B", help="Test on these side by side, one model each: cuda:0,cuda:1. Instead of --device."
+)
+@click.option("--clip", metavar="FILE|RECORD", help="Score images by this CLIP model. [default: one of the catalog]")
 @click.option("--images", metavar="DIR", help="Keep the images in DIR.")
 @click.option("--report", metavar="FILE", help="Write a page with images, checks and numbers to FILE.")
 @click.option(
@@ -46,10 +57,14 @@ def command(
     architecture: tuple[str, ...],
     untested: bool,
     accept: bool,
+    calibrate: bool,
+    thresholds: str | None,
     settings: Settings,
     limits: Limits,
     base: str | None,
     catalog: str | None,
+    devices: str | None,
+    clip: str | None,
     images: str | None,
     report: str | None,
     fail_on: str,
@@ -65,6 +80,7 @@ def command(
     when every model passed (or is suspect), with 1 when one failed, with 2 when one could not be tested.
     """
     from modelhub.report import smoked
+    from modelhub.smoke import SmokeResult, calibrated
     from modelhub.trials import Trials
 
     if everything and paths:
@@ -82,19 +98,43 @@ def command(
         sources = (
             _of_catalog(opened, kind, architecture, untested) if everything else each_source(paths_of(paths, opened))
         )
-        trials = stack.enter_context(Trials(opened, settings, limits, base=chosen, images=kept, accept=accept))
-        for path, barred in sources:
-            result = _barred(path, barred, sink) if barred else _tried(trials, path, sink)
+        place = thresholds or os.path.join(kept, _CALIBRATIONS)
+        known = _known_calibrations(place, needed=thresholds is not None and not calibrate)
+        trials = stack.enter_context(
+            Trials(
+                opened,
+                settings,
+                limits,
+                devices=several_devices(devices),
+                base=chosen,
+                clip=clip if clip is None else path_of(clip, opened),
+                images=kept,
+                calibrations=None if calibrate else known,
+                accept=accept,
+            )
+        )
+        good: list[SmokeResult] = []
+        for number, path, found in trials.run_all(_told(sources, sink)):
+            result = found if isinstance(found, SmokeResult) else _barred(path, found, sink)
             outcomes.append(result.outcome)
             if images is not None:
-                smoked.keep_image(result, images, len(outcomes))
+                smoked.keep_images(result, images, number)
             if sink.machine:
                 sink.add(smoked.result_dict(result))
             else:
                 sink.lines(smoked.result_lines(result, sink.verbosity))
             if page is not None:
                 page.add(result)
-            del result  # its image is let go before the next one is made
+            if calibrate:
+                good.append(replace(result, image=None, grid=None))
+            del result, found  # its image is let go before the next one is made
+    made = calibrated(good, datetime.date.today().isoformat())
+    if made:
+        _write_calibrations(place, known | made)
+        for line in smoked.calibration_lines(made, place):
+            sink.note(line)
+    elif calibrate:
+        sink.note("nothing was calibrated: a checkpoint that does not fail is needed")
     if sink.machine:
         from modelhub.report.json import SMOKE_SCHEMA
 
@@ -120,6 +160,25 @@ def _of_catalog(
         yield entry.path, None
 
 
+def _known_calibrations(path: str, *, needed: bool) -> dict[str, Calibration]:
+    """The calibrations in the file *path*; where it is not *needed*, it may not be there."""
+    from modelhub.smoke import read_calibrations
+
+    return read_calibrations(path) if needed or os.path.lexists(path) else {}
+
+
+def _write_calibrations(path: str, calibrations: dict[str, Calibration]) -> None:
+    from modelhub.errors import SourceError
+    from modelhub.report.smoke_page import write_text
+    from modelhub.smoke import to_toml
+
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    except OSError as error:
+        raise SourceError(f"{path}: the thresholds cannot be written there: {error.strerror}") from error
+    write_text(path, [to_toml(calibrations)])
+
+
 def _page(path: str) -> Page:
     from modelhub.report.smoke_page import Page
 
@@ -130,16 +189,11 @@ def _complete(outcomes: Sequence[Outcome]) -> bool:
     return bool(outcomes) and "not testable" not in outcomes
 
 
-def _tried(trials: Trials, path: str, sink: Sink) -> SmokeResult:
-    from modelhub.errors import CatalogError, MissingExtra
-
-    sink.note(f"testing {path}", level=1)
-    try:
-        return trials.run(path)
-    except (MissingExtra, CatalogError):
-        raise
-    except Exception as error:
-        return _barred(path, error, sink)
+def _told(sources: Iterable[tuple[str, Exception | None]], sink: Sink) -> Iterator[tuple[str, Exception | None]]:
+    """*sources*, each of which is told when its turn comes."""
+    for path, barred in sources:
+        sink.note(f"testing {path}", level=1)
+        yield path, barred
 
 
 def _barred(path: str, error: Exception, sink: Sink) -> SmokeResult:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -14,6 +15,22 @@ from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
     from modelhub.db import Catalog
+    from modelhub.smoke import Preset
+
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+
+
+def _device(name: str, option: str) -> str:
+    """*name*, if it is one of a device."""
+    if not _DEVICE.fullmatch(name):
+        raise click.BadParameter(f"{name!r:.60} is none of auto, cpu, cuda, cuda:1, mps", param_hint=option)
+    return name
+
+
+def several_devices(names: str | None) -> tuple[str, ...]:
+    """The devices of ``--devices``, one for each worker."""
+    return () if names is None else tuple(_device(name.strip(), "--devices") for name in names.split(","))
 
 
 def running(command: Callable[..., int]) -> Callable[..., int]:
@@ -22,20 +39,22 @@ def running(command: Callable[..., int]) -> Callable[..., int]:
 
     @click.option(
         "--preset",
-        type=click.Choice(("quick", "standard")),
+        type=click.Choice(("quick", "standard", "thorough")),
         default="quick",
         show_default=True,
-        help="4 steps at 256 pixels, or 20 at the size that the model was made for.",
+        help="4 steps at 256 pixels; 20 at the model's own size; that and an image of each prompt at each seed.",
     )
+    @click.option("--prompts", "prompts_file", metavar="FILE", help="Take prompts, seeds ... from this TOML file.")
     @click.option("--steps", type=click.IntRange(1, 150), help="Steps of sampling.")
     @click.option("--size", type=click.IntRange(64, 2048), help="Pixels of a side, a multiple of 64.")
-    @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the noise.")
+    @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the noise. [default: 0]")
     @click.option(
         "--device",
-        type=click.Choice(("auto", "cpu", "cuda")),
+        metavar="NAME",
         default="auto",
         show_default=True,
-        help="Where to run; auto takes a CUDA device if there is one.",
+        callback=lambda _context, _option, value: _device(value, "--device"),
+        help="Where to run: cpu, cuda, cuda:1, mps; auto takes a CUDA device if there is one.",
     )
     @click.option(
         "--dtype",
@@ -57,9 +76,10 @@ def running(command: Callable[..., int]) -> Callable[..., int]:
     def run(
         *args: Any,
         preset: str,
+        prompts_file: str | None,
         steps: int | None,
         size: int | None,
-        seed: int,
+        seed: int | None,
         device: str,
         dtype: str,
         tokenizer: str | None,
@@ -72,7 +92,7 @@ def running(command: Callable[..., int]) -> Callable[..., int]:
         if size is not None and size % 64:
             raise click.BadParameter("a multiple of 64 is needed", param_hint="--size")
         settings = Settings(
-            preset=cast('Literal["quick", "standard"]', preset),
+            preset=cast("Preset", preset),
             steps=steps,
             size=size,
             seed=seed,
@@ -80,6 +100,10 @@ def running(command: Callable[..., int]) -> Callable[..., int]:
             dtype=dtype,
             tokenizer=_vocabulary(tokenizer),
         )
+        if prompts_file is not None:
+            from modelhub.smoke.prompts import with_prompts
+
+            settings = with_prompts(settings, prompts_file)
         return command(*args, settings=settings, limits=Limits(timeout, _bytes(max_memory)), **kwargs)
 
     return run

@@ -27,6 +27,7 @@ table{border-collapse:collapse;font-size:.85rem;margin-top:.5rem}
 td,th{text-align:left;vertical-align:top;padding:.1rem .8rem .1rem 0}
 th{font-weight:normal;color:var(--none)}.number{text-align:right;font-variant-numeric:tabular-nums}
 section{border-top:1px solid var(--line);padding:1.25rem 0}figure{margin:0}
+article figure{grid-column:1/-1;max-width:48rem}ol{margin:0;padding-left:1.4rem}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:1.25rem}
 @media(prefers-color-scheme:dark){:root{--passed:#6cc07f;--suspect:#e0a13c;--failed:#f2867e;--none:#9a9a9a}}
 @media(max-width:40rem){article{grid-template-columns:1fr}}
@@ -104,18 +105,37 @@ def _mark(result: SmokeResult) -> str:
 def _article(result: SmokeResult) -> str:
     facts = " ".join(filter(None, (result.kind, result.architecture)))
     rows = "".join(map(_row, sorted(result.checks, key=lambda check: _WORST_FIRST.index(check.outcome))))
+    not_scored = result.facts.get("clip")
+    if isinstance(not_scored, str):
+        rows += f"<tr class=none><td>clip.score<td><td>{_text(not_scored)}<td><td></tr>"
     checks = f"<table>{_HEAD}{rows}</table>" if rows else ""
     return (
         f"<article class={_mark(result)}><div>{_image(result)}</div><div><h2>{_text(result.path)}</h2>"
         f"<p><b>{result.outcome}</b> <small>{_text(facts)}</small></p><p>{_text(result.sentence)}</p>"
-        f"<p><small>{_text(cost_of(result))}</small></p>{checks}</div></article>\n"
+        f"<p><small>{_text(cost_of(result))}</small></p>{checks}</div>{_grid(result)}</article>\n"
     )
 
 
 def _image(result: SmokeResult) -> str:
     if result.image is None:
         return "<small>no image</small>"
-    return f"<img alt='what the model made' src='data:image/png;base64,{base64.b64encode(result.image).decode()}'>"
+    return f"<img alt='what the model made' src='{_address(result.image)}'>"
+
+
+def _grid(result: SmokeResult) -> str:
+    if result.grid is None:
+        return ""
+    prompts, seeds = result.asked.get("prompts", ()), result.asked.get("seeds", ())
+    rows = "".join(f"<li>{_text(str(prompt))}" for prompt in prompts)  # type: ignore[attr-defined]
+    columns = ", ".join(map(str, seeds))  # type: ignore[call-overload]
+    return (
+        f"<figure><img alt='every prompt at every seed' src='{_address(result.grid)}'>"
+        f"<figcaption><small>rows:<ol>{rows}</ol>columns: seeds {columns}</small></figcaption></figure>"
+    )
+
+
+def _address(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def _row(check: Check) -> str:

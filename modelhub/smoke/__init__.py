@@ -10,29 +10,58 @@ from __future__ import annotations
 
 import os
 
+from modelhub.smoke.ahead import Ahead
+from modelhub.smoke.calibration import Calibration, calibrated, read_calibrations, to_toml
 from modelhub.smoke.checks import asked as asked_of
 from modelhub.smoke.checks import judge
+from modelhub.smoke.checks.base import Thresholds
+from modelhub.smoke.clip import clip_of
+from modelhub.smoke.crew import Crew
+from modelhub.smoke.parts import NotTestable
 from modelhub.smoke.prepare import FindBase, missing_library, prepare
-from modelhub.smoke.run import Limits, Worker
-from modelhub.smoke.spec import PROMPTS, Check, Outcome, Pair, Preset, Settings, SmokeResult, SmokeSpec
+from modelhub.smoke.run import Limits, Measured, Worker
+from modelhub.smoke.spec import (
+    PROMPTS,
+    Check,
+    ClipSpec,
+    Outcome,
+    Pair,
+    Preset,
+    Settings,
+    SmokeResult,
+    SmokeSpec,
+    TensorFile,
+)
 
 __all__ = [
     "PROMPTS",
+    "Ahead",
+    "Calibration",
     "Check",
+    "ClipSpec",
+    "Crew",
     "FindBase",
     "Limits",
+    "Measured",
+    "NotTestable",
     "Outcome",
     "Pair",
     "Preset",
     "Settings",
     "SmokeResult",
     "SmokeSpec",
+    "TensorFile",
+    "Thresholds",
     "Worker",
     "asked_of",
+    "calibrated",
+    "clip_of",
     "judge",
     "missing_library",
     "prepare",
+    "read_calibrations",
     "smoke",
+    "to_toml",
 ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from modelhub.smoke.applying import Adapted
 from modelhub.smoke.course import Course, difference
+from modelhub.smoke.grid import try_grid
 from modelhub.smoke.spec import AdapterSpec
 from modelhub.smoke.steering import Control
 
@@ -22,7 +23,7 @@ def try_adapter(course: Course, adapter: AdapterSpec, known: dict[str, Any]) -> 
     teller.stage("sampling with the base alone")
     prompt = sampler.encode(spec.prompts[0])
     empty = sampler.empty(prompt)
-    asked = repr((spec.prompts[0], spec.steps, spec.size, spec.seed, spec.guidance, spec.tokenizer))
+    asked = repr((spec.prompts[0], spec.steps, spec.size, spec.seed, spec.guidance, spec.negative, spec.tokenizer))
     if asked not in known:
         alone = sampler.sample(prompt, empty, guidance=spec.guidance)
         told: dict[str, Any] = {"latents": alone.steps}
@@ -59,3 +60,6 @@ def try_adapter(course: Course, adapter: AdapterSpec, known: dict[str, Any]) -> 
     if not sampled.steps[-1]["non_finite"]:
         teller.stage("decoding the image")
         teller.tell(image=course.picture(sampled.latents))
+        with adapted.on():
+            steering = None if control is None else control.on()
+            try_grid(course, sampler, vectors=adapted.vectors, steering=steering)

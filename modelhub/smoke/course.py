@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from modelhub.smoke import images
-from modelhub.smoke.loading import Files, Place
-from modelhub.smoke.run import IMAGE
+from modelhub.smoke.kept import Kept
+from modelhub.smoke.loading import CannotLoad, Files, Place
+from modelhub.smoke.run import GRID, IMAGE
 from modelhub.smoke.sampling import Sampler, decode_latents, encode_picture, statistics
 from modelhub.smoke.spec import SmokeSpec
 from modelhub.smoke.telling import Teller
@@ -28,6 +29,7 @@ class Course:
     modules: Mapping[str, Any]
     folder: str
     teller: Teller
+    kept: Kept
 
     def sampler(self) -> Sampler:
         return Sampler(self.spec, self.modules, self.place)
@@ -43,8 +45,22 @@ class Course:
             if kept:
                 self.keep(data)
                 self.compare_with_reference(picture)
+                self._score(picture)
             told |= images.measure(np.clip(picture, 0, 1), len(data))
         return told
+
+    def _score(self, picture: images.Picture) -> None:
+        """Tell how well *picture* shows its prompt, and how well another one, where something says that."""
+        if self.spec.clip is not None:
+            self.teller.stage("comparing the image with its prompt")
+            try:
+                scorer = self.kept.scorer(self.spec, self.place)
+            except CannotLoad as error:  # says nothing of the model that is tested
+                self.teller.tell(clip=f"not measured: {error}")
+                return
+            if scorer is not None:
+                own, other = scorer.scores(np.clip(picture, 0, 1), self.spec.prompts[:2])
+                self.teller.tell(clip={"prompt": own, "other": other, "model": os.path.basename(self.spec.clip.path)})
 
     def encoded(self, pictures: torch.Tensor) -> torch.Tensor:
         """The scaled latents of *pictures*, ``(n, 3, height, width)`` from 0 to 1, in the place's element type."""
@@ -82,6 +98,11 @@ class Course:
     def keep(self, data: bytes) -> None:
         """Let the PNG file *data* be the test's image."""
         with open(os.path.join(self.folder, IMAGE), "wb") as file:
+            file.write(data)
+
+    def keep_grid(self, data: bytes) -> None:
+        """Let the PNG file *data* be the sheet of the images of every prompt and seed."""
+        with open(os.path.join(self.folder, GRID), "wb") as file:
             file.write(data)
 
 

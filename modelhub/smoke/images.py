@@ -61,6 +61,14 @@ def png(picture: Picture, text: dict[str, str] | None = None) -> bytes:
     return out.getvalue()
 
 
+def small(picture: Picture, side: int) -> Picture:
+    """*picture*, a square, as one of *side* x *side*."""
+    from PIL import Image
+
+    image = Image.fromarray((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8))
+    return np.asarray(image.resize((side, side), Image.Resampling.LANCZOS), np.float32) / 255
+
+
 def read_png(path: str) -> Picture:
     """The picture in the PNG file *path*. Raises ``OSError`` for what is none."""
     from PIL import Image

@@ -13,7 +13,8 @@ from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditio
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from modelhub.smoke.spec import Component, SmokeSpec, TensorFile, TensorView
+from modelhub.smoke.spec import Component, TensorFile, TensorView
+from modelhub.smoke.telling import Teller
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TOLD = 20
@@ -54,31 +55,42 @@ def place_of(device: str, dtype: str) -> Place:
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise NoDevice("there is no CUDA device")
+    number = device.partition(":")[2]
+    if number and int(number) >= torch.cuda.device_count():
+        raise NoDevice(f"there is no {device}: there are {torch.cuda.device_count()} CUDA devices")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise NoDevice("there is no MPS device")
     chosen = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
     if dtype != "auto":
         return Place(chosen, _DTYPES[dtype])
-    if chosen.type == "cuda":
+    if chosen.type != "cpu":
         return Place(chosen, torch.float16)
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return Place(chosen, torch.bfloat16 if has_bf16 else torch.float32)
 
 
 class Files:
-    """The tensors of a test's files, mapped and not read before they are asked for."""
+    """The tensors of a test's files, mapped and not read before they are asked for, on *device*.
 
-    def __init__(self, files: tuple[TensorFile, ...]) -> None:
+    What is asked for goes from the mapped file to another device than the CPU at once, as it is: it is cast there, and
+    this process has no copy of it.
+    """
+
+    def __init__(self, files: tuple[TensorFile, ...], device: torch.device) -> None:
         for file in files:
             _check_unchanged(file)
+        self._in_memory = device.type == "cpu"
         try:
-            self._open = [safe_open(file.path, framework="pt", device="cpu") for file in files]
+            self._open = [safe_open(file.path, framework="pt", device=str(device)) for file in files]
         except SafetensorError as error:
             raise CannotLoad(f"safetensors does not open it: {error}") from error
 
     def see(self, view: TensorView) -> torch.Tensor:
-        """The tensor that *view* sees; it shares the file's memory."""
+        """The tensor that *view* sees; on a CPU it shares the file's memory."""
         tensor: torch.Tensor = self._open[view.file].get_tensor(view.name)
         if view.rows is not None:
-            tensor = tensor[view.rows[0] : view.rows[1]]
+            rows = tensor[view.rows[0] : view.rows[1]]
+            tensor = rows if self._in_memory else rows.clone()  # so that the others do not stay there with it
         if view.transposed:
             tensor = tensor.T
         return tensor if view.shape is None else tensor.reshape(view.shape)
@@ -93,19 +105,24 @@ def _check_unchanged(file: TensorFile) -> None:
         raise CannotLoad(f"{file.path}: it changed since it was scanned")
 
 
-def load(spec: SmokeSpec, files: Files, place: Place) -> tuple[dict[str, Any], dict[str, Account]]:
-    """The modules of *spec* by component, in evaluation mode, and the account of each one's tensors."""
-    modules: dict[str, Any] = {}
+def load(
+    components: Mapping[str, Component], files: Files, place: Place, teller: Teller
+) -> tuple[dict[str, Any], dict[str, Account]]:
+    """The modules of *components* by name, in evaluation mode, and the account of each one's tensors."""
+    teller.stage("building")
+    modules = {name: _skeleton(name, component) for name, component in components.items()}
+    teller.stage("loading")
     accounts: dict[str, Account] = {}
-    for name, component in spec.components.items():
-        modules[name], accounts[name] = load_component(name, component, files, place)
+    for name, module in modules.items():
+        accounts[name] = fill(module, components[name].tensors, files, place)
+        module.eval().requires_grad_(False)
     return modules, accounts
 
 
 def load_component(name: str, component: Component, files: Files, place: Place) -> tuple[Any, Account]:
     """The module that *component*, called *name*, is, in evaluation mode, and the account of its tensors."""
     module = _skeleton(name, component)
-    account = _fill(module, component.tensors, files, place)
+    account = fill(module, component.tensors, files, place)
     return module.eval().requires_grad_(False), account
 
 
@@ -127,21 +144,26 @@ def _skeleton(name: str, component: Component) -> Any:
         return kind(CLIPTextConfig(**{key: value for key, value in config.items() if key != "architectures"}))
 
 
-def _fill(module: Any, tensors: Mapping[str, TensorView] | None, files: Files, place: Place) -> Account:
+def fill(module: Any, tensors: Mapping[str, TensorView] | None, files: Files, place: Place) -> Account:
+    """Let *tensors* of *files* (``None``: random ones) be the weights of *module* at *place*, and account for them."""
     if tensors is None:
         return _fill_randomly(module, place)
     expected = module.state_dict().keys()
     bare = not any(name.startswith("text_model.") for name in expected)
     weights: dict[str, torch.Tensor] = {}
-    non_finite: list[str] = []
+    finite: list[torch.Tensor] = []
+    names: list[str] = []
     for name, view in tensors.items():
         if name.endswith(".position_ids"):
             continue
         tensor = files.see(view)
-        made = tensor.to(device=place.device, dtype=place.dtype)
-        if not _is_finite(tensor if tensor.is_floating_point() and tensor.element_size() > 1 else made):
-            non_finite.append(view.name)
+        made = tensor.to(place.dtype)
+        as_it_lies = tensor.is_floating_point() and tensor.element_size() > 1
+        finite.append(torch.isfinite(tensor if as_it_lies else made).all())
+        names.append(view.name)
         weights[name.removeprefix("text_model.") if bare else name] = made.contiguous()
+    told = torch.stack(finite).tolist() if finite else []  # the device is waited for once
+    non_finite = [name for name, fine in zip(names, told, strict=True) if not fine]
     found = module.load_state_dict(weights, strict=False, assign=True)
     _number_positions(module, place)
     return Account(
@@ -165,10 +187,6 @@ def _fill_randomly(module: Any, place: Place) -> Account:
     module.load_state_dict(weights, assign=True)
     _number_positions(module, place)
     return Account(loaded=len(weights), missing=tuple(_on_meta(module)))
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
 
 
 def _number_positions(module: torch.nn.Module, place: Place) -> None:

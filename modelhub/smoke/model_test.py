@@ -9,6 +9,7 @@ import torch
 
 from modelhub.smoke import images
 from modelhub.smoke.course import Course, difference
+from modelhub.smoke.grid import try_grid
 from modelhub.smoke.pipelines import takes_picture
 from modelhub.smoke.sampling import Encoded, Sampler, statistics
 
@@ -25,7 +26,7 @@ def try_model(course: Course) -> None:
         return
     teller.stage("encoding prompts")
     sampler = course.sampler()
-    prompt, other = (sampler.encode(text) for text in spec.prompts)
+    prompt, other = (sampler.encode(text) for text in spec.prompts[:2])
     empty = sampler.empty(prompt)
     teller.tell(text=_text_statistics(prompt, other))
     if not torch.isfinite(prompt.tokens).all():
@@ -49,6 +50,7 @@ def try_model(course: Course) -> None:
         made = [sampler.sample(prompt, empty, guidance=spec.guidance, picture=each) for each in (first, second)]
         steps = made[0].steps
         teller.tell(image_to_image={"latents": steps, "difference": difference(made[0].latents, made[1].latents)})
+    try_grid(course, sampler, picture=started)
 
 
 def _round_trip(course: Course) -> torch.Tensor | None:
@@ -85,8 +87,9 @@ def _compare(
     runs = {
         "repetition": (prompt, course.spec.guidance, started),
         "other_prompt": (other, course.spec.guidance, started),
-        "no_guidance": (prompt, 1.0, started),
     }
+    if course.spec.guidance > 1:  # below it nothing is guided
+        runs["no_guidance"] = (prompt, 1.0, started)
     if started is not None:
         runs["other_picture"] = (prompt, course.spec.guidance, another)
     differences = {}

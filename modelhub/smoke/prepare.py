@@ -26,7 +26,9 @@ from modelhub.smoke.parts import (
 )
 from modelhub.smoke.spec import UPSCALER, Check, Component, Settings, SmokeResult, SmokeSpec, TensorView
 
-_STEPS = {"quick": 4, "standard": 20}
+_STEPS = {"quick": 4, "standard": 20, "thorough": 20}
+_COMPARED_PROMPTS = 2
+_SEEDS = 3
 _QUICK_SIZE = 256
 
 _UPSCALER_SIZE = 512
@@ -77,7 +79,9 @@ def _require_libraries() -> None:
 
 
 def _spec(path: str, identity: Identity, parts: Parts, settings: Settings) -> SmokeSpec:
-    quick = settings.preset == "quick"
+    quick, thorough = settings.preset == "quick", settings.preset == "thorough"
+    seed = settings.first_seed
+    seeds = settings.seeds or tuple(seed + number for number in range(_SEEDS))
     return SmokeSpec(
         path=path,
         kind=identity.kind or "",
@@ -89,13 +93,15 @@ def _spec(path: str, identity: Identity, parts: Parts, settings: Settings) -> Sm
         unused=parts.unused,
         steps=settings.steps or _STEPS[settings.preset],
         size=settings.size or (_QUICK_SIZE if quick else parts.native),
-        seed=settings.seed,
+        seed=seed,
         guidance=settings.guidance,
-        prompts=settings.prompts,
+        prompts=settings.prompts if thorough else settings.prompts[:_COMPARED_PROMPTS],
         device=settings.device,
         dtype=settings.dtype,
         tokenizer=settings.tokenizer,
         image_to_image=not quick,
+        negative=settings.negative,
+        seeds=seeds if thorough and parts.pipeline else (),
     )
 
 

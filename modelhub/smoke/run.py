@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty, Queue
-from threading import Thread
+from threading import Lock, Thread
 from time import monotonic
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ from modelhub.smoke.spec import SmokeSpec
 WORKER = "modelhub.smoke.worker"
 MEASURED = "measured.jsonl"
 IMAGE = "image.png"
+GRID = "grid.png"
 """Files that the worker leaves in its folder."""
 
 STARTING = "starting"
@@ -77,6 +78,7 @@ class Measured:
     end: str | None = None
     testable: bool = True
     image: bytes | None = field(default=None, repr=False)
+    grid: bytes | None = field(default=None, repr=False)
 
 
 class Worker:
@@ -89,6 +91,8 @@ class Worker:
         self._limits = limits or Limits()
         self._device = device
         self._process: subprocess.Popen[bytes] | None = None
+        self._starting = Lock()
+        self._stopped = False
         self._answers: Queue[bytes] = Queue()
         self._home: tempfile.TemporaryDirectory[str] | None = None
 
@@ -97,6 +101,13 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self._end()
+
+    def stop(self) -> None:
+        """End the process for good, from another thread than that of :meth:`run`, which then comes to its end."""
+        with self._starting:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
 
     def run(self, spec: SmokeSpec) -> Measured:
         """Carry *spec* out; never raises for what the process does."""
@@ -110,22 +121,21 @@ class Worker:
                 self._end()
                 raise
             values, stage = _read(os.path.join(folder, MEASURED))
-            image = os.path.join(folder, IMAGE)
-            png = None
-            if os.path.isfile(image):
-                with open(image, "rb") as file:
-                    png = file.read()
+            image, grid = (_bytes_of(os.path.join(folder, name)) for name in (IMAGE, GRID))
         if end is not None:
             testable = testable and stage not in (None, STARTING)
             if testable:
                 end = f"{end} while it was {stage}"
             self._end()
-        return Measured(values, stage, end, testable, png)
+        return Measured(values, stage, end, testable, image, grid)
 
     def _carry_out(self, task: str) -> tuple[str | None, bool]:
         """Why the worker did not get to its end (``None``: it did), and whether that speaks against the model."""
         try:
-            process = self._started()
+            with self._starting:
+                if self._stopped:
+                    return "the worker was stopped", False
+                process = self._started()
             assert process.stdin is not None
             process.stdin.write(task.encode() + b"\n")
             process.stdin.flush()
@@ -162,8 +172,9 @@ class Worker:
         return self._process
 
     def _end(self) -> None:
-        process, home = self._process, self._home
-        self._process = self._home = None
+        with self._starting:
+            process, home = self._process, self._home
+            self._process = self._home = None
         if process is not None:
             process.kill()
             process.wait()
@@ -189,7 +200,7 @@ def command() -> list[str]:
 
 def _memory_for(spec: SmokeSpec) -> int:
     """The default limit of address space."""
-    of_files = sum(file.size for file in spec.files)
+    of_files = sum(file.size for file in (*spec.files, *(spec.clip.files if spec.clip is not None else ())))
     of_random = _RANDOM_BYTES if any(each.tensors is None for each in spec.components.values()) else 0
     return _BASE_MEMORY + _MEMORY_PER_BYTE * (of_files + of_random)
 
@@ -215,6 +226,14 @@ def _last_line(path: str) -> str:
     with open(path, "rb") as file:
         lines = [each.strip() for each in file.read().decode(errors="replace").splitlines() if each.strip()]
     return lines[-1][:400] if lines else ""
+
+
+def _bytes_of(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
 
 
 def _read(path: str) -> tuple[dict[str, Any], str | None]:

@@ -82,8 +82,11 @@ class Sampler:
         return Encoded(tokens, outputs[-1][0])
 
     def empty(self, prompt: Encoded) -> Encoded:
-        """What *prompt* is held against: with both encoders of SDXL it is zero, else the encoding of no words."""
-        return prompt.zeros() if len(self._encoders) > 1 else self.encode("")
+        """What *prompt* is held against: the encoding of the spec's negative prompt; without words, it is zero with
+        both encoders of SDXL."""
+        if not self._spec.negative and len(self._encoders) > 1:
+            return prompt.zeros()
+        return self.encode(self._spec.negative)
 
     def sample(
         self,
@@ -94,8 +97,10 @@ class Sampler:
         stop_after: int | None = None,
         picture: torch.Tensor | None = None,
         steering: Steering | None = None,
+        seed: int | None = None,
     ) -> Sampled:
-        """Latents for *prompt* against *empty*, from the noise of the test's seed; at most *stop_after* steps are run.
+        """Latents for *prompt* against *empty*, from the noise of *seed* (``None``: the test's); at most *stop_after*
+        steps are run.
 
         *picture*, ``(1, 3, size, size)`` from 0 to 1, is what the pipeline starts from, if it is one that does or that
         has a twin that does; *steering* what it is steered by.
@@ -128,7 +133,7 @@ class Sampler:
                 **_watched(name, watch),
                 num_inference_steps=self._spec.steps,
                 guidance_scale=guidance,
-                generator=torch.Generator("cpu").manual_seed(self._spec.seed),
+                generator=torch.Generator("cpu").manual_seed(self._spec.seed if seed is None else seed),
                 output_type="latent",
             )
         return sampled

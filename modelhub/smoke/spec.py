@@ -9,13 +9,18 @@ from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Outcome = Literal["passed", "suspect", "failed", "not testable"]
-Preset = Literal["quick", "standard"]
+Preset = Literal["quick", "standard", "thorough"]
 
 UPSCALER = "upscaler"
 """The component that an upscaler or restorer is."""
 
-PROMPTS = ("a red bicycle leaning against a white wall", "a mountain lake at night, oil painting")
-"""The prompt of the image, and another one that must make a difference."""
+PROMPTS = (
+    "a red bicycle leaning against a white wall",
+    "a mountain lake at night, oil painting",
+    "portrait of an old fisherman, photograph",
+    "three green apples on a wooden table",
+)
+"""The prompt of the image, another one that must make a difference, and what else a grid is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +28,30 @@ class Settings:
     """How models are tested, the same for all of them.
 
     ``quick`` samples 4 steps at 256 pixels, ``standard`` 20 at the size that the model was made for; *steps* and *size*
-    (pixels, a multiple of 64) overrule that. *prompts* are that of the image, and another one that must make a
-    difference. *device* is ``auto``, ``cpu`` or ``cuda``; *dtype* ``auto``, ``fp32``, ``bf16`` or ``fp16``. *tokenizer*
-    is a folder with the vocabulary of CLIP; without one, words become numbers by their checksum.
+    (pixels, a multiple of 64) overrule that. *prompts* are that of the image, another one that must make a difference,
+    and any number of others, *negative* the one that guidance leads away from. ``thorough`` does what ``standard`` does
+    and makes an image of each prompt at each of *seeds* (none: *seed* and the two after it). Without *seed* it is the
+    first of *seeds*, or 0. *device* is ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:1``; *dtype* ``auto``, ``fp32``,
+    ``bf16`` or ``fp16``. *tokenizer* is a folder with the vocabulary of CLIP; without one, words become numbers by
+    their checksum.
     """
 
     preset: Preset = "quick"
     steps: int | None = None
     size: int | None = None
-    seed: int = 0
+    seed: int | None = None
+    seeds: tuple[int, ...] = ()
     guidance: float = 7.0
-    prompts: tuple[str, str] = PROMPTS
+    prompts: tuple[str, ...] = PROMPTS
+    negative: str = ""
     device: str = "auto"
     dtype: str = "auto"
     tokenizer: str | None = None
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of the image."""
+        return self.seed if self.seed is not None else next(iter(self.seeds), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +136,17 @@ class AdapterSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipSpec:
+    """The CLIP model at *path* that an image is looked at with: the configuration of transformers' ``CLIPModel``, and
+    its tensors in *files*."""
+
+    path: str
+    files: tuple[TensorFile, ...]
+    config: Mapping[str, object]
+    tensors: Mapping[str, TensorView]
+
+
+@dataclass(frozen=True, slots=True)
 class SmokeSpec:
     """One test: the model at *path*, of *kind* ``checkpoint``, ``vae``, ``lora`` ..., and all that is needed to run it.
 
@@ -128,7 +154,8 @@ class SmokeSpec:
     *steps*, *size* (pixels) and *seed* what is generated; *unused* the names in the file that nothing loads. With
     *adapter*, all of these are those of the model that it is put on, *base* (``None``: one of random weights).
     *reference* is a PNG file that the image is compared with; with *image_to_image* a model for text starts from a
-    picture as well.
+    picture as well; of every prompt at each of *seeds*, where there are any, an image more is made. *clip* says how
+    well the image shows its prompt, or *no_clip* why nothing does.
     """
 
     path: str
@@ -143,7 +170,7 @@ class SmokeSpec:
     size: int
     seed: int
     guidance: float
-    prompts: tuple[str, str]
+    prompts: tuple[str, ...]
     device: str
     dtype: str
     tokenizer: str | None
@@ -151,6 +178,10 @@ class SmokeSpec:
     base: str | None = None
     reference: str | None = None
     image_to_image: bool = False
+    negative: str = ""
+    seeds: tuple[int, ...] = ()
+    clip: ClipSpec | None = None
+    no_clip: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -199,9 +230,10 @@ class Check:
 class SmokeResult:
     """What a test came to: an outcome, one *sentence* that says why, and the evidence.
 
-    *image* is the PNG file's bytes; *seconds* the wall time of the stages by name; *host_memory* and *device_memory*
-    the most bytes that the worker held; *facts* what else it told (device, element type, versions, losses); *asked*
-    is what two tests must share to be comparable: steps, size, seed, prompts, tokenizer, base ...
+    *image* is the PNG file's bytes, *grid* those of one with the images of each prompt (a row) at each seed; *seconds*
+    the wall time of the stages by name; *host_memory* and *device_memory* the most bytes that the worker held; *facts*
+    what else it told (device, element type, versions, losses); *asked* is what two tests must share to be comparable:
+    steps, size, seed, prompts, tokenizer, base ...
     """
 
     path: str
@@ -211,6 +243,7 @@ class SmokeResult:
     architecture: str | None = None
     checks: tuple[Check, ...] = ()
     image: bytes | None = field(default=None, repr=False)
+    grid: bytes | None = field(default=None, repr=False)
     seconds: Mapping[str, float] = field(default_factory=dict)
     host_memory: int | None = None
     device_memory: int | None = None

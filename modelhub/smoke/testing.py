@@ -30,20 +30,22 @@ def run_test(spec: SmokeSpec, place: Place, folder: str, teller: Teller, kept: K
 
     Raises :class:`~modelhub.smoke.loading.CannotLoad`.
     """
+    if place.device.type == "cuda" and place.device.index is not None:
+        torch.cuda.set_device(place.device)  # or each worker would hold memory of the first one, too
     teller.tell(device=_device_name(place), dtype=str(place.dtype).removeprefix("torch."), versions=_versions())
     _forget_peaks(place)
     try:
         teller.stage("loading")
-        files = Files(spec.files)
+        files = Files(spec.files, place.device)
         if UPSCALER in spec.components:
-            try_upscaler(Course(spec, place, files, {}, folder, teller), spec.components[UPSCALER])
+            try_upscaler(Course(spec, place, files, {}, folder, teller, kept), spec.components[UPSCALER])
             return
-        modules, accounts = kept.load(spec, files, place)
+        modules, accounts = kept.load(spec, files, place, teller)
         account = account_dict(accounts)
         teller.tell(load=account)
         if any(account[kind]["count"] for kind in ("missing", "non_finite")):
             return
-        course = Course(spec, place, files, modules, folder, teller)
+        course = Course(spec, place, files, modules, folder, teller, kept)
         if spec.adapter is None:
             try_model(course)
         else:

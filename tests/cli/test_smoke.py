@@ -258,3 +258,56 @@ def test_wrong_usage(make: Make) -> None:
     ran = modelhub("smoke", "--tokenizer", "nowhere", "safe.safetensors")
     assert ran.code == 2
     assert "there is no tokenizer" in ran.err
+
+
+def test_a_grid_of_ones_own_prompts_is_made() -> None:
+    """The thorough preset makes an image of each prompt at each seed, on a sheet that is kept, and checks them."""
+    save(healthy("sd-1"), Path("good.safetensors"))
+    Path("own.toml").write_text(
+        'prompts = ["a lighthouse", "a lemon", "a cat"]\nseeds = [5, 6]\nsteps = 2\nsize = 64\n'
+    )
+    options = ("--device", "cpu", "--dtype", "fp32", "--catalog", "c.db", "--preset", "thorough")
+    assert modelhub("intake", "--catalog", "c.db", "good.safetensors").code == 0
+    wanted = ("--prompts", "own.toml", "--images", "pictures", "--report", "page.html", "--format", "json")
+    done = process("smoke", *options, *wanted, "good", OMP_NUM_THREADS="1")
+    (report,) = json.loads(done.stdout)["reports"]
+    assert (done.returncode, report["outcome"]) == (0, "passed"), report["sentence"]
+    checks = {check["name"]: check for check in report["checks"]}
+    assert checks["grid.images"]["sentence"] == "all 6 images show something"
+    assert checks["grid.seeds"]["outcome"] == checks["grid.prompts"]["outcome"] == "passed"
+    assert checks["image-to-image.picture"]["outcome"] == "passed"
+    assert (report["facts"]["prompts"], report["facts"]["seeds"]) == (["a lighthouse", "a lemon", "a cat"], [5, 6])
+    assert sorted(path.name for path in Path("pictures").iterdir()) == ["001-good-grid.png", "001-good.png"]
+    sheet = Path("pictures/001-good-grid.png").read_bytes()
+    assert report["grid"]["sha256"] == hashlib.sha256(sheet).hexdigest()
+    assert (int.from_bytes(sheet[16:20], "big"), int.from_bytes(sheet[20:24], "big")) == (2 * 256, 3 * 256)
+    page = Path("page.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "<li>a lighthouse<li>a lemon<li>a cat" in page
+    (run,) = modelhub("show", "--catalog", "c.db", "--format", "json", "good").json()["records"][0]["smoke_runs"]
+    assert Path(run["facts"]["grid_image"]["path"]).read_bytes() == sheet
+
+
+def test_good_models_calibrate_later_tests() -> None:
+    """What was measured on them is written beside the catalog; a later test is judged by it, and says so."""
+    save(healthy("sd-1"), Path("good.safetensors"))
+    options = ("--device", "cpu", "--dtype", "fp32", "--size", "64", "--catalog", "c.db")
+    assert modelhub("intake", "--catalog", "c.db", "good.safetensors").code == 0
+    done = process("smoke", *options, "--calibrate", "good", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"sd-1, by 1 of these models: suspect are a UNet's error from" in done.stderr
+    assert '\n["sd-1"]\n' in Path("smoke/thresholds.toml").read_text()
+    shutil.copy("good.safetensors", "other.safetensors")
+    done = process("smoke", *options, "--devices", "cpu,cpu", "good", "other.safetensors", OMP_NUM_THREADS="1")
+    assert done.stdout.decode().count(", thresholds calibrated on 1 model, 20") == 2
+    assert done.stdout.decode().count("passed  ") == 2
+    ran = modelhub("smoke", "--thresholds", "none.toml", "good.safetensors")
+    assert (ran.code, "none.toml: no such file of thresholds" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize("given", [("--device", "gpu"), ("--devices", "cpu,cuda:x"), ("--prompts", "none.toml")])
+def test_what_cannot_be_asked_for_is_refused(given: tuple[str, str]) -> None:
+    """A device that is none, and prompts that are not there, end the run before anything is loaded."""
+    ran = modelhub("smoke", *given, "good.safetensors")
+    assert ran.code == 2
+    assert given[1].partition(",")[2] in ran.err

@@ -2,7 +2,7 @@
 
 ``failed`` is what no usable model does: tensors are missing or not numbers, the image is black or one colour, the
 prompt changes nothing. ``suspect`` is what good models have not been seen to do, by thresholds that were set on drawn
-pictures, small trained networks and randomly initialised ones; no published model has calibrated them yet.
+pictures, small trained networks and randomly initialised ones, unless :mod:`~modelhub.smoke.calibration` measured them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelhub.smoke.checks.adapter import of_adapter
-from modelhub.smoke.checks.base import Told, check
+from modelhub.smoke.checks.base import Thresholds, Told, check
 from modelhub.smoke.checks.model import of_load, of_probe, of_text, of_unused, of_vae
 from modelhub.smoke.checks.picture import (
+    of_clip,
     of_differences,
+    of_grid,
     of_image,
     of_image_to_image,
     of_latents,
@@ -25,15 +27,18 @@ from modelhub.smoke.run import Measured
 from modelhub.smoke.spec import UPSCALER, Check, SmokeResult, SmokeSpec
 
 
-def judge(spec: SmokeSpec, measured: Measured) -> SmokeResult:
-    """The result of *spec*'s test, of which the worker left *measured*."""
-    checks = tuple(_checks(spec, measured))
+def judge(spec: SmokeSpec, measured: Measured, thresholds: Thresholds | None = None) -> SmokeResult:
+    """The result of *spec*'s test, of which the worker left *measured*, by *thresholds* (``None``: our own)."""
+    thresholds = thresholds or Thresholds()
+    checks = tuple(_checks(spec, measured, thresholds))
     values = measured.values
-    fault = measured.end if not measured.testable else _fault_of_base(spec, measured)
+    fault = measured.end if not measured.testable else _fault_of_base(spec, measured, thresholds)
     if fault is None and not any(each.outcome == "failed" for each in checks) and not _is_whole(spec, values):
         checks += (check("worker", "failed", None, "measures", "it was not run to its end"),)
     outcome, sentence = ("not testable", fault) if fault is not None else _upshot(spec, checks)
     facts = {name: values[name] for name in _FACTS if name in values}
+    if spec.no_clip and spec.pipeline:
+        facts["clip"] = spec.no_clip
     return SmokeResult(
         spec.path,
         outcome,  # type: ignore[arg-type]
@@ -42,15 +47,28 @@ def judge(spec: SmokeSpec, measured: Measured) -> SmokeResult:
         spec.architecture,
         checks,
         measured.image,
+        measured.grid,
         values.get("seconds", {}),
         values.get("host_memory"),
         values.get("device_memory"),
-        facts | {"unused": list(spec.unused)} | asked(spec),
+        facts | {"unused": list(spec.unused), "thresholds": thresholds.origin} | asked(spec),
         asked(spec),
     )
 
 
-_FACTS = ("device", "dtype", "versions", "load", "probe", "latents", "vae", "differences", "reference", "upscaler")
+_FACTS = (
+    "device",
+    "dtype",
+    "versions",
+    "load",
+    "probe",
+    "latents",
+    "vae",
+    "differences",
+    "reference",
+    "upscaler",
+    "clip",
+)
 
 
 def asked(spec: SmokeSpec) -> dict[str, object]:
@@ -60,10 +78,12 @@ def asked(spec: SmokeSpec) -> dict[str, object]:
     if spec.pipeline:
         told = {name: getattr(spec, name) for name in names}
         told |= {"prompts": list(spec.prompts), "tokenizer": spec.tokenizer or "stand-in"}
+        told |= {"negative": spec.negative} if spec.negative else {}
+        told |= {"seeds": list(spec.seeds)} if spec.seeds else {}
     return told if spec.adapter is None else told | {"base": spec.base or "random weights"}
 
 
-def _fault_of_base(spec: SmokeSpec, measured: Measured) -> str | None:
+def _fault_of_base(spec: SmokeSpec, measured: Measured, thresholds: Thresholds) -> str | None:
     """Why an adapter cannot be tried on its base; ``None`` where it can, or it is no adapter."""
     values = measured.values
     if spec.adapter is None:
@@ -72,12 +92,14 @@ def _fault_of_base(spec: SmokeSpec, measured: Measured) -> str | None:
         return None if "base" in values else f"its base fails: {measured.end}"
     wrong = [check for check in of_load(values["load"]) if check.outcome != "passed"] if "load" in values else []
     if "base" in values:
-        wrong += [check for check in of_latents(values["base"]["latents"]) if check.outcome == "failed"]
+        wrong += [check for check in of_latents(values["base"]["latents"], thresholds) if check.outcome == "failed"]
     return f"its base fails: {wrong[0].sentence}" if wrong else None
 
 
 def _is_whole(spec: SmokeSpec, values: Told) -> bool:
     """Whether what the test ends with was measured."""
+    if spec.seeds and "grid" not in values:
+        return False
     if spec.adapter is not None:
         return values.get("adapter_difference") is not None and "image" in values
     if spec.pipeline:
@@ -100,7 +122,7 @@ def _upshot(spec: SmokeSpec, checks: tuple[Check, ...]) -> tuple[str, str]:
     return "passed", "it generates" if any(check.name == "image.flat" for check in checks) else "it decodes"
 
 
-def _checks(spec: SmokeSpec, measured: Measured) -> Iterator[Check]:
+def _checks(spec: SmokeSpec, measured: Measured, thresholds: Thresholds) -> Iterator[Check]:
     values = measured.values
     if measured.end is not None and measured.testable:
         yield Check("worker", "failed", None, "ends", measured.end)
@@ -108,22 +130,26 @@ def _checks(spec: SmokeSpec, measured: Measured) -> Iterator[Check]:
         yield from of_reference(values["reference"])
     if "reference_lost" in values and spec.reference is not None:
         yield from of_lost_reference(values["reference_lost"])
+    if isinstance(values.get("clip"), dict):
+        yield from of_clip(values["clip"])
+    if "grid" in values:
+        yield from of_grid(values["grid"], str(values.get("device", "")))
     if spec.adapter is not None:
-        yield from of_adapter(spec.adapter, values)
+        yield from of_adapter(spec.adapter, values, thresholds)
         return
     yield from of_unused(spec)
     for name, checks in (
         ("load", of_load),
         ("upscaler", of_upscaler),
-        ("vae", of_vae),
+        ("vae", lambda told: of_vae(told, thresholds)),
         ("text", of_text),
-        ("latents", of_latents),
+        ("latents", lambda told: of_latents(told, thresholds)),
         ("image", of_image),
     ):
         if name in values:
             yield from checks(values[name])
     if "probe" in values:
-        yield from of_probe(values["probe"], str(spec.scheduler["prediction_type"]))
+        yield from of_probe(values["probe"], str(spec.scheduler["prediction_type"]), thresholds)
     if values.get("vae_overflows"):
         sentence = "its VAE overflows in fp16: run the VAE in fp32"
         outcome = "passed" if spec.components["vae"].config.get("force_upcast") else "suspect"

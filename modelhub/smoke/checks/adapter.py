@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelhub.smoke.checks.base import Told, allowed_difference, check, counted
+from modelhub.smoke.checks.base import Thresholds, Told, allowed_difference, check, counted
 from modelhub.smoke.checks.picture import of_image, of_latents
 from modelhub.smoke.spec import AdapterSpec, Check
 
@@ -13,7 +13,7 @@ _LENGTHS = (1e-3, 1e3)
 long."""
 
 
-def of_adapter(adapter: AdapterSpec, values: Told) -> Iterator[Check]:
+def of_adapter(adapter: AdapterSpec, values: Told, thresholds: Thresholds) -> Iterator[Check]:
     """The checks of *adapter*, of which a worker told *values*; what the base does wrong by itself is not held against
     it."""
     yield _used(adapter)
@@ -33,8 +33,8 @@ def of_adapter(adapter: AdapterSpec, values: Told) -> Iterator[Check]:
         return
     yield from _effect(values["adapter_difference"], str(values.get("device", "")))
     base = values["base"]
-    own = list(of_latents(values["latents"]))
-    before = {each.name for each in of_latents(base["latents"]) if each.outcome != "passed"}
+    own = list(of_latents(values["latents"], thresholds))
+    before = {each.name for each in of_latents(base["latents"], thresholds) if each.outcome != "passed"}
     if "image" in values and "image" in base:
         own += of_image(values["image"])
         before |= {each.name for each in of_image(base["image"]) if each.outcome != "passed"}

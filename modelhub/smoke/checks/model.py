@@ -6,16 +6,14 @@ import math
 import re
 from collections.abc import Iterator
 
-from modelhub.smoke.checks.base import Told, check, counted, finite
+from modelhub.smoke.checks.base import Thresholds, Told, check, counted, finite
 from modelhub.smoke.spec import Check, SmokeSpec
 
-PSNR_FAILED, PSNR_SUSPECT = 15.0, 20.0
-"""dB. Stable Diffusion's autoencoder reaches 23.4 on photographs of COCO (the model card of stabilityai/sd-vae-ft-mse),
-and more on what is drawn; a random one 9."""
+PSNR_FAILED = 15.0
+"""dB below which a VAE is of no use; a random one has 9."""
 
-PROBE_SUSPECT = 0.3
-"""Error of one denoising at half noise, of which predicting nothing makes 1. Small trained networks have
-0.01 to 0.03, with 10 % noise on their weights 0.04, with 50 % 0.8; random ones 0.6."""
+FITS = 0.3
+"""Error of the probe below which a prediction type is the model's."""
 
 PROBE_MARGIN = 3.0
 """How many times better the other prediction type must fit to call the model's wrong; right ones fit 14 to 40 times
@@ -47,15 +45,16 @@ def of_load(load: Told) -> Iterator[Check]:
     )
 
 
-def of_vae(vae: Told) -> Iterator[Check]:
+def of_vae(vae: Told, thresholds: Thresholds) -> Iterator[Check]:
     bad = max(vae["latents"]["non_finite"], vae["non_finite"])
     yield finite("vae.finite", bad, "what the VAE makes of a picture")
     if "psnr" in vae:
         psnr = vae["psnr"] if vae["psnr"] is not None else math.inf
-        lost = psnr < PSNR_SUSPECT
+        lost = psnr < max(thresholds.psnr, PSNR_FAILED)
         outcome = "passed" if not lost else "failed" if psnr < PSNR_FAILED else "suspect"
         text = "the VAE gives pictures back" if not lost else f"the VAE gives pictures back at {psnr:.1f} dB only"
-        yield check("vae.psnr", outcome, vae["psnr"], f">= {PSNR_SUSPECT:g} dB, failed below {PSNR_FAILED:g}", text)
+        wanted = f">= {thresholds.psnr:g} dB, failed below {PSNR_FAILED:g}"
+        yield check("vae.psnr", outcome, vae["psnr"], wanted, text)
 
 
 def of_text(text: Told) -> Iterator[Check]:
@@ -66,17 +65,17 @@ def of_text(text: Told) -> Iterator[Check]:
         yield check("text.difference", "passed" if difference else "failed", difference, "> 0", words)
 
 
-def of_probe(probe: Told, configured: str) -> Iterator[Check]:
+def of_probe(probe: Told, configured: str, thresholds: Thresholds) -> Iterator[Check]:
     """Whether the UNet denoises, and whether it predicts what it is taken to predict."""
     other = "epsilon" if configured == "v_prediction" else "v_prediction"
     taken, fitting = probe[configured], probe[other]
     if taken is None or fitting is None:
         yield check("unet.probe", "failed", None, "finite", "the UNet's prediction has NaN or infinite values")
         return
-    if fitting * PROBE_MARGIN < taken and fitting < PROBE_SUSPECT:
+    if fitting * PROBE_MARGIN < taken and fitting < FITS:
         sentence = f"it predicts {other} and is run as {configured}"
         yield check("unet.prediction", "failed", taken / fitting, f"< {PROBE_MARGIN:g}", sentence)
         return
-    blurred = taken >= PROBE_SUSPECT
+    blurred = taken >= thresholds.probe
     words = f"the UNet takes {taken:.2f} of the noise for picture" if blurred else f"the UNet denoises, by {configured}"
-    yield check("unet.probe", "suspect" if blurred else "passed", taken, f"< {PROBE_SUSPECT:g}", words)
+    yield check("unet.probe", "suspect" if blurred else "passed", taken, f"< {thresholds.probe:g}", words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelhub.smoke.checks.base import Told, allowed_difference, check, finite
+from modelhub.smoke.checks.base import Thresholds, Told, allowed_difference, check, finite
 from modelhub.smoke.spec import Check
 
 FLAT = 0.02
@@ -24,17 +24,14 @@ SAME_BITS, OTHER_BITS, SAME_SSIM = 6, 16, 0.95
 """Bits of a difference hash that differ between an image and the same, saved or computed elsewhere, and between
 different ones; the structural similarity that ComfyUI's own image tests ask for."""
 
-LATENT_DEVIATION = (0.3, 2.5)
-"""Standard deviation of finished latents: 1 by the definition of the scaling factor; random networks have 7 to 26."""
 
-
-def of_latents(steps: list[Told]) -> Iterator[Check]:
+def of_latents(steps: list[Told], thresholds: Thresholds) -> Iterator[Check]:
     for number, step in enumerate(steps, 1):
         if step["non_finite"]:
             yield finite("latents.finite", step["non_finite"], f"what step {number} of {len(steps)} makes")
             return
     yield finite("latents.finite", 0, "what every step makes")
-    low, high = LATENT_DEVIATION
+    low, high = thresholds.deviation
     deviation = steps[-1]["deviation"]
     fits = deviation is not None and low <= deviation <= high
     words = "the latents have the deviation that a VAE is made for"
@@ -111,3 +108,35 @@ def of_differences(differences: Told, device: str) -> Iterator[Check]:
         words = f"the {what} makes a difference" if matters else f"the {what} makes no difference"
         outcome = "passed" if matters else "failed"
         yield check(f"sampling.{what}", outcome, difference, f"> {allowed:g}", words)
+
+
+def of_clip(told: Told) -> Iterator[Check]:
+    """Whether the image shows its own prompt rather than the other one, as a CLIP model sees it."""
+    own, other = told["prompt"], told["other"]
+    fits = own is not None and other is not None and own > other
+    words = "the image fits its prompt better than another one"
+    if not fits:
+        words = "the image fits another prompt as well as its own, or better"
+    yield check("clip.score", "passed" if fits else "suspect", own, f"> {other or 0:.3f}, the other prompt's", words)
+
+
+def of_grid(grid: Told, device: str) -> Iterator[Check]:
+    """Whether each of the images of the grid shows something, and each prompt and each seed another thing."""
+    bad: list[tuple[str, str]] = []
+    for cell in grid["images"]:
+        wrong = [each for each in of_image(cell) if each.outcome == "failed"]
+        if wrong:
+            bad.append((wrong[0].sentence, f"{cell['prompt']!r:.60}, seed {cell['seed']}"))
+    count = len(grid["images"])
+    words = f"all {count} images show something"
+    if bad:
+        words = f"{bad[0][0]} at {bad[0][1]} ({len(bad)} of {count})"
+    yield check("grid.images", "failed" if bad else "passed", len(bad), "= 0", words)
+    allowed = allowed_difference(device)
+    for name in ("seeds", "prompts"):
+        found = grid[name]
+        if found is None:  # there is one of them, or an image is not finite
+            continue
+        differ = found > allowed
+        words = f"all {name} make images of their own" if differ else f"two {name} make the same image"
+        yield check(f"grid.{name}", "passed" if differ else "failed", found, f"> {allowed:g}", words)
