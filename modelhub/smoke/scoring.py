@@ -24,7 +24,7 @@ class Scorer:
     """
 
     def __init__(self, clip: ClipSpec, tokenizer: str, place: Place) -> None:
-        config: Any = CLIPConfig(**clip.config)  # type: ignore[arg-type]
+        config: Any = CLIPConfig(**clip.config)
         with torch.device("meta"):
             self._model: Any = CLIPModel(config)
         account = fill(self._model, clip.tensors, Files(clip.files, place.device), place)
