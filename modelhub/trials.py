@@ -134,6 +134,7 @@ class Trials:
                 crew.start(test, test.spec)
             else:
                 yield number, path, test
+            del test  # nothing of a result is held while the next one is made
         while crew.is_busy:
             yield self._next_of(crew)
 

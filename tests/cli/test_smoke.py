@@ -206,12 +206,12 @@ def test_a_page_grows_with_its_results(monkeypatch: pytest.MonkeyPatch, make: Ma
     names = [shutil.copy("safe.safetensors", f"{name}.safetensors") for name in "abc"]
     seen = []
 
-    def run(_: object, path: str) -> SmokeResult:
+    def prepared(path: str, *_: object) -> SmokeResult:
         page = Path("page.html")
         seen.append((Png.held, page.read_text().count("<article"), page.stat().st_ino))
         return SmokeResult(path, "passed", "so it is", image=Png())
 
-    monkeypatch.setattr("modelhub.trials.Trials.run", run)
+    monkeypatch.setattr("modelhub.trials.prepare", prepared)
     ran = modelhub("smoke", "--report", "page.html", *names)
     assert ran.code == 0
     assert [each[:2] for each in seen] == [(0, 0), (0, 1), (0, 2)]
@@ -228,7 +228,7 @@ def test_the_exit_code_says_what_came_of_it(monkeypatch: pytest.MonkeyPatch, mak
     """0 for what passed, 1 from --fail-on on, 2 for what could not be tested."""
     make("safe.safetensors")
     made = SmokeResult("safe.safetensors", outcome, "so it is")  # type: ignore[arg-type]
-    monkeypatch.setattr("modelhub.trials.Trials.run", lambda *_: made)
+    monkeypatch.setattr("modelhub.trials.prepare", lambda *_: made)
     assert modelhub("smoke", "safe.safetensors").code == OUTCOMES[outcome][0]
     assert modelhub("smoke", "--fail-on", "suspect", "safe.safetensors").code == OUTCOMES[outcome][1]
 
@@ -238,7 +238,7 @@ def test_a_page_holds_what_files_say_as_text(monkeypatch: pytest.MonkeyPatch, ma
     make("safe.safetensors")
     check = Check("keys.missing", "failed", 1, "= 0", "there is no tensor '<script>x</script>'")
     made = SmokeResult("<img src=x>", "failed", check.sentence, checks=(check,))
-    monkeypatch.setattr("modelhub.trials.Trials.run", lambda *_: made)
+    monkeypatch.setattr("modelhub.trials.prepare", lambda *_: made)
     assert modelhub("smoke", "--report", "page.html", "safe.safetensors").code == 1
     page = Path("page.html").read_text()
     assert "<script" not in page
