@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from modelhub.db import Catalog, Query
 from modelhub.samples.runnable import healthy, healthy_vae, save
 from modelhub.smoke import SmokeResult
 from modelhub.smoke.spec import Check
+from modelhub.trials import to_test
 from tests.cli.run import modelhub, process
 from tests.smoke.adapters import adapter
-from tests.smoke.controls import controlnet, t2i_adapter
+from tests.smoke.controls import controlnet, t2i_adapter, under_diffusers_names
 from tests.smoke.upscalers import compact
 
 Make = Callable[..., None]
@@ -155,6 +157,19 @@ def test_results_are_kept_in_the_catalog(monkeypatch: pytest.MonkeyPatch) -> Non
     assert shown.count("smoke test") == 2
     assert "it generates" in shown
     assert modelhub("smoke", *options, "--all", "--untested").code == 0
+
+
+def test_folders_of_one_model_are_tested_where_there_is_a_way() -> None:
+    """--all takes the folder of a ControlNet, and leaves one of a VAE alone, which only files and pipelines are."""
+    kinds = {"canny": under_diffusers_names(controlnet()), "autoencoder": healthy_vae()}
+    for name, weights in kinds.items():
+        Path(name).mkdir()
+        save(weights, Path(name, "diffusion_pytorch_model.safetensors"))
+        Path(name, "config.json").write_text('{"_class_name": "Anything"}')
+    assert modelhub("intake", "--catalog", "c.db", "canny", "autoencoder").code == 0
+    with Catalog.open("c.db") as catalog:
+        assert {entry.kind for entry in catalog.entries()} == {"controlnet", "vae"}
+        assert [entry.kind for entry in to_test(catalog, Query())] == ["controlnet"]
 
 
 def test_two_models_are_compared() -> None:
