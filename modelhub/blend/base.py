@@ -57,9 +57,9 @@ class Blended:
 class BlendPlan:
     """Everything that a blend will do, decided before a byte is written.
 
-    ``conversion`` is how A alone would be written, ``changes`` what is done to its tensors. ``unmatched`` are tensors
-    that not all of the models have. The digests of the files are not known before they are read: the recipe has
-    ``pending`` in their places. ``notes`` are sentences.
+    ``conversion`` is how A alone would be written, ``changes`` what is done to its tensors, ``rescaled`` as in a
+    :class:`~modelhub.merge.MergePlan`. ``unmatched`` are tensors that not all of the models have. The digests of the
+    files are not known before they are read: the recipe has ``pending`` in their places. ``notes`` are sentences.
     """
 
     conversion: ConversionPlan
@@ -68,6 +68,7 @@ class BlendPlan:
     pending: tuple[tuple[Source, str], ...]
     unmatched: tuple[Unmatched, ...] = ()
     notes: tuple[str, ...] = ()
+    rescaled: Mapping[Address, Address] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -14,7 +14,8 @@ from modelhub.blend.recipe import written_blend
 from modelhub.convert import PlannedTensor
 from modelhub.errors import MergeError
 from modelhub.merge import Address
-from modelhub.merge.compute import CPU, Buffers, Computation, type_to_compute_in
+from modelhub.merge.compute import Buffers
+from modelhub.merge.computing import Computations
 from modelhub.merge.devices import device_named
 from modelhub.merge.recheck import recheck
 from modelhub.merge.writing import Computing, write_recipe
@@ -39,28 +40,27 @@ def execute(
     where = device_named(device)
     method, precision = plan.recipe.method, plan.recipe.precision
 
-    def blending(
+    def maker_of(
         address: Address, planned: PlannedTensor, dtype: torch.dtype, buffers: Buffers, on: torch.device
     ) -> Blending:
         (piece,) = planned.pieces
         return Blending(piece, plan.changes[address], method, dtype=dtype, buffers=buffers, device=on)
 
-    def compute(address: Address, planned: PlannedTensor, buffers: Buffers) -> Computation | None:
-        if address not in plan.changes:
-            return None
-        maker = blending(address, planned, type_to_compute_in(planned, precision), buffers, where)
-        return Computation(planned, maker, precision, buffers, where)
-
     def again(written: str) -> Mapping[Address, float]:
-        def maker_of(address: Address, planned: PlannedTensor) -> Blending:
-            return blending(address, planned, torch.float64, Buffers(), CPU)
-
         return recheck(
-            plan.conversion, written, plan.changes, count=verify_tensors, maker_of=maker_of, precision=precision
+            plan.conversion,
+            written,
+            plan.changes,
+            count=verify_tensors,
+            maker_of=maker_of,
+            precision=precision,
+            rescaled=plan.rescaled,
         )
 
     writer = Computing(
-        compute,
+        Computations(
+            plan.conversion, plan.changes, plan.rescaled, maker_of=maker_of, precision=precision, device=where
+        ),
         pending=plan.pending,
         expected=_expected(plan, expected),
         others=[piece for change in plan.changes.values() for piece in change.others],

@@ -74,7 +74,8 @@ def open_blend(recipe: BlendRecipe, stack: ExitStack, *, judge: Judge, allow_unm
         told,
         pending,
         tuple(unmatched),
-        tuple(_notes(models, changes)),
+        (*_notes(models, changes), *first.told_of_eight_bits(recipe.precision, changes)),
+        first.rescaled(recipe.precision, changes),
     )
 
 
@@ -200,9 +201,6 @@ def _notes(models: Sequence[Placed], changes: dict[Address, Blended]) -> Iterato
     for address, change in changes.items():
         if change.columns is not None:
             yield f"of {address.tensor} only the first {change.columns} input channels are blended, as B has no others"
-    narrow = sorted({t.dtype.label for a in changes if (t := first.pieces[a].tensor).dtype.bits == 8})
-    if narrow:
-        yield f"weights are rounded to {', '.join(narrow)} without a scale, which loses small changes"
 
 
 def _word(component: str) -> str:

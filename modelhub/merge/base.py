@@ -162,9 +162,10 @@ class PlannedAdapter:
 class MergePlan:
     """Everything that a merge will do, decided before a byte is written.
 
-    ``conversion`` is how the base alone would be written, ``changes`` what is done to its tensors, in order. The
-    digests of the base's files are not known before it is read: the recipe in the metadata has ``pending`` in their
-    places, by file. ``notes`` are sentences.
+    ``conversion`` is how the base alone would be written, ``changes`` what is done to its tensors, in order.
+    ``rescaled`` are the scales that may change with a tensor of eight bits, and the tensors they belong to. The digests
+    of the base's files are not known before it is read: the recipe in the metadata has ``pending`` in their places, by
+    file. ``notes`` are sentences.
     """
 
     base: str
@@ -176,6 +177,7 @@ class MergePlan:
     pending: tuple[tuple[Source, str], ...] = ()
     precision: Precision = field(default_factory=Precision)
     notes: tuple[str, ...] = ()
+    rescaled: Mapping[Address, Address] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelhub.container import Container
 from modelhub.convert import ConversionOptions, ConversionPlan, Piece
@@ -22,6 +22,7 @@ from modelhub.errors import MergeError
 from modelhub.identify import Identity
 from modelhub.merge.base import Address, Precision
 from modelhub.merge.keymap import KeyMap, keymap_of_checkpoint, keymap_of_folder
+from modelhub.merge.scaled import NO_SCALES, ScaledWeights, numbers_of, plain, scaled_weights, without_layers
 from modelhub.source import Source
 from modelhub.tensors import DType
 
@@ -30,7 +31,6 @@ _STALE = frozenset({"modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_has
 
 
 _COMPUTABLE = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64, DType.F8_E4M3, DType.F8_E5M2})
-_SCALES = (".scale_weight", ".weight_scale", ".weight_scale_inv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Base:
     """An open base: its tensors, each a piece, by where they will be, its metadata, and the map of its modules.
 
     ``groups`` are the weights of a folder (:class:`~modelhub.convert.folder_files.Shards`' paths) by output file,
-    ``files`` the sources of the weights by their relative names.
+    ``files`` the sources of the weights by their relative names. Weights of eight bits that have scales, ``scaled``,
+    are among the pieces as the numbers that they stand for; why others cannot be read is in ``refused``.
     """
 
     container: Container
@@ -48,6 +49,8 @@ class Base:
     keymap: KeyMap
     groups: Mapping[str, str]
     files: Mapping[str, Source]
+    scaled: ScaledWeights
+    refused: Mapping[Address, str]
     _draft: Draft | None
     _beside: FolderFiles
 
@@ -55,16 +58,37 @@ class Base:
         """Raise :class:`MergeError` where the numbers of one of the tensors at *addresses* cannot be computed with."""
         for address in addresses:
             tensor = self.pieces[address].tensor
-            name = f"{self.container.name}: tensor {address.tensor!r:.100}"
+            if (reason := self.refused.get(address)) is not None:
+                hint = "take the model that it was quantised from"
+                raise MergeError(
+                    f"{self.container.name}: tensor {address.tensor!r:.100} is {reason}, which is not computed with",
+                    hint=hint,
+                )
             if tensor.dtype not in _COMPUTABLE:
-                raise MergeError(f"{name} is of type {tensor.dtype.label}, which nothing is merged into")
-            if tensor.dtype.bits == 8:
-                stem = address.tensor.rpartition(".")[0]
-                if any(Address(address.file, stem + each) in self.pieces for each in _SCALES):
-                    hint = "dequantise the base first"
-                    raise MergeError(
-                        f"{name} is quantised with a scale of its own, which is not merged into", hint=hint
-                    )
+                raise MergeError(
+                    f"{self.container.name}: tensor {address.tensor!r:.100} is of type {tensor.dtype.label}, "
+                    "which nothing is merged into"
+                )
+
+    def rescaled(self, precision: Precision, changed: Iterable[Address]) -> Mapping[Address, Address]:
+        """The scales of the tensors *changed* that are written as codes again, and the tensors they belong to."""
+        if precision.dtype != "keep":
+            return {}
+        found = ((address, self.scaled.scales.get(address.tensor)) for address in changed)
+        return {Address(address.file, scale): address for address, scale in found if scale is not None}
+
+    def told_of_eight_bits(self, precision: Precision, changed: Collection[Address]) -> Iterator[str]:
+        """Sentences on what rounding to types of eight bits does to the tensors *changed*."""
+        if precision.dtype != "keep":
+            return
+        if scaled := len(self.rescaled(precision, changed)):
+            yield (
+                f"weights of eight bits with scales: {scaled:,}; they are rounded to codes again, which loses small "
+                "changes; a scale that they outgrow is doubled"
+            )
+        types = {self.pieces[address].tensor.dtype for address in changed}
+        if narrow := sorted(dtype.label for dtype in types if dtype.bits == 8):
+            yield f"weights are rounded to {', '.join(narrow)} without a scale, which loses small changes"
 
     def plan(self, precision: Precision, changed: Iterable[Address], metadata: Mapping[str, str]) -> ConversionPlan:
         """How it is written with the tensors *changed* in the type that *precision* asks for, and more *metadata*."""
@@ -74,8 +98,19 @@ class Base:
         if self._draft is None:
             groups = frozenset(self.groups[address.file] for address in changed)
             return plan_folder(self.container, options, metadata, self._beside, groups)
-        draft = cast(self._draft, options.dtypes, part_of_kind(self.identity.kind)) if options.dtypes else self._draft
         kept = {key: value for key, value in self.metadata.items() if key not in _STALE}
+        draft = self._draft
+        if options.dtypes:
+            for tensor, reason in self.scaled.refused.items():
+                which = f"{self.container.name}: tensor {tensor!r:.100}"
+                raise MergeError(f"{which} is {reason}, which is not cast", hint="leave out --dtype")
+            draft = cast(plain(draft, self.scaled), options.dtypes, part_of_kind(self.identity.kind))
+            kept = without_layers(kept, self.scaled.known)
+        else:
+            numbers = {a.tensor: (self.pieces[a],) for a in changed if a.tensor in self.scaled.known}
+            draft = draft.changed(
+                {name: replace(made, pieces=numbers.get(name, made.pieces)) for name, made in draft.tensors.items()}
+            )
         return arranged(self.container.name, {"": draft}, kept | dict(metadata), NO_OPTIONS)
 
 
@@ -92,9 +127,12 @@ def open_base(container: Container, identity: Identity, stack: ExitStack) -> Bas
         raise MergeError(f"{container.name}: a {identity.kind} is no base to merge into")
     metadata, _ = output_metadata(state_dict)
     pieces = {Address("", name): _only(made.pieces) for name, made in draft.tensors.items()}
+    scaled = scaled_weights(draft.tensors, metadata)
+    pieces |= {Address("", name): numbers_of(name, each) for name, each in scaled.known.items()}
+    refused = {Address("", name): reason for name, reason in scaled.refused.items()}
     keymap = keymap_of_checkpoint({name: made.shape for name, made in draft.tensors.items()})
     files = {os.path.basename(container.name): container.source}
-    return Base(container, identity, pieces, metadata, keymap, {}, files, draft, FolderFiles())
+    return Base(container, identity, pieces, metadata, keymap, {}, files, scaled, refused, draft, FolderFiles())
 
 
 def _folder(container: Container, identity: Identity, stack: ExitStack) -> Base:
@@ -105,6 +143,7 @@ def _folder(container: Container, identity: Identity, stack: ExitStack) -> Base:
     of_file: dict[str, str] = {}
     files: dict[str, Source] = {}
     agreed: dict[str, str] = {}
+    refused: dict[Address, str] = {}
     for shards in groups:
         component = shards.path.partition("/")[0]
         if component in shapes:
@@ -118,6 +157,9 @@ def _folder(container: Container, identity: Identity, stack: ExitStack) -> Base:
             files[file] = source
         for path, draft in drafts.items():
             of_file[path] = shards.path
+            quantised = scaled_weights(draft.tensors, metadata)
+            refused |= {Address(path, name): reason for name, reason in quantised.refused.items()}
+            refused |= {Address(path, name): "quantised, in a folder" for name in quantised.known}
             for name, made in draft.tensors.items():
                 shapes[component][name] = made.shape
                 where[component, name] = path
@@ -126,7 +168,7 @@ def _folder(container: Container, identity: Identity, stack: ExitStack) -> Base:
         raise MergeError(f"{container.name}: there is no model in it that adapters are made for")
     keymap = keymap_of_folder(shapes, where)
     beside = open_beside(container, stack)
-    return Base(container, identity, pieces, agreed, keymap, of_file, files, None, beside)
+    return Base(container, identity, pieces, agreed, keymap, of_file, files, NO_SCALES, refused, None, beside)
 
 
 def _only(pieces: tuple[Piece, ...]) -> Piece:

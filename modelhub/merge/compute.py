@@ -14,6 +14,7 @@ from torch import Tensor
 from modelhub.convert import PlannedTensor
 from modelhub.errors import MergeError
 from modelhub.merge.base import Precision, Told
+from modelhub.merge.quantising import Quantiser
 from modelhub.merge.reading import Rows, torch_type
 from modelhub.merge.rounding import rounded, rounded_stochastically
 
@@ -55,6 +56,17 @@ def type_to_compute_in(planned: PlannedTensor, precision: Precision) -> torch.dt
     return torch.float64 if precision.exact or wide else torch.float32
 
 
+class Computed(Protocol):
+    """The bytes of a tensor that is computed."""
+
+    @property
+    def told(self) -> Told | None:
+        """What that did to its weights, after the last block; ``None`` where it is no weight."""
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """``(offset in bytes, elements in the output's type)``; a block is valid until the next is asked for."""
+
+
 class Computation:
     """The new *planned* that *maker* makes, block after block; what it did is in ``told`` after the last of them."""
 
@@ -65,7 +77,10 @@ class Computation:
         precision: Precision,
         buffers: Buffers,
         device: torch.device = CPU,
+        *,
+        quantiser: Quantiser | None = None,
     ) -> None:
+        """*quantiser*: the output has codes and scales."""
         (piece,) = planned.pieces
         self._planned = planned
         self._maker = maker
@@ -76,18 +91,52 @@ class Computation:
         self._target = torch_type(planned.dtype)
         self._dtype = type_to_compute_in(planned, precision)
         self._seed = precision.seed
+        self._quantiser = quantiser
         self._where = f"{piece.source.name}: tensor {planned.name!r:.100}"
         self.told = Told(0.0, 0.0, 0, 0)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """``(offset in bytes, elements in the output's type)``; a block is valid until the next is asked for."""
+        """See :class:`Computed`."""
+        columns = math.prod(self._planned.shape[1:])
+        weight = change = 0.0
+        unchanged = numel = 0
+        get, device = self._buffers.get, self._device
+        for first, stored, before, merged in self._merged():
+            made = get("made", self._target, stored.shape, device)
+            self._round(merged, made, first)
+            written = made if device == CPU else get("written", self._target, stored.shape).copy_(made)
+            unchanged += self._unchanged(stored, before, written, first)
+            weight += _square(before)
+            change += _square(before.sub_(merged))
+            numel += stored.numel()
+            yield first * columns * made.element_size(), written
+        self.told = Told(math.sqrt(weight), math.sqrt(change), numel, unchanged)
+
+    def largest(self, block: tuple[int, int]) -> Tensor:
+        """The largest size of a new number in each *block* of rows and columns, ``[row blocks, column blocks]``."""
+        height, width = block
+        shape = self._planned.shape
+        beside = -(-math.prod(shape[1:]) // width)
+        found = torch.zeros(-(-shape[0] // height), beside, dtype=self._dtype, device=self._device)
+        for first, _, _, merged in self._merged():
+            self._check_finite(*torch.aminmax(merged))
+            count = merged.shape[0]
+            sizes = merged.abs_().reshape(count, beside, width).amax(2)
+            if height == 1:
+                found[first : first + count] = sizes
+                continue
+            for row in range(first // height, -(-(first + count) // height)):
+                low, high = max(row * height - first, 0), min((row + 1) * height - first, count)
+                torch.maximum(found[row], sizes[low:high].amax(0), out=found[row])
+        return found.cpu()
+
+    def _merged(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """The first row of each block, and the block as it is stored, to compute with, and merged."""
         shape = self._planned.shape or (1,)
         columns = math.prod(shape[1:])
         if not shape[0] * columns:
             return
         step = shape[0] if self._maker.whole else max(1, BLOCK // columns)
-        weight = change = 0.0
-        unchanged = 0
         get, device = self._buffers.get, self._device
         for first in range(0, shape[0], step):
             count = min(step, shape[0] - first)
@@ -96,30 +145,38 @@ class Computation:
             before = get("before", self._dtype, stored.shape, device).copy_(stored)
             merged = get("merged", self._dtype, stored.shape, device).copy_(before)
             self._maker.make(merged, first)
-            made = get("made", self._target, stored.shape, device)
-            self._round(merged, made, first)
-            written = made if device == CPU else get("written", self._target, stored.shape).copy_(made)
-            same = stored if self._source is self._target else before.to(self._target).cpu()
-            unchanged += _equal(written, same)
-            weight += _square(before)
-            change += _square(before.sub_(merged))
-            yield first * columns * made.element_size(), written
-        self.told = Told(math.sqrt(weight), math.sqrt(change), shape[0] * columns, unchanged)
+            yield first, stored, before, merged
 
     def _round(self, merged: Tensor, made: Tensor, first: int) -> None:
-        lowest, highest = (float(end) for end in torch.aminmax(merged))
-        largest = torch.finfo(self._target).max
-        if not -math.inf < lowest <= highest < math.inf:
-            raise MergeError(f"{self._where}: merged, it has values that are not finite")
-        if max(-lowest, highest) > largest:
-            value = lowest if -lowest > highest else highest
-            hint = "--dtype bf16 or fp32 keeps it in range"
-            raise MergeError(f"{self._where}: merged, it has the value {value:.6g}, out of range", hint=hint)
+        lowest, highest = torch.aminmax(merged)
+        self._check_finite(lowest, highest)
+        if self._quantiser is not None:
+            numbers = self._buffers.get("quantised", self._dtype, merged.shape, self._device).copy_(merged)
+            merged = self._quantiser.divided(numbers, first)
+        else:
+            self._check_range(float(lowest), float(highest))
         if self._seed is None:
             rounded(merged, made)
         else:
             seed = zlib.crc32(f"{self._seed}/{first}/{self._planned.name}".encode())
             rounded_stochastically(merged, made, torch.Generator().manual_seed(seed))
+
+    def _check_finite(self, lowest: Tensor, highest: Tensor) -> None:
+        if not -math.inf < float(lowest) <= float(highest) < math.inf:
+            raise MergeError(f"{self._where}: merged, it has values that are not finite")
+
+    def _check_range(self, lowest: float, highest: float) -> None:
+        if max(-lowest, highest) > torch.finfo(self._target).max:
+            value = lowest if -lowest > highest else highest
+            hint = "--dtype bf16 or fp32 keeps it in range"
+            raise MergeError(f"{self._where}: merged, it has the value {value:.6g}, out of range", hint=hint)
+
+    def _unchanged(self, stored: Tensor, before: Tensor, written: Tensor, first: int) -> int:
+        """How many numbers are, written, what they were."""
+        if self._quantiser is not None:
+            numbers = self._buffers.get("quantised", self._dtype, written.shape, self._device).copy_(written)
+            return int(torch.count_nonzero(self._quantiser.multiplied(numbers, first) == before))
+        return _equal(written, stored if self._source is self._target else before.to(self._target).cpu())
 
 
 def _square(values: Tensor) -> float:

@@ -12,7 +12,8 @@ from modelhub.convert import Piece, PlannedTensor
 from modelhub.errors import MergeError
 from modelhub.merge.applying import Applying
 from modelhub.merge.base import Address, Merge, MergePlan
-from modelhub.merge.compute import Buffers, Computation, type_to_compute_in
+from modelhub.merge.compute import Buffers
+from modelhub.merge.computing import Computations
 from modelhub.merge.devices import device_named
 from modelhub.merge.recheck import recheck
 from modelhub.merge.recipe import written_recipe
@@ -44,17 +45,12 @@ def execute(
     path = os.fspath(target)
     where = device_named(device)
 
-    def compute(address: Address, planned: PlannedTensor, buffers: Buffers) -> Computation | None:
-        changes = plan.changes.get(address)
-        if changes is None:
-            return None
-        maker = Applying(changes, plan.adapters, type_to_compute_in(planned, plan.precision), where)
-        return Computation(planned, maker, plan.precision, buffers, where)
+    def maker_of(
+        address: Address, planned: PlannedTensor, dtype: torch.dtype, buffers: Buffers, on: torch.device
+    ) -> Applying:
+        return Applying(plan.changes[address], plan.adapters, dtype, on)
 
     def again(written: str) -> Mapping[Address, float]:
-        def maker_of(address: Address, planned: PlannedTensor) -> Applying:
-            return Applying(plan.changes[address], plan.adapters, torch.float64)
-
         return recheck(
             plan.conversion,
             written,
@@ -62,6 +58,7 @@ def execute(
             count=verify_tensors,
             maker_of=maker_of,
             precision=plan.precision,
+            rescaled=plan.rescaled,
         )
 
     marks = plan.recipe.digests
@@ -69,7 +66,14 @@ def execute(
         if name not in marks:
             raise MergeError(f"{plan.base}: it is not the base of the recipe, which has a file {name}")
     writer = Computing(
-        compute,
+        Computations(
+            plan.conversion,
+            plan.changes,
+            plan.rescaled,
+            maker_of=maker_of,
+            precision=plan.precision,
+            device=where,
+        ),
         pending=plan.pending,
         expected={marks[name]: sha256 for name, sha256 in (expected or {}).items()},
         others=_pieces(plan),

@@ -52,7 +52,9 @@ def placed(base: Base) -> Placed:
     whole = _BARE_KINDS.get(base.identity.kind or "", "denoiser") if bare else ""
     found: dict[Place, Address] = {}
     for address in base.pieces:
-        if folder:
+        if address.tensor in base.scaled.beside:
+            place = Place("", address.tensor)
+        elif folder:
             place = _in(_FOLDER_PARTS.get(address.file.partition("/")[0], ""), address.tensor)
         else:
             place = _in_checkpoint(address.tensor, whole)

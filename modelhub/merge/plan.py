@@ -104,7 +104,8 @@ def open_merge(
         recipe,
         pending,
         how,
-        tuple(_notes(adapters, changes, base)),
+        (*_notes(adapters, changes), *base.told_of_eight_bits(how, changes)),
+        base.rescaled(how, changes),
     )
 
 
@@ -189,7 +190,7 @@ def _refusal(path: str, planned: PlannedAdapter, missing: Sequence[Unmatched], b
     )
 
 
-def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Change]], base: Base) -> Iterable[str]:
+def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Change]]) -> Iterable[str]:
     ordered = {c.module.algorithm for each in changes.values() for c in each if len(each) > 1 and _depends(c.module)}
     if ordered:
         told = ", ".join(sorted(ordered))
@@ -199,9 +200,6 @@ def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Chang
     for each in adapters:
         if each.skipped:
             yield f"{each.use.path}: modules at strength 0, which change nothing: {each.skipped:,}"
-    narrow = sorted({t.dtype.label for a in changes if (t := base.pieces[a].tensor).dtype.bits == 8})
-    if narrow:
-        yield f"weights are rounded to {', '.join(narrow)} without a scale, which loses small changes"
 
 
 def _depends(module: AdapterModule) -> bool:

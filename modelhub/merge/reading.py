@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,12 @@ from torch import Tensor
 from modelhub.convert import Piece, PlannedTensor
 from modelhub.convert.stream import lies_ready, stream
 from modelhub.errors import ChangedDuringRead
-from modelhub.source import LocalSource
+from modelhub.merge.scaled import Scaled, ScaledSource
+from modelhub.source import LocalSource, Source
 from modelhub.tensors import DType
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _ONE_AT_A_TIME = threading.Lock()
 """Held while a source is read that only one thread may read: a storage that is unpacked on the way."""
@@ -61,11 +66,27 @@ class Rows:
 
 def _fill(piece: Piece, memory: memoryview, offset: int) -> None:
     """Fill *memory* with the bytes of *piece*, C-ordered, from byte *offset* on (0 where it does not lie so)."""
-    if isinstance(piece.source, LocalSource):
+    if _is_for_all(piece.source):
         _fill_from(piece, memory, offset)
     else:
         with _ONE_AT_A_TIME:
             _fill_from(piece, memory, offset)
+
+
+def scales_of(scaled: Scaled, first: int, last: int) -> NDArray[Any]:
+    """:meth:`Scaled.scales_of`, by whatever thread."""
+    if scaled.scales is None or _is_for_all(scaled.scales.source):
+        return scaled.scales_of(first, last)
+    with _ONE_AT_A_TIME:
+        return scaled.scales_of(first, last)
+
+
+def _is_for_all(source: Source) -> bool:
+    """Whether several threads may read *source* at a time."""
+    if isinstance(source, ScaledSource):
+        pieces = (source.scaled.codes, source.scaled.scales)
+        return all(piece is None or isinstance(piece.source, LocalSource) for piece in pieces)
+    return isinstance(source, LocalSource)
 
 
 def _fill_from(piece: Piece, memory: memoryview, offset: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -12,12 +13,18 @@ from modelhub.container.safetensors import read_safetensors
 from modelhub.convert import ConversionPlan, Piece, PlannedTensor, inside
 from modelhub.errors import VerificationFailed
 from modelhub.merge.base import Address, Precision
-from modelhub.merge.compute import Maker
+from modelhub.merge.compute import CPU, Buffers, Maker
+from modelhub.merge.computing import MakerOf
+from modelhub.merge.quantising import Quantiser
 from modelhub.merge.reading import Rows, torch_type
+from modelhub.merge.scaled import Scaled, ScaledSource, numbers_of
 from modelhub.source import open_local
+from modelhub.tensors import TensorInfo
 
 _ROUNDING = 1e-6
 """How far F32's own rounding may carry a result, relative to the largest weight and change of the tensor."""
+
+_NOTHING: Mapping[Address, Address] = MappingProxyType({})
 
 _BLOCK = 3 << 18
 """Elements of a block."""
@@ -29,28 +36,39 @@ def recheck(
     addresses: Iterable[Address],
     *,
     count: int,
-    maker_of: Callable[[Address, PlannedTensor], Maker],
+    maker_of: MakerOf,
     precision: Precision,
+    rescaled: Mapping[Address, Address] = _NOTHING,
 ) -> Mapping[Address, float]:
     """For *count* tensors, spread over *addresses*, the largest error in the file or folder *path*, in units of the
     last place of the output's type, in the tensor's largest binade at least that of its smallest normal.
 
-    *maker_of* gives what makes a tensor in F64. Raises :class:`VerificationFailed` where an error is larger than
-    rounding explains.
+    *maker_of* gives what makes a tensor; *rescaled* are scales, and whose. Raises :class:`VerificationFailed` where an
+    error is larger than rounding explains.
     """
     planned = {Address(output.path, tensor.name): tensor for output in plan.outputs for tensor in output.tensors}
     ordered = sorted(addresses)
     chosen = ordered[:: max(1, len(ordered) // count)][:count]
+    scales = {weight: scale for scale, weight in rescaled.items()}
     found: dict[Address, float] = {}
     for address in chosen:
         with open_local(inside(path, address.file)) as written:
             state_dict = read_safetensors(written).state_dict
             assert state_dict is not None
             made = Piece(written, state_dict[address.tensor])
-            maker = maker_of(address, planned[address])
+            if address in scales:
+                made = _with_scales(planned[address], made, state_dict[scales[address].tensor])
+            maker = maker_of(address, planned[address], torch.float64, Buffers(), CPU)
             which = f"{plan.source}: tensor {address.tensor!r:.100}"
             found[address] = _largest_error(made, planned[address], maker, precision, which)
     return found
+
+
+def _with_scales(planned: PlannedTensor, codes: Piece, scales: TensorInfo) -> Piece:
+    """The numbers of the written *codes*, by their written *scales*."""
+    (before,) = planned.pieces
+    assert isinstance(before.source, ScaledSource)
+    return numbers_of(planned.name, Scaled(codes, Piece(codes.source, scales), before.source.scaled.block))
 
 
 def _largest_error(made: Piece, planned: PlannedTensor, maker: Maker, precision: Precision, which: str) -> float:
@@ -58,6 +76,7 @@ def _largest_error(made: Piece, planned: PlannedTensor, maker: Maker, precision:
     shape = planned.shape or (1,)
     columns = math.prod(shape[1:])
     old, new = Rows(piece), Rows(made)
+    scaled = made.source.scaled if isinstance(made.source, ScaledSource) else None
     step = shape[0] if maker.whole else max(1, _BLOCK // max(1, columns))
     size, worst, largest = 0.0, 0.0, 0.0
     excess = -math.inf
@@ -66,16 +85,25 @@ def _largest_error(made: Piece, planned: PlannedTensor, maker: Maker, precision:
         exact = _read(old, first * columns, rows, torch_type(piece.tensor.dtype))
         before = exact.clone()
         maker.make(exact, first)
-        found = _read(new, first * columns, rows, torch_type(planned.dtype))
+        found = _read(new, first * columns, rows, torch_type(made.tensor.dtype))
         size = max(size, float(before.abs().max()), float(before.sub_(exact).abs().max()))
-        unit = _last_place(exact, torch_type(planned.dtype))
+        unit = _units(exact, torch_type(planned.dtype), scaled, first)
         error = found.sub_(exact).abs_()
         largest = max(largest, float(error.max()))
         excess = max(excess, float((error - unit * _half_or_one(precision)).max()))
         worst = max(worst, float(error.div_(unit).max()))
-    if excess > (0.0 if precision.exact else 2 * _ROUNDING * size):
+    if excess > (0.0 if precision.exact and scaled is None else 2 * _ROUNDING * size):
         raise VerificationFailed(f"{which} differs from its merge in float64 by {largest:.3g}")
     return worst
+
+
+def _units(values: Tensor, dtype: torch.dtype, scaled: Scaled | None, first: int) -> Tensor:
+    """The distance of the output's numbers around each of *values*, those from row *first* on."""
+    if scaled is None:
+        return _last_place(values, dtype)
+    quantiser = Quantiser(scaled, None)
+    units = _last_place(quantiser.divided(values.clone(), first), dtype)
+    return quantiser.multiplied(units, first).abs_()
 
 
 def _half_or_one(precision: Precision) -> float:

@@ -22,13 +22,13 @@ from modelhub.convert.target import PartFile, write_error
 from modelhub.convert.verify import Mark, verify
 from modelhub.errors import MergeError, WouldOverwrite
 from modelhub.merge.base import Address, Told
-from modelhub.merge.compute import Buffers, Computation
+from modelhub.merge.compute import Buffers, Computed
 from modelhub.merge.reading import bytes_of
 from modelhub.merge.recipe import recipe_path
 from modelhub.source import LocalSource, Source
 
 Progress = Callable[[int], None]
-Compute = Callable[[Address, PlannedTensor, Buffers], Computation | None]
+Compute = Callable[[Address, PlannedTensor, Buffers], Computed | None]
 """What computes a tensor; ``None``: it is copied."""
 
 _MOST_THREADS = 8
@@ -141,7 +141,8 @@ class Computing:
             part.write_at(start + offset, data)
             tell(len(data))
         with self._lock:
-            self.told[address] = computation.told
+            if computation.told is not None:
+                self.told[address] = computation.told
             self._marks[address] = tuple(marks)
 
     def _read(self, stopped: threading.Event) -> dict[str, str]:

@@ -237,20 +237,24 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bare", ["base", "tuned"])
-def test_weights_with_a_scale_of_their_own_are_refused(tmp_path: Path, bare: str) -> None:
-    """8-bit weights that a scale multiplies are refused in either model, also where the other has no prefix before its
-    names: their numbers alone are not the weights."""
+def test_weights_whose_scales_are_not_understood_are_refused(tmp_path: Path, bare: str) -> None:
+    """8-bit weights that two scales multiply are refused in either model, also where the other has no prefix before its
+    names: their codes alone are not the weights."""
     root = "model.diffusion_model."
     weights = base_weights("sd-1", DType.F32)
     name = f"{root}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
     scale = name.replace("weight", "scale_weight")
-    quantised = weights | {name: weights[name].to(torch.float8_e4m3fn), scale: torch.tensor(0.5)}
+    quantised = weights | {
+        name: weights[name].to(torch.float8_e4m3fn),
+        scale: torch.tensor(0.5),
+        f"{scale}_tensor": torch.tensor(0.5),
+    }
     models = {"base": weights, "tuned": weights, ("tuned" if bare == "base" else "base"): quantised}
     models[bare] = {key.removeprefix(root): tensor for key, tensor in weights.items() if key.startswith(root)}
     for model, tensors in models.items():
         save_file(tensors, tmp_path / f"{model}.safetensors", {"format": "pt"})
     target = tmp_path / "out.safetensors"
-    with pytest.raises(MergeError, match=r"attn2\.to_k\.weight' is quantised with a scale of its own"):
+    with pytest.raises(MergeError, match=r"attn2\.to_k\.weight' is quantised with two scales"):
         modelhub.extract(
             tmp_path / "tuned.safetensors", tmp_path / "base.safetensors", target=target, allow_unmatched=True
         )

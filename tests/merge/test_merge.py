@@ -819,26 +819,23 @@ def test_a_transformer_folder_takes_fused_modules(tmp_path: Path) -> None:
         merge(folder, [str(adapter)], target=tmp_path / "no")
 
 
-@pytest.mark.parametrize("ending", ["scale_weight", "weight_scale"])
-def test_weights_with_a_scale_of_their_own_are_refused(tmp_path: Path, ending: str) -> None:
-    """8-bit weights that a scale beside them multiplies are refused by name, by merges and blends; without one they are
-    merged, and told to lose small changes."""
-    from modelhub.blend import blend
-
+@pytest.mark.parametrize("dtype", ["keep", "fp16"])
+def test_weights_of_eight_bits_without_a_scale(tmp_path: Path, dtype: str) -> None:
+    """8-bit weights without a scale are merged and told to lose small changes; in another type they lose nothing."""
     name = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
     weights = base_weights("sd-1")
     weights[name] = weights[name].to(torch.float8_e4m3fn)
     rows, columns = weights[name].shape
     stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
-    tensors = {f"{stem}.lora_up.weight": random(rows, 2), f"{stem}.lora_down.weight": random(2, columns, seed=1)}
-    adapter = str(write_adapter(tmp_path / "a.safetensors", tensors))
-    base, scaled = tmp_path / "base.safetensors", tmp_path / "scaled.safetensors"
+    arrays = {"up": random(rows, 2), "down": random(2, columns, seed=1)}
+    tensors = {f"{stem}.{leaf('lora', role)}": array for role, array in arrays.items()}
+    base, target = tmp_path / "base.safetensors", tmp_path / "out.safetensors"
     save_file(weights, base)
-    save_file(weights | {f"{name.removesuffix('weight')}{ending}": torch.tensor(0.5)}, scaled)
-    done = merge(base, [adapter], target=tmp_path / "out.safetensors")
-    assert any("F8_E4M3 without a scale" in note for note in done.plan.notes)
-    with pytest.raises(MergeError, match=r"attn2\.to_k\.weight' is quantised with a scale of its own"):
-        merge(scaled, [adapter], target=tmp_path / "no.safetensors")
-    with pytest.raises(MergeError, match="scale of its own"):
-        blend([base, scaled], target=tmp_path / "no.safetensors", allow_unmatched=True)
-    assert not (tmp_path / "no.safetensors").exists()
+    lora = str(write_adapter(tmp_path / "a.safetensors", tensors))
+    done = merge(base, [lora], target=target, precision=Precision(dtype))  # type: ignore[arg-type]
+    assert any("F8_E4M3 without a scale" in note for note in done.plan.notes) is (dtype == "keep")
+    found = load(target)
+    assert found[name].dtype is (torch.float8_e4m3fn if dtype == "keep" else torch.float16)
+    stored = {role: as_stored(array) for role, array in arrays.items()}
+    before = weights[name].to(torch.float64)
+    assert_merged(found[name], reference.lora(before.numpy(), stored, None, 1.0), before)
