@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from modelhub.commands import ExitCode, merging
+from modelhub.commands import merging
 from modelhub.commands.computing import computing
+from modelhub.commands.deriving import answer, digest_at, progress_of, remember
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
@@ -39,15 +40,6 @@ if TYPE_CHECKING:
 @computing
 @click.option("--allow-unmatched", is_flag=True, help="Keep A's tensors where B or C has none or another shape.")
 @click.option("--salvage", is_flag=True, help="Take the tensors of files that are not SAFE as well.")
-@click.option(
-    "--verify",
-    "verify_tensors",
-    metavar="N",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Compute N of the changed tensors again, in float64, and compare them with what was written.",
-)
-@click.option("--device", default="cpu", show_default=True, help="What computes: cpu, cuda, cuda:1.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is a file that exists.")
 @click.option(
     "--catalog", metavar="URL", help="Write down in this catalog what OUT was made of; 'modelhub show' tells it."
@@ -80,6 +72,8 @@ def command(
     """
     from modelhub.blend import BlendRecipe, MethodName, blend, parsed_ratios, plan_blend, read_blend, with_blocks
     from modelhub.merge import Precision, Weights
+    from modelhub.report.blended import blend_dict, blend_lines, plan_dict, plan_lines
+    from modelhub.report.json import BLEND_SCHEMA
 
     if recipe is not None:
         if models or any(each is not None for each in (method, alpha, beta, blocks)):
@@ -96,18 +90,10 @@ def command(
         wanted = BlendRecipe(cast("MethodName", method or "weighted"), models, first, second, precision or Precision())
     if dry_run:
         with plan_blend(wanted, allow_unmatched=allow_unmatched, salvage=salvage) as plan:
-            if sink.machine:
-                from modelhub.report.blended import plan_dict
-
-                _answer(sink, plan_dict(plan, target))
-            else:
-                from modelhub.report.blended import plan_lines
-
-                sink.lines(plan_lines(plan, target, sink.verbosity))
-        return ExitCode.OK
-    with sink.progress() as bar:
-        if bar is not None:
-            bar.begin_file(wanted.models[0])
+            return answer(
+                sink, BLEND_SCHEMA, lambda: plan_dict(plan, target), lambda: plan_lines(plan, target, sink.verbosity)
+            )
+    with progress_of(wanted.models[0], sink) as progress:
         done = blend(
             wanted,
             target=target,
@@ -116,24 +102,15 @@ def command(
             force=force,
             verify_tensors=verify_tensors,
             device=device,
-            progress=bar.advance if bar else None,
+            progress=progress,
         )
     if catalog is not None:
         _remember(done, catalog, sink)
-    if sink.machine:
-        from modelhub.report.blended import blend_dict
-
-        _answer(sink, blend_dict(done))
-    else:
-        from modelhub.report.blended import blend_lines
-
-        sink.lines(blend_lines(done, sink.verbosity))
-    return ExitCode.OK
+    return answer(sink, BLEND_SCHEMA, lambda: blend_dict(done), lambda: blend_lines(done, sink.verbosity))
 
 
 def _remember(done: Blend, catalog: str, sink: Sink) -> None:
     from modelhub.blend import written_blend
-    from modelhub.commands.deriving import digest_at, remember
 
     roles = ("model A", "model B", "model C")
     inputs = [
@@ -142,10 +119,3 @@ def _remember(done: Blend, catalog: str, sink: Sink) -> None:
     ]
     params = {"recipe": written_blend(done.recipe)}
     remember("blend", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)
-
-
-def _answer(sink: Sink, value: dict[str, object]) -> None:
-    from modelhub.report.json import BLEND_SCHEMA
-
-    sink.add(value)
-    sink.document(BLEND_SCHEMA, "reports", complete=True)

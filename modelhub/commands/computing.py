@@ -11,9 +11,10 @@ from modelhub.commands import Command
 
 
 def computing(command: Command) -> Command:
-    """Give *command* ``--dtype``, ``--exact`` and ``--stochastic-rounding``, joined as ``precision``.
+    """Give *command* ``--dtype``, ``--exact`` and ``--stochastic-rounding``, joined as ``precision``, ``--verify`` and
+    ``--device``.
 
-    It is ``None`` where none of them is given.
+    ``precision`` is ``None`` where none of the three is given.
     """
 
     @click.option(
@@ -29,6 +30,15 @@ def computing(command: Command) -> Command:
         type=int,
         help="Round to one of both neighbours at random, the nearer the likelier, so that small changes are not lost.",
     )
+    @click.option(
+        "--verify",
+        "verify_tensors",
+        metavar="N",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Compute N of the changed tensors again, in float64, and compare them with what was written.",
+    )
+    @click.option("--device", default="cpu", show_default=True, help="What computes: cpu, cuda, cuda:1.")
     @functools.wraps(command)
     def run(*args: Any, dtype: Any, exact: bool, seed: int | None, **kwargs: Any) -> int:
         from modelhub.merge import Precision

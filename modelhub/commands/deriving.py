@@ -1,14 +1,38 @@
-"""What the commands that make a model of others share: writing the step down in a catalog."""
+"""What the commands that make a model of others share: their progress, their answer, and the step in a catalog."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+from modelhub.commands import ExitCode
+from modelhub.report.plain import Line
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
     from modelhub.source import Digest
+
+
+@contextmanager
+def progress_of(path: str, sink: Sink) -> Iterator[Callable[[int], None] | None]:
+    """What takes the bytes that are done of *path* and shows them; ``None`` where nobody looks."""
+    with sink.progress() as bar:
+        if bar is not None:
+            bar.begin_file(path)
+        yield bar.advance if bar is not None else None
+
+
+def answer(
+    sink: Sink, schema: str, value: Callable[[], dict[str, Any]], lines: Callable[[], Iterable[Line]]
+) -> ExitCode:
+    """Answer with the *value* of a plan or of what was done, or to people with *lines* on it."""
+    if sink.machine:
+        sink.add(value())
+        sink.document(schema, "reports", complete=True)
+    else:
+        sink.lines(lines())
+    return ExitCode.OK
 
 
 def remember(

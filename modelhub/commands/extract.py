@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from modelhub.commands import ExitCode, merging
+from modelhub.commands import merging
+from modelhub.commands.deriving import answer, digest_at, progress_of, remember
 from modelhub.commands.ranks import choosing_ranks
 from modelhub.report.sink import Sink
 
@@ -50,22 +51,19 @@ def command(
     LoRA has, and what changed that no LoRA has: norms, biases, embeddings.
     """
     from modelhub.lowrank import extract, plan_extract
+    from modelhub.report.json import EXTRACT_SCHEMA
+    from modelhub.report.lowrank import extract_plan_dict, extract_plan_lines, extraction_dict, extraction_lines
 
     factors = cast('Literal["fp16", "bf16", "fp32"]', dtype)
     if dry_run:
         with plan_extract(tuned, base, rule, dtype=factors, allow_unmatched=allow_unmatched, salvage=salvage) as plan:
-            if sink.machine:
-                from modelhub.report.lowrank import extract_plan_dict
-
-                _answer(sink, extract_plan_dict(plan, target))
-            else:
-                from modelhub.report.lowrank import extract_plan_lines
-
-                sink.lines(extract_plan_lines(plan, target, sink.verbosity))
-        return ExitCode.OK
-    with sink.progress() as bar:
-        if bar is not None:
-            bar.begin_file(tuned)
+            return answer(
+                sink,
+                EXTRACT_SCHEMA,
+                lambda: extract_plan_dict(plan, target),
+                lambda: extract_plan_lines(plan, target, sink.verbosity),
+            )
+    with progress_of(tuned, sink) as progress:
         done = extract(
             tuned,
             base,
@@ -75,33 +73,17 @@ def command(
             allow_unmatched=allow_unmatched,
             salvage=salvage,
             force=force,
-            progress=bar.advance if bar else None,
+            progress=progress,
         )
     if catalog is not None:
         _remember(done, catalog, sink)
-    if sink.machine:
-        from modelhub.report.lowrank import extraction_dict
-
-        _answer(sink, extraction_dict(done))
-    else:
-        from modelhub.report.lowrank import extraction_lines
-
-        sink.lines(extraction_lines(done, sink.verbosity))
-    return ExitCode.OK
+    return answer(sink, EXTRACT_SCHEMA, lambda: extraction_dict(done), lambda: extraction_lines(done, sink.verbosity))
 
 
 def _remember(done: Extraction, catalog: str, sink: Sink) -> None:
-    from modelhub.commands.deriving import digest_at, remember
     from modelhub.report.lowrank import rule_dict
 
     models = (("tuned", done.plan.tuned), ("base", done.plan.base))
     inputs = [(digest_at(path, done.digests[role]), role) for role, path in models]
     params = rule_dict(done.plan.rule)
     remember("extract", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)
-
-
-def _answer(sink: Sink, value: dict[str, object]) -> None:
-    from modelhub.report.json import EXTRACT_SCHEMA
-
-    sink.add(value)
-    sink.document(EXTRACT_SCHEMA, "reports", complete=True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelhub.commands import ExitCode, merging
+from modelhub.commands import merging
 from modelhub.commands.computing import computing
+from modelhub.commands.deriving import answer, digest_at, progress_of, remember
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
@@ -31,15 +32,6 @@ if TYPE_CHECKING:
 @click.option("--allow-unmatched", is_flag=True, help="Leave out modules that have no place in BASE, and list them.")
 @click.option("--again", is_flag=True, help="Merge an adapter that BASE was merged with before once more.")
 @click.option("--salvage", is_flag=True, help="Take the tensors of files that are not SAFE as well.")
-@click.option(
-    "--verify",
-    "verify_tensors",
-    metavar="N",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Compute N of the changed tensors again, in float64, and compare them with what was written.",
-)
-@click.option("--device", default="cpu", show_default=True, help="What computes: cpu, cuda, cuda:1.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is a file that exists.")
 @click.option(
     "--catalog", metavar="URL", help="Write down in this catalog what OUT was made of; 'modelhub show' tells it."
@@ -69,6 +61,8 @@ def command(
     byte. A module that has no place in BASE is an error. OUT.recipe.toml says what was merged.
     """
     from modelhub.merge import Precision, Recipe, RecipeAdapter, adapter_use, merge, plan_merge, read_recipe
+    from modelhub.report.json import MERGE_SCHEMA
+    from modelhub.report.merged import merge_dict, merge_lines, plan_dict, plan_lines
 
     if recipe is not None:
         if base is not None or loras:
@@ -82,18 +76,10 @@ def command(
         wanted = Recipe(base, tuple(RecipeAdapter(adapter_use(each)) for each in loras), precision or Precision())
     if dry_run:
         with plan_merge(wanted, allow_unmatched=allow_unmatched, again=again, salvage=salvage) as plan:
-            if sink.machine:
-                from modelhub.report.merged import plan_dict
-
-                _answer(sink, plan_dict(plan, target))
-            else:
-                from modelhub.report.merged import plan_lines
-
-                sink.lines(plan_lines(plan, target, sink.verbosity))
-        return ExitCode.OK
-    with sink.progress() as bar:
-        if bar is not None:
-            bar.begin_file(wanted.base)
+            return answer(
+                sink, MERGE_SCHEMA, lambda: plan_dict(plan, target), lambda: plan_lines(plan, target, sink.verbosity)
+            )
+    with progress_of(wanted.base, sink) as progress:
         done = merge(
             wanted,
             target=target,
@@ -103,24 +89,15 @@ def command(
             force=force,
             verify_tensors=verify_tensors,
             device=device,
-            progress=bar.advance if bar else None,
+            progress=progress,
         )
     if catalog is not None:
         _remember(done, catalog, sink)
-    if sink.machine:
-        from modelhub.report.merged import merge_dict
-
-        _answer(sink, merge_dict(done))
-    else:
-        from modelhub.report.merged import merge_lines
-
-        sink.lines(merge_lines(done, sink.verbosity))
-    return ExitCode.OK
+    return answer(sink, MERGE_SCHEMA, lambda: merge_dict(done), lambda: merge_lines(done, sink.verbosity))
 
 
 def _remember(done: Merge, catalog: str, sink: Sink) -> None:
     """Write the step down in *catalog*: which bytes the output was made of, in which roles and how."""
-    from modelhub.commands.deriving import digest_at, remember
     from modelhub.merge import written_recipe
     from modelhub.source import Digest
 
@@ -128,10 +105,3 @@ def _remember(done: Merge, catalog: str, sink: Sink) -> None:
     inputs += [(Digest(each.sha256), f"adapter {number}") for number, each in enumerate(done.plan.adapters, 1)]
     params = {"recipe": written_recipe(replace(done.plan.recipe, digests=done.digests))}
     remember("merge", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)
-
-
-def _answer(sink: Sink, value: dict[str, object]) -> None:
-    from modelhub.report.json import MERGE_SCHEMA
-
-    sink.add(value)
-    sink.document(MERGE_SCHEMA, "reports", complete=True)

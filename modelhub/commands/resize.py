@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from modelhub.commands import ExitCode, merging
+from modelhub.commands import merging
+from modelhub.commands.deriving import answer, progress_of, remember
 from modelhub.commands.ranks import choosing_ranks
 from modelhub.report.sink import Sink
 
@@ -43,49 +44,29 @@ def command(
     Modules of LoRA and LoCon are resized; what a file has of other algorithms is copied.
     """
     from modelhub.lowrank import plan_resize, resize
+    from modelhub.report.json import RESIZE_SCHEMA
+    from modelhub.report.lowrank import resize_plan_dict, resize_plan_lines, resizing_dict, resizing_lines
 
     factors = cast('Literal["fp16", "bf16", "fp32"] | None', dtype)
     if dry_run:
         with plan_resize(lora, rule, dtype=factors, salvage=salvage) as plan:
-            if sink.machine:
-                from modelhub.report.lowrank import resize_plan_dict
-
-                _answer(sink, resize_plan_dict(plan, target))
-            else:
-                from modelhub.report.lowrank import resize_plan_lines
-
-                sink.lines(resize_plan_lines(plan, target, sink.verbosity))
-        return ExitCode.OK
-    with sink.progress() as bar:
-        if bar is not None:
-            bar.begin_file(lora)
-        progress = bar.advance if bar else None
+            return answer(
+                sink,
+                RESIZE_SCHEMA,
+                lambda: resize_plan_dict(plan, target),
+                lambda: resize_plan_lines(plan, target, sink.verbosity),
+            )
+    with progress_of(lora, sink) as progress:
         done = resize(lora, rule, target=target, dtype=factors, salvage=salvage, force=force, progress=progress)
     if catalog is not None:
         _remember(done, catalog, sink)
-    if sink.machine:
-        from modelhub.report.lowrank import resizing_dict
-
-        _answer(sink, resizing_dict(done))
-    else:
-        from modelhub.report.lowrank import resizing_lines
-
-        sink.lines(resizing_lines(done, sink.verbosity))
-    return ExitCode.OK
+    return answer(sink, RESIZE_SCHEMA, lambda: resizing_dict(done), lambda: resizing_lines(done, sink.verbosity))
 
 
 def _remember(done: Resizing, catalog: str, sink: Sink) -> None:
-    from modelhub.commands.deriving import remember
     from modelhub.report.lowrank import rule_dict
     from modelhub.source import Digest
 
     inputs = [(Digest(done.sha256), "adapter")]
     params = rule_dict(done.plan.rule)
     remember("resize", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)
-
-
-def _answer(sink: Sink, value: dict[str, object]) -> None:
-    from modelhub.report.json import RESIZE_SCHEMA
-
-    sink.add(value)
-    sink.document(RESIZE_SCHEMA, "reports", complete=True)
