@@ -1,8 +1,9 @@
 """How long a merge takes, and how much memory: ``python -m benchmarks.merge``.
 
 The yardstick is a plain copy of the base with its bytes forced to disk, and what the products of the adapter's factors
-alone take; beside it run sd-mecha and diffusers (``load_lora_weights``, ``fuse_lora``, ``save_pretrained``), where they
-are installed. The base comes from the page cache; the output is removed and the disk idle before each run.
+alone take; beside it run sd-mecha and diffusers (``load_lora_weights``, ``fuse_lora``, ``save_pretrained``), each in an
+environment of its own that is made where it lacks. The base comes from the page cache; the output is removed and the
+disk idle before each run. Of the large files those of one architecture are there at a time.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 
-from benchmarks import machine, report
+from benchmarks import machine, peers, report
 from benchmarks.build import DEFAULT_DIR
 from benchmarks.measure import Summary, interleaved, read_through, usual
 from modelhub.convert import ConversionOptions, convert
@@ -84,19 +84,22 @@ METHODS = {
     "mecha": "sd-mecha",
     "diffusers": "diffusers, `fuse_lora` and `save_pretrained`",
 }
-_NEEDS = {"mecha": ("sd_mecha",), "diffusers": ("diffusers", "peft")}
+_PEERS = {"mecha": "sd-mecha", "diffusers": "diffusers"}
 
 
-def command(method: str, base: str, folder: str, loras: Sequence[str], target: str) -> list[str]:
-    """The process that merges *loras* into *base*, or *folder*, which is the same as a diffusers folder."""
+def command(
+    method: str, base: str, folder: str, loras: Sequence[str], target: str, pythons: Mapping[str, str]
+) -> list[str]:
+    """The process that merges *loras* into *base*, or *folder*, which is the same as a diffusers folder; *pythons* are
+    those of the peers, by method."""
     if method == "copy":
         return ["sh", "-c", _COPY, "sh", base, target]
     if method == "products":
         return [sys.executable, "-c", _GEMM, *loras]
     if method == "mecha":
-        return [sys.executable, "-c", _MECHA, base, target, *loras]
+        return [pythons[method], "-c", _MECHA, base, target, *loras]
     if method == "diffusers":
-        return [sys.executable, "-c", _DIFFUSERS, folder, target, *loras]
+        return [pythons[method], "-c", _DIFFUSERS, folder, target, *loras]
     given = [word for path in loras for word in ("--lora", f"{path}:0.8")]
     return [sys.executable, "-m", "modelhub", "merge", base, *given, "-o", target]
 
@@ -137,11 +140,14 @@ def peak_anonymous(command: Sequence[str]) -> int:
 
 
 def measure(
-    name: str, directory: str, methods: Sequence[str], runs: int, *, quick: bool = False
+    name: str, directory: str, pythons: Mapping[str, str], runs: int, *, quick: bool = False
 ) -> tuple[dict[str, Summary], int]:
-    """Seconds and bytes of each of *methods* in the run *name*, and our bytes of anonymous memory in a run of its own;
-    the files are made in *directory* where they lack."""
+    """Seconds and bytes of each method in the run *name*, and our bytes of anonymous memory in a run of its own.
+
+    Of the peers those run that *pythons* has. The files are made in *directory* where they lack.
+    """
     architecture, _, _ = RUNS[name]
+    methods = [method for method in METHODS if method in pythons or method not in _PEERS]
     base, loras = files(name, directory, quick=quick)
     folder = os.path.join(directory, f"{architecture}-fp16")
     if "diffusers" in methods and not os.path.exists(folder):
@@ -155,7 +161,7 @@ def measure(
         for path in (base, *loras):
             read_through(path)
 
-    commands = {method: command(method, base, folder, loras, target) for method in methods}
+    commands = {method: command(method, base, folder, loras, target, pythons) for method in methods}
     try:
         found = interleaved(commands, runs, before=prepare)
         prepare()
@@ -193,8 +199,12 @@ def section(name: str, found: Mapping[str, Summary], anonymous: int) -> list[str
     return [*lines, ""]
 
 
-def _installed() -> list[str]:
-    return [method for method in METHODS if all(map(find_spec, _NEEDS.get(method, ())))]
+def _clear(name: str, directory: str, before: set[str]) -> None:
+    """Remove the files of the run *name* from *directory*, but for those that were there *before*."""
+    architecture, _, _ = RUNS[name]
+    for each in os.listdir(directory):
+        if each.startswith(f"{architecture}-") and each not in before:
+            _remove(os.path.join(directory, each))
 
 
 def _remove(path: str) -> None:
@@ -208,24 +218,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write the tables to ``benchmarks/results``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.merge", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"which of {', '.join(RUNS)} (default: all)")
-    parser.add_argument("--dir", default=DEFAULT_DIR, help="where the files lie, 16 GB (default: %(default)s)")
+    parser.add_argument("--dir", default=DEFAULT_DIR, help="where the files lie, 23 GB (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each method (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="narrow files, one run, nothing kept")
+    parser.add_argument("--no-peers", action="store_true", help="do not install and run the other programs")
+    parser.add_argument("--quick", action="store_true", help="narrow files, one run, no peers, nothing kept")
     options = parser.parse_args(arguments)
     if options.quick:
-        methods = [each for each in _installed() if each != "diffusers"]
         with tempfile.TemporaryDirectory() as directory:
             for name in options.names or RUNS:
-                print("\n".join(section(name, *measure(name, directory, methods, 1, quick=True))))
+                print("\n".join(section(name, *measure(name, directory, {}, 1, quick=True))))
         return
-    os.makedirs(options.dir, exist_ok=True)
-    lines = ["# Merging", "", *machine.description(options.dir, ("torch", "diffusers", "sd-mecha")), ""]
-    for name in options.names or RUNS:
-        lines += section(name, *measure(name, options.dir, _installed(), options.runs))
-    lacking = [METHODS[method] for method in METHODS if method not in _installed()]
+    directory = os.path.abspath(options.dir)
+    os.makedirs(directory, exist_ok=True)
+    installed = [] if options.no_peers else peers.install(directory, peers.MERGERS)
+    homes = {peer.package: peers.home_of(directory, peer) for peer in installed}
+    pythons = {method: os.path.join(homes[name], "bin", "python") for method, name in _PEERS.items() if name in homes}
+    lines: list[str] = []
+    names = list(options.names or RUNS)
+    before = set(os.listdir(directory))
+    for number, name in enumerate(names):
+        lines += section(name, *measure(name, directory, pythons, options.runs))
+        if number + 1 == len(names) or RUNS[names[number + 1]][0] != RUNS[name][0]:
+            _clear(name, directory, before)
+    lacking = [METHODS[method] for method in _PEERS if method not in pythons]
     if lacking:
         lines += [f"Not installed, and not measured: {', '.join(lacking)}.", ""]
-    report.write("merge.md", lines)
+    about = machine.description(directory, ("torch",))
+    about += [f"* {peers.versions(installed)}" if installed else "* no peers"]
+    report.write("merge.md", ["# Merging", "", *about, "", *lines])
 
 
 if __name__ == "__main__":

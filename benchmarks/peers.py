@@ -1,4 +1,4 @@
-"""The scanners that modelhub is compared with, each from PyPI into a virtual environment of its own."""
+"""The programs that modelhub is compared with, each from PyPI into a virtual environment of its own."""
 
 from __future__ import annotations
 
@@ -55,6 +55,12 @@ PEERS = (
     Peer("modelaudit", "0.2.54"),
 )
 
+MERGERS = (
+    Peer("sd-mecha", "1.1.8", ("torch==2.13.0",)),
+    Peer("diffusers", "0.42.1", ("peft==0.21.2", "transformers==5.23.0", "torch==2.13.0", "accelerate")),
+)
+"""What merges LoRAs."""
+
 OURS = "modelhub"
 
 EXECUTED = 99
@@ -83,9 +89,14 @@ def environment(directory: str) -> dict[str, str]:
     }
 
 
-def install(directory: str) -> list[Peer]:
-    """Make an environment for each peer under *directory* unless it is there; those that pip can provide."""
-    return [peer for peer in PEERS if _install(peer, os.path.join(directory, "peers", peer.package))]
+def install(directory: str, peers: Sequence[Peer] = PEERS) -> list[Peer]:
+    """Make an environment for each of *peers* under *directory* unless it is there; those that pip can provide."""
+    return [peer for peer in peers if _install(peer, home_of(directory, peer))]
+
+
+def home_of(directory: str, peer: Peer) -> str:
+    """The virtual environment of *peer* under *directory*."""
+    return os.path.join(directory, "peers", peer.package)
 
 
 def python_with(package: str, directory: str) -> str | None:
@@ -110,7 +121,7 @@ def _install(peer: Peer, home: str) -> bool:
 
 def tools(directory: str, peers: Sequence[Peer]) -> list[Tool]:
     """The programs of *peers*, installed under *directory*, as their authors document them."""
-    return [tool for peer in peers for tool in _tools(peer.package, os.path.join(directory, "peers", peer.package))]
+    return [tool for peer in peers for tool in _tools(peer.package, home_of(directory, peer))]
 
 
 def tools_here() -> list[Tool]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from modelhub.blend.base import TAKES, Blended, BlendPlan, BlendRecipe
-from modelhub.blend.ratios import ratio_of
+from modelhub.blend.ratios import WORDS, ratio_of
 from modelhub.blend.recipe import BLEND_KEY, written_blend
 from modelhub.container import Container, open_path
 from modelhub.convert import SALVAGED_KEY, Piece
@@ -17,6 +17,7 @@ from modelhub.merge import Address, Unmatched, Weights
 from modelhub.merge.bases import Base, open_base
 from modelhub.merge.lineage import placeholder, with_older
 from modelhub.merge.pairing import Place, Placed, placed
+from modelhub.merge.weights import without_use
 from modelhub.source import Source
 from modelhub.tensors import DType, TensorInfo
 
@@ -74,7 +75,7 @@ def open_blend(recipe: BlendRecipe, stack: ExitStack, *, judge: Judge, allow_unm
         told,
         pending,
         tuple(unmatched),
-        (*_notes(models, changes), *first.told_of_eight_bits(recipe.precision, changes)),
+        (*_notes(models, changes, recipe), *first.told_of_eight_bits(recipe.precision, changes)),
         first.rescaled(recipe.precision, changes),
     )
 
@@ -185,8 +186,12 @@ def _pending(bases: Sequence[Base]) -> tuple[tuple[dict[str, str], ...], tuple[t
     return tuple(digests), tuple(pending)
 
 
-def _notes(models: Sequence[Placed], changes: dict[Address, Blended]) -> Iterator[str]:
+def _notes(models: Sequence[Placed], changes: dict[Address, Blended], recipe: BlendRecipe) -> Iterator[str]:
     first = models[0].base
+    tensors = [address.tensor for address in first.pieces]
+    for word, ratios in (("alpha", recipe.alpha), ("beta", recipe.beta)):
+        if nowhere := without_use(ratios, tensors, first.keymap.blocks, models[0].components, WORDS):
+            yield f"{word} of what A has not: {', '.join(nowhere):.200}"
     for other in models[1:]:
         name = other.base.container.name
         for component in sorted(models[0].components - other.components - {""}):

@@ -27,6 +27,8 @@ from modelhub.blend.base import TAKES, BlendRecipe
 from modelhub.blend.ratios import WORDS
 from modelhub.errors import SettingsError
 from modelhub.merge.toml import (
+    WEIGHT_KEYS,
+    check_keys,
     head_lines,
     path_in,
     precision_of,
@@ -68,6 +70,10 @@ def read_blend(path: str) -> BlendRecipe:
     folder = os.path.dirname(path)
     try:
         models = table["model"]
+        for each in models:
+            check_keys(each, {"path", "sha256"}, path, "a model")
+        for each in ("alpha", "beta"):
+            check_keys(table.get(each, {}), WEIGHT_KEYS, path, each)
         method = table["method"]
         if method not in TAKES or len(models) not in TAKES[method]:
             raise SettingsError(f"{path}: {method!r:.60} of {len(models)} models is no blend")

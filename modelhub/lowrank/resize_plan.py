@@ -40,6 +40,8 @@ def open_resize(container: Container, *, safe: bool, rule: RankRule, dtype: Fact
         if module.algorithm != "lora" or not module.tensors.keys() <= _ROLES or several[module.name] > 1:
             others[_word(module)] += 1
             continue
+        if not all(piece.tensor.numel for piece in module.tensors.values()):
+            raise MergeError(f"{container.name}: {module.name}: it has a tensor without elements")
         rank = module.tensors["down"].tensor.shape[0]
         scale = 1.0 if module.alpha is None else module.alpha / rank
         names = {piece.tensor.name for piece in module.tensors.values()}

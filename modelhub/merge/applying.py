@@ -62,6 +62,8 @@ def _applied(change: Change, adapters: Sequence[PlannedAdapter], dtype: torch.dt
     module = change.module
     which = f"{adapters[change.adapter].use.path}: {module.name}"
     tensors = {role: whole(piece, dtype).to(device) for role, piece in module.tensors.items()}
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise MergeError(f"{which}: it has values that are not finite")
     scale = whole(module.magnitudes, dtype).to(device) if module.magnitudes is not None else None
     try:
         update = make_update(module.algorithm, tensors, module.alpha, change.shape, scale, peft=module.peft)

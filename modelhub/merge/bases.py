@@ -32,6 +32,9 @@ _STALE = frozenset({"modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_has
 
 _COMPUTABLE = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64, DType.F8_E4M3, DType.F8_E5M2})
 
+_PACKED = frozenset({"nf4", "fp4", "svdquant", "torchao", "bnb-int8", "gptq", "sdnq", "quanto"})
+"""Precisions, as identification calls them, of weights that are packed into tensors of other shapes or names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Base:
@@ -54,6 +57,12 @@ class Base:
     _draft: Draft | None
     _beside: FolderFiles
 
+    @property
+    def packing(self) -> str:
+        """How its weights are packed, so that they are no tensors of their own; empty where they are not."""
+        precision = self.identity.precision or ""
+        return precision if precision in _PACKED else ""
+
     def check_computable(self, addresses: Iterable[Address]) -> None:
         """Raise :class:`MergeError` where the numbers of one of the tensors at *addresses* cannot be computed with."""
         for address in addresses:
@@ -65,8 +74,9 @@ class Base:
                     hint=hint,
                 )
             if tensor.dtype not in _COMPUTABLE:
+                packed = f" ({self.packing})" if self.packing else ""
                 raise MergeError(
-                    f"{self.container.name}: tensor {address.tensor!r:.100} is of type {tensor.dtype.label}, "
+                    f"{self.container.name}: tensor {address.tensor!r:.100} is of type {tensor.dtype.label}{packed}, "
                     "which nothing is merged into"
                 )
 

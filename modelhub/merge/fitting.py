@@ -23,6 +23,9 @@ def misfit(module: AdapterModule, target: Target) -> str | None:
     lacking = [role for role in _NEEDED.get(module.algorithm, ()) if role not in shapes]
     if lacking:
         return f"the {module.algorithm} module has no tensor {lacking[0]!r}"
+    empty = [role for role, shape in shapes.items() if 0 in shape]
+    if empty:
+        return f"its tensor {empty[0]!r} has no elements"
     try:
         size = _SIZES[module.algorithm](shapes, target.shape)
     except (KeyError, IndexError):

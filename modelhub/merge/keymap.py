@@ -113,6 +113,11 @@ class KeyMap:
         return self._blocks.get(address, "")
 
     @property
+    def blocks(self) -> frozenset[str]:
+        """The blocks that the base has, as users call them."""
+        return frozenset(target.block for target in self._targets.values() if target.block)
+
+    @property
     def components(self) -> frozenset[str]:
         """The components that the base has."""
         return frozenset(component for component, _, _ in self._targets)

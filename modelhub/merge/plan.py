@@ -28,7 +28,7 @@ from modelhub.merge.fitting import misfit
 from modelhub.merge.lineage import placeholder, with_older
 from modelhub.merge.modules import adapter_modules
 from modelhub.merge.recipe import RECIPE_KEY, merged_digests, written_recipe
-from modelhub.merge.weights import strength_of
+from modelhub.merge.weights import strength_of, without_use
 from modelhub.source import digest_of
 
 Judge = Callable[[Container], bool]
@@ -104,7 +104,7 @@ def open_merge(
         recipe,
         pending,
         how,
-        (*_notes(adapters, changes), *base.told_of_eight_bits(how, changes)),
+        (*_notes(adapters, changes, base), *base.told_of_eight_bits(how, changes)),
         base.rescaled(how, changes),
     )
 
@@ -130,6 +130,7 @@ def _adapter(
             continue
         reason = misfit(module, target)
         if reason is not None:
+            base.check_computable(part.address for part in target.parts)  # packed weights have other shapes
             missing.append(Unmatched(use.path, module.name, reason))
             continue
         component = module.component or "denoiser"
@@ -169,7 +170,8 @@ def _why_not(module: AdapterModule, base: Base) -> str:
         word = module.component.replace("_", " ")
         return f"the base has no {word}"
     kind = "" if module.kind == "weight" else f" with a {module.kind}"
-    return f"the base has no such module{kind}"
+    packed = f", and is quantised ({base.packing})" if base.packing else ""
+    return f"the base has no such module{kind}{packed}"
 
 
 def _refusal(path: str, planned: PlannedAdapter, missing: Sequence[Unmatched], base: Base) -> MergeError:
@@ -190,7 +192,7 @@ def _refusal(path: str, planned: PlannedAdapter, missing: Sequence[Unmatched], b
     )
 
 
-def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Change]]) -> Iterable[str]:
+def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Change]], base: Base) -> Iterable[str]:
     ordered = {c.module.algorithm for each in changes.values() for c in each if len(each) > 1 and _depends(c.module)}
     if ordered:
         told = ", ".join(sorted(ordered))
@@ -200,6 +202,9 @@ def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Chang
     for each in adapters:
         if each.skipped:
             yield f"{each.use.path}: modules at strength 0, which change nothing: {each.skipped:,}"
+        tensors = [address.tensor for address in base.pieces]
+        if nowhere := without_use(each.use.weights, tensors, base.keymap.blocks, base.keymap.components):
+            yield f"{each.use.path}: weights of what the base has not: {', '.join(nowhere):.200}"
 
 
 def _depends(module: AdapterModule) -> bool:

@@ -31,6 +31,8 @@ from typing import Any, cast
 from modelhub.errors import SettingsError
 from modelhub.merge.base import AdapterUse, Recipe, RecipeAdapter
 from modelhub.merge.toml import (
+    WEIGHT_KEYS,
+    check_keys,
     head_lines,
     path_in,
     precision_of,
@@ -82,14 +84,16 @@ def parsed_recipe(data: bytes, folder: str, name: str) -> Recipe:
     table = recipe_table(data, name, RECIPE_SCHEMA, frozenset({"base", "adapter"}))
     try:
         base = table["base"]
-        adapters = tuple(_adapter(each, folder) for each in table.get("adapter", []))
+        check_keys(base, {"path", "sha256"}, name, "the base")
+        adapters = tuple(_adapter(each, folder, name) for each in table.get("adapter", []))
         digests = {str(key): str(value) for key, value in base.get("sha256", {}).items()}
         return Recipe(os.path.join(folder, base["path"]), adapters, precision_of(table, name), digests)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SettingsError(f"{name}: not a recipe: {type(error).__name__} {error!s:.100}") from error
 
 
-def _adapter(table: Mapping[str, Any], folder: str) -> RecipeAdapter:
+def _adapter(table: Mapping[str, Any], folder: str, name: str) -> RecipeAdapter:
+    check_keys(table, WEIGHT_KEYS | {"path", "sha256"}, name, "an adapter")
     sha256 = table.get("sha256")
     use = AdapterUse(os.path.join(folder, cast("str", table["path"])), weights_of(table))
     return RecipeAdapter(use, None if sha256 is None else str(sha256))

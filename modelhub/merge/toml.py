@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from modelhub import __version__
 from modelhub.errors import NotFound, SettingsError, SourceError
 from modelhub.merge.base import Precision, Weights
-from modelhub.merge.weights import COMPONENTS, named_weights, weights
+from modelhub.merge.weights import COMPONENTS, named_weights, number, weights
 
 HEAD = frozenset({"schema", "version", "dtype", "exact", "seed"})
 """The keys that every recipe may have."""
+
+WEIGHT_KEYS = frozenset({"weight", "weights", "blocks"})
+"""The keys of a table of weights."""
 
 _LARGEST = 4 << 20
 
@@ -79,9 +82,19 @@ def recipe_table(data: bytes, name: str, schema: str, keys: frozenset[str]) -> d
     return table
 
 
+def check_keys(table: Mapping[str, Any], keys: Set[str], name: str, what: str) -> None:
+    """Raise :class:`SettingsError` where the recipe *name* says of *what* more than *keys*."""
+    unknown = table.keys() - keys
+    if unknown:
+        raise SettingsError(f"{name}: {what} in a recipe has no {min(unknown)!r:.60}")
+
+
 def precision_of(table: Mapping[str, Any], name: str) -> Precision:
     """The precision that the recipe *name* says. Raises :class:`SettingsError`."""
-    precision = Precision(table.get("dtype", "keep"), bool(table.get("exact", False)), table.get("seed"))
+    exact, seed = table.get("exact", False), table.get("seed")
+    if not isinstance(exact, bool) or not (seed is None or isinstance(seed, int)):
+        raise SettingsError(f"{name}: exact is true or false, and seed an integer")
+    precision = Precision(table.get("dtype", "keep"), exact, seed)
     if precision.dtype not in ("keep", "fp16", "bf16", "fp32"):
         raise SettingsError(f"{name}: {precision.dtype!r:.60} is no dtype of a merge")
     return precision
@@ -89,6 +102,6 @@ def precision_of(table: Mapping[str, Any], name: str) -> Precision:
 
 def weights_of(table: Mapping[str, Any], words: Mapping[str, str] = COMPONENTS) -> Weights:
     """The weights in *table*; raises what their values raise that are none."""
-    named = {str(key): float(value) for key, value in table.get("weights", {}).items()}
-    row = [float(value) for value in table.get("blocks", [])]
-    return weights(float(table.get("weight", 1.0)), named, row, words)
+    named = {str(key): number(value) for key, value in table.get("weights", {}).items()}
+    row = [number(value) for value in table.get("blocks", [])]
+    return weights(number(table.get("weight", 1.0)), named, row, words)

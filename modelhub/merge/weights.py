@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from modelhub.errors import SettingsError
@@ -137,11 +137,31 @@ def strength_of(given: Weights, component: str, block: str, tensor: str) -> floa
     return strength
 
 
-def number(text: str) -> float:
+def without_use(
+    given: Weights,
+    tensors: Collection[str],
+    blocks: Collection[str],
+    components: Collection[str],
+    words: Mapping[str, str] = COMPONENTS,
+) -> tuple[str, ...]:
+    """What *given* has a weight of and a base of *tensors* in *blocks* of *components* has not, as people write it."""
+    encoders = any(component.startswith("text_encoder") for component in components)
+    there = {*blocks, *(("BASE",) if encoders else ())}
+    known = {*components, *(("text_encoders",) if encoders else ())}
+    lacking = given.components.keys() - known
+    return (
+        *(word for word, component in words.items() if component in lacking and word != "transformer"),
+        *(block for block in given.blocks if block not in there),
+        *(each for each in given.tensors if not any(fnmatchcase(name, each) for name in tensors)),
+    )
+
+
+def number(given: str | float) -> float:
+    """The weight *given*. Raises :class:`SettingsError`."""
     try:
-        value = float(text)
+        value = float(given)
     except ValueError:
         value = float("nan")
     if not -1e6 < value < 1e6:
-        raise SettingsError(f"{text!r:.60} is no weight", hint=_HINT)
+        raise SettingsError(f"{given!r:.60} is no weight", hint=_HINT)
     return value

@@ -60,7 +60,7 @@ def told_lines(told: Mapping[Address, Told], checked: Mapping[Address, float]) -
             f"    the change is {_relative(total):.3%} of the weights' norm; "
             f"{share:.1%} of {total.numel:,} weights are what they were"
         )
-        if share > SWALLOWED:
+        if share > SWALLOWED and total.change:
             yield line(
                 Span("    the output's type swallows a part of the change: it is too small for it; ", "suspicious"),
                 "--dtype fp16 or fp32, or --stochastic-rounding, keeps more",

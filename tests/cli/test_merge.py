@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from modelhub.samples.layouts import lora
 from modelhub.samples.safetensors_files import write_safetensors
@@ -23,8 +24,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = base_weights("sd-1")
     save_file(weights, "base.safetensors", {"format": "pt"})
     rows = weights["model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"].shape[0]
-    import torch
-
     save_file(
         {f"{LORA}.lora_up.weight": torch.ones(rows, 2), f"{LORA}.lora_down.weight": torch.ones(2, 768)}, "a.safetensors"
     )
@@ -69,6 +68,17 @@ def test_dry_run() -> None:
     (report,) = modelhub(*arguments, "--format", "json").json()["reports"]
     assert not report["done"]
     assert [change["module"] for change in report["changes"]] == [LORA]
+
+
+@pytest.mark.usefixtures("files")
+def test_no_change_is_not_swallowed() -> None:
+    """Of an alpha of 0 nothing is lost by rounding, and nothing of that kind is said."""
+    tensors = load_file("a.safetensors")
+    stems = {name.partition(".")[0] for name in tensors}
+    save_file(tensors | {f"{stem}.alpha": torch.tensor(0.0) for stem in stems}, "none.safetensors")
+    ran = modelhub("merge", "base.safetensors", "--lora", "none.safetensors", "-o", "out.safetensors")
+    assert ran.code == 0
+    assert "100.0% of" in ran.out and "swallows" not in ran.out
 
 
 @pytest.mark.usefixtures("files")

@@ -415,6 +415,65 @@ def test_stochastic_rounding_loses_nothing_on_average(tmp_path: Path) -> None:
     assert not torch.equal(load(made[2])[site.tensor].to(torch.float64), found)
 
 
+@pytest.mark.parametrize(
+    ("up", "down", "told"),
+    [
+        (np.zeros((16, 0)), np.zeros((0, 16)), "has no elements"),
+        (np.full((16, 2), np.nan), np.zeros((2, 16)), "values that are not finite"),
+        (np.zeros((16, 2)), np.full((2, 16), np.inf), "values that are not finite"),
+    ],
+)
+def test_an_adapter_of_no_numbers_is_named(sdxl, tmp_path: Path, up: np.ndarray, down: np.ndarray, told: str) -> None:
+    """A module of rank 0, or with NaNs or infinities, is an error that names it, and nothing is written."""
+    base, weights = sdxl
+    rows, columns = weights[SITE.tensor].shape
+    name = SITE.named("kohya-sgm")
+    tensors = {f"{name}.lora_up.weight": np.resize(up, (rows, up.shape[1]))} if up.size else {}
+    tensors |= {f"{name}.lora_down.weight": np.resize(down, (len(down), columns))} if down.size else {}
+    if not tensors:
+        tensors = {
+            f"{name}.lora_up.weight": np.zeros((rows, 0)),
+            f"{name}.lora_down.weight": np.zeros((0, columns)),
+            f"{name}.alpha": np.array(1.0),
+        }
+    adapter = write_adapter(tmp_path / "a.safetensors", tensors)
+    with pytest.raises(MergeError, match=f"{name}: .*{told}"):
+        merge(base, [str(adapter)], target=tmp_path / "out.safetensors")
+    with pytest.raises(MergeError, match=name):
+        modelhub.resize(adapter, target=tmp_path / "out.safetensors")
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*"))
+
+
+def test_weights_of_what_is_not_there_are_told(sdxl, tmp_path: Path) -> None:
+    """A block, a component or a pattern that the base has nothing of is told, and one that it has is not."""
+    base, weights = sdxl
+    file = lora_file(tmp_path / "a.safetensors", weights)
+    with plan_merge(base, [f"{file}:te=0.5,te3=0.5,IN04=0.5,IN77=0.5,*attn1*=0.5,*nowhere*=0.5,BASE=1"]) as plan:
+        assert [note for note in plan.notes if "the base has not" in note] == [
+            f"{file}: weights of what the base has not: te3, IN77, *nowhere*"
+        ]
+
+
+@pytest.mark.parametrize("packing", ["nf4", "svdquant"])
+def test_packed_bases_are_refused_by_name(tmp_path: Path, packing: str) -> None:
+    """Of weights that are packed into other tensors the error says how, not that a shape is another."""
+    weights = base_weights("sd-1")
+    site = sites("sd-1")[LINEAR][0]
+    rows, columns = weights[site.tensor].shape
+    file = lora_file(tmp_path / "a.safetensors", weights, names=(site,))
+    stem = site.tensor.removesuffix("weight")
+    del weights[site.tensor]
+    if packing == "nf4":
+        weights[site.tensor] = torch.zeros(rows * columns // 2, 1, dtype=torch.uint8)
+        weights[f"{site.tensor}.quant_state.bitsandbytes__nf4"] = torch.zeros(9, dtype=torch.uint8)
+    else:
+        weights |= {f"{stem}qweight": torch.zeros(rows, columns // 2).to(torch.int8), f"{stem}wscales": torch.zeros(1)}
+    base = tmp_path / "base.safetensors"
+    save_file(weights, base)
+    with pytest.raises((MergeError, UnmatchedKeys), match=packing):
+        merge(base, [str(file)], target=tmp_path / "out.safetensors")
+
+
 def test_values_out_of_range_are_an_error(sdxl, tmp_path: Path) -> None:
     """A merge whose result float16 does not hold, or that is no number, writes nothing and names the tensor."""
     base, weights = sdxl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,24 @@ def test_what_is_no_recipe_is_an_error(data: bytes) -> None:
     """Any bytes are either a recipe or an error in words."""
     with pytest.raises(SettingsError):
         parsed_recipe(data, "", "recipe")
+
+
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        ('[[adapter]]\npath = "a"\nwieght = 0.5', "an adapter in a recipe has no 'wieght'"),
+        ('sha265 = "0"', "the base in a recipe has no 'sha265'"),
+        ('[[adapter]]\npath = "a"\nweight = nan', "nan is no weight"),
+        ('[[adapter]]\npath = "a"\n[adapter.weights]\nte = 1e9', "1000000000.0 is no weight"),
+        ("[more]", "a recipe has no 'more'"),
+    ],
+)
+def test_what_a_recipe_cannot_say_is_an_error(after: str, told: str) -> None:
+    """A misspelt key, or a number that is no weight, is an error and not another merge."""
+    with pytest.raises(SettingsError, match=re.escape(told)):
+        parsed_recipe(f'schema = "modelhub.recipe/1"\n[base]\npath = "b"\n{after}'.encode(), "", "recipe")
+    with pytest.raises(SettingsError, match="true or false"):
+        parsed_recipe(b'schema = "modelhub.recipe/1"\nexact = "no"\n[base]\npath = "b"', "", "recipe")
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
