@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks import machine, peers, report
 from benchmarks.build import DEFAULT_DIR
-from benchmarks.measure import Summary, interleaved, read_through, usual
+from benchmarks.measure import ANY, Summary, interleaved, read_through, usual
 from modelhub.convert import ConversionOptions, convert
 from modelhub.lowrank import RankRule, extract
 from modelhub.samples.layouts import Base, checkpoint, lora
@@ -158,12 +158,12 @@ def measure(
         _remove(target)
         _remove(f"{target}.recipe.toml")
         os.sync()
-        for path in (base, *loras):
+        for path in (base, *loras, *((folder,) if "diffusers" in methods else ())):
             read_through(path)
 
     commands = {method: command(method, base, folder, loras, target, pythons) for method in methods}
     try:
-        found = interleaved(commands, runs, before=prepare)
+        found = interleaved(commands, runs, before=prepare, expected=dict.fromkeys(_PEERS, ANY))
         prepare()
         return found, peak_anonymous(commands["modelhub"])
     finally:
@@ -183,6 +183,7 @@ def section(name: str, found: Mapping[str, Summary], anonymous: int) -> list[str
             report.megabytes(each.peak_memory),
         )
         for method, each in found.items()
+        if each.exit_codes == (0,)
     ]
     lines += [*report.table(("", "wall", "processor", "peak memory"), rows), ""]
     ours = found["modelhub"]
@@ -191,7 +192,10 @@ def section(name: str, found: Mapping[str, Summary], anonymous: int) -> list[str
     if anonymous:
         under = f"* Under {report.megabytes(MAX_MEMORY)} of anonymous memory: {report.judged(anonymous < MAX_MEMORY)}"
         lines.append(f"{under} ({report.megabytes(anonymous)}).")
-    if "mecha" in found:
+    failed = [METHODS[method] for method, each in found.items() if each.exit_codes != (0,)]
+    if failed:
+        lines.append(f"* Could not merge this: {', '.join(failed)}.")
+    if "mecha" in found and METHODS["mecha"] not in failed:
         faster = found["mecha"].wall / ours.wall
         lines.append(
             f"* {MECHA_FACTOR} times as fast as sd-mecha: {report.judged(faster >= MECHA_FACTOR)} ({faster:.1f})."
