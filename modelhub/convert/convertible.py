@@ -82,7 +82,7 @@ def convertible(container: Container, *, dense: bool = False) -> StateDict:
     for left in state_dict.leftovers:
         if left.unread and not (dense and can_be_dense(left)):  # leaving weights out would be a silent loss
             reason = f"tensor {left.path!r:.100} is of a kind that cannot be copied: {left.description}"
-            hint = "--dense writes it with all its elements" if can_be_dense(left) else _SAVE_AGAIN
+            hint = "convert --dense writes it with all its elements" if can_be_dense(left) else _SAVE_AGAIN
             raise UnsupportedLayout(f"{name}: {reason}", hint=hint)
     if not state_dict.tensors and not (dense and any(map(can_be_dense, state_dict.leftovers))):
         raise NothingToConvert(f"{name}: there is no tensor in it")

@@ -57,7 +57,9 @@ class Computations:
 
     def _exponents(self, weight: Address, scaled: Scaled, buffers: Buffers) -> torch.Tensor | None:
         planned = self._weights[weight]
-        return self._rescaling.exponents(weight, scaled, lambda: self._merged(weight, planned, buffers))
+        return self._rescaling.exponents(
+            weight, scaled, lambda: self._merged(weight, planned, buffers).largest(scaled.block)
+        )
 
     def _merged(
         self, address: Address, planned: PlannedTensor, buffers: Buffers, quantiser: Quantiser | None = None

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,9 +20,6 @@ from modelhub.errors import MergeError
 from modelhub.merge.base import Address
 from modelhub.merge.reading import scales_of, torch_type
 from modelhub.merge.scaled import Scaled
-
-if TYPE_CHECKING:
-    from modelhub.merge.compute import Computation
 
 
 class Quantiser:
@@ -85,14 +81,14 @@ class Rescaling:
         self._locks = {address: threading.Lock() for address in weights}
         self._found: dict[Address, Tensor | None] = {}
 
-    def exponents(self, address: Address, scaled: Scaled, merged: Callable[[], Computation]) -> Tensor | None:
+    def exponents(self, address: Address, scaled: Scaled, largest: Callable[[], Tensor]) -> Tensor | None:
         """The powers of two by which the scales of the weight at *address* grow, by block; ``None``: by nothing.
 
-        *merged* gives what computes the weight. Raises :class:`MergeError` for a scale that is no scale.
+        *largest* computes the largest size of a number in each block. Raises :class:`MergeError` for a scale of 0.
         """
         with self._locks[address]:
             if address not in self._found:
-                self._found[address] = grown(scaled, merged().largest(scaled.block))
+                self._found[address] = grown(scaled, largest())
             return self._found[address]
 
 

@@ -478,13 +478,13 @@ def test_values_out_of_range_are_an_error(sdxl, tmp_path: Path) -> None:
     """A merge whose result float16 does not hold, or that is no number, writes nothing and names the tensor."""
     base, weights = sdxl
     shape = weights[SITE.tensor].shape
-    for value, told in ((1e5, "out of range"), (np.nan, "not finite")):
+    for value, strength, told in ((1e5, 1, "out of range"), (3e38, 10, "not finite")):
         change = np.zeros(shape)
         change[2, 3] = value
         name = f"{SITE.named('kohya-sgm')}.diff"
         adapter = write_adapter(tmp_path / "a.safetensors", {name: change})
         with pytest.raises(MergeError, match=f"{SITE.tensor}.*{told}"):
-            merge(base, [str(adapter)], target=tmp_path / "out.safetensors")
+            merge(base, [f"{adapter}:{strength}"], target=tmp_path / "out.safetensors")
     assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "base.safetensors"]
 
 
