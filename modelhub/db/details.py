@@ -37,13 +37,17 @@ _NAMED = 10  # candidates that an error names
 
 def select_entry(connection: Connection, selector: str, *, any_version: bool = False) -> Entry:
     """The one record that *selector* fits: its id (``#`` may stand before it), its exact name, a path or file name of
-    its bytes, or the beginning of a digest of theirs (six hex digits or more; its algorithm may stand before them).
+    its bytes, or the beginning of a digest of theirs (six hex digits or more; its algorithm may stand before them);
+    where nothing does, a file name of its bytes without the extension.
 
     A name selects among the records whose bytes lie somewhere, and among all when there is none. With *any_version*
     several records of one artifact are as good as one: the newest of those whose bytes are there stands for it. Raises
     :class:`Conflict` when none or several fit, naming them.
     """
     found = {entry.id: entry for way in _ways(connection, selector) for entry in search.entries(connection, way)}
+    if not found and selector and os.path.basename(selector) == selector:  # of copies, one gave its record the name
+        ids = _in_files_called(connection, selector, without_extension=True)
+        found = {entry.id: entry for entry in search.entries(connection, content.c.id.in_(ids))}
     named = {entry.id for entry in found.values() if entry.name == storable(selector)}
     if any(found[each].path is not None for each in named):
         found = {each: entry for each, entry in found.items() if each not in named or entry.path is not None}
@@ -80,16 +84,17 @@ def _ways(connection: Connection, selector: str) -> list[ColumnElement[bool]]:
     return ways
 
 
-def _in_files_called(connection: Connection, name: str) -> list[int]:
-    """The contents of live files whose last path component is *name*."""
+def _in_files_called(connection: Connection, name: str, *, without_extension: bool = False) -> list[int]:
+    """The contents of live files whose last path component is *name*, or is that without its extension."""
     if len(name) > full_text.LONGEST_WORD:
         return []
+    ending = location.c.path.contains(f"{os.sep}{name}.", autoescape=True)
+    called = ending if without_extension else location.c.path.endswith(name, autoescape=True)
     rows = connection.execute(
-        select(location.c.content_id, location.c.path).where(
-            location.c.live_key.is_not(None), location.c.path.endswith(name, autoescape=True)
-        )
+        select(location.c.content_id, location.c.path).where(location.c.live_key.is_not(None), called)
     )
-    return [row.content_id for row in rows if os.path.basename(row.path) == name]
+    names = ((row.content_id, os.path.basename(row.path)) for row in rows)
+    return [each for each, its in names if name == (os.path.splitext(its)[0] if without_extension else its)]
 
 
 def _listed(candidates: list[Entry]) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from modelhub.db import Catalog, Query
 from modelhub.db.engine import Store, parse_url
-from modelhub.db.schema import VERSION_TABLE
+from modelhub.db.schema import REVISION, VERSION_TABLE
 from modelhub.db.upgrade import MIGRATIONS
 from modelhub.errors import CatalogError
 from tests.cli.run import ROOT
@@ -145,3 +145,31 @@ def test_killed(database: Path) -> None:
     assert revision(database) == "0001"
     with Catalog.open(str(database)) as catalog:
         check(catalog)
+
+
+def test_from_each_in_between(database: Path) -> None:
+    """Catalogs that stopped at any schema since are migrated likewise, each after a copy of it."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", MIGRATIONS)
+    revisions = sorted(script.revision for script in ScriptDirectory.from_config(config).walk_revisions())
+    assert revisions[-1] == REVISION
+    for number in revisions[1:-1]:
+        url = f"{database}.{number}.db"
+        make_first_schema(url)
+        store = Store(parse_url(url))
+
+        def work(connection: Connection, number: str = number) -> None:
+            config.attributes["connection"] = connection
+            command.upgrade(config, number)
+
+        store.migrate(work)
+        store.close()
+        assert revision(Path(url)) == number
+        with Catalog.open(url) as catalog:
+            check(catalog)
+            assert catalog.faults() == []
+        assert revision(Path(f"{url}.{number}.backup")) == number

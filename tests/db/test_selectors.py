@@ -37,6 +37,17 @@ def test_file_names_tell_a_conversion_from_its_source(shelf: Shelf) -> None:
             shelf.catalog.show(selector)
 
 
+def test_the_name_of_a_copy(shelf: Shelf) -> None:
+    """Of copies each file's name selects their record, though only one of them gave it its name."""
+    entry = shelf.put("/m/first.ckpt", "A")
+    shelf.put("/n/second v1.2.ckpt", "A")
+    assert shelf.catalog.show("second v1.2").entry.id == entry.id
+    assert shelf.catalog.tag("second v1.2", ["copy"]).id == entry.id
+    for selector in ("second v1", "second", "cond v1.2"):
+        with pytest.raises(Conflict):
+            shelf.catalog.show(selector)
+
+
 def test_nothing_fits(shelf: Shelf) -> None:
     """What fits no record is a conflict that says so and offers what is near."""
     shelf.put("/m/Dream Shaper 8.ckpt")
