@@ -35,7 +35,7 @@ def reidentify(catalog: Catalog) -> Reidentified:
     version = identification_version()
     files = changed = unreadable = 0
     batch: list[tuple[int, Identity, int | None, int | None]] = []
-    for content_id, plain in catalog.stored(version):
+    for content_id, plain in catalog.identifications.out_of_date(version):
         found = _identified(plain) if plain is not None else None
         if found is None:
             unreadable += 1
@@ -43,9 +43,9 @@ def reidentify(catalog: Catalog) -> Reidentified:
         batch.append((content_id, *found))
         files += 1
         if len(batch) == _BATCH:
-            changed += catalog.identified(batch, version)
+            changed += catalog.identifications.put(batch, version)
             batch = []
-    return Reidentified(files, changed + (catalog.identified(batch, version) if batch else 0), unreadable)
+    return Reidentified(files, changed + (catalog.identifications.put(batch, version) if batch else 0), unreadable)
 
 
 def reidentify_beside(catalog: Catalog, paths: Mapping[int, str]) -> int:
@@ -54,13 +54,13 @@ def reidentify_beside(catalog: Catalog, paths: Mapping[int, str]) -> int:
     changed = 0
     ids = sorted(paths)
     for start in range(0, len(ids), _BATCH):
-        for content_id, plain in catalog.kept(ids[start : start + _BATCH]):
+        for content_id, plain in catalog.identifications.observations(ids[start : start + _BATCH]):
             told = told_beside(paths[content_id])
             if plain is None or plain["beside"] == (list(told) if told else None):
                 continue
             found = _identified({**plain, "beside": told})
             if found is not None:
-                changed += catalog.told_beside(told, (content_id, *found), identification_version())
+                changed += catalog.identifications.put_beside(told, (content_id, *found), identification_version())
     return changed
 
 

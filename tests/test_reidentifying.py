@@ -115,7 +115,7 @@ def test_commands(models: Path, catalog: Catalog, url: str, monkeypatch: pytest.
 
 def test_what_cannot_be_read_is_left(catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row that makes no sense, of an import say, keeps no other file from being identified again."""
-    kept = list(catalog.stored("none"))
+    kept = list(catalog.identifications.out_of_date("none"))
     new_rules(monkeypatch)
     broken = [(kept[0][0], {"files": {"": {"tensors": [["a"]]}}}), (kept[0][0], None), *kept[1:]]
     monkeypatch.setattr(Catalog, "stored", lambda _catalog, _version: iter(broken))

@@ -21,7 +21,7 @@ def command() -> None:
 def check(*, catalog: str | None, sink: Sink) -> int:
     """Say whether the catalog is sound: its pages, its references, its indexes. Ends with 1 when it is not."""
     with open_catalog(catalog, sink) as opened:
-        faults = opened.faults()
+        faults = opened.upkeep.faults()
     if sink.machine:
         from modelhub.report.json import CHECK_SCHEMA
 
@@ -41,7 +41,7 @@ def check(*, catalog: str | None, sink: Sink) -> int:
 def backup(*, target: str, catalog: str | None, sink: Sink) -> int:
     """Copy the catalog to FILE, whole, while others may use it. A FILE that exists is not replaced."""
     with open_catalog(catalog, sink) as opened:
-        opened.back_up(target)
+        opened.upkeep.back_up(target)
     sink.note(f"copied to {target}")
     return ExitCode.OK
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from sqlalchemy import Connection, select, update
 
 from modelhub.db import (
     artifacts,
-    backup,
     details,
     duplicates,
     grouping,
@@ -21,7 +20,6 @@ from modelhub.db import (
     lineage,
     recording,
     search,
-    soundness,
 )
 from modelhub.db import facts as facts_
 from modelhub.db.claims import claims_of
@@ -43,8 +41,6 @@ from modelhub.source import Digest, FileStat
 if TYPE_CHECKING:  # their packages hold the whole scanner, which listing the catalog has no need of
     from modelhub.identify.base import Identity
     from modelhub.scan.findings import ScanReport
-
-_AT_ONCE = 200  # observations held in memory: those of large checkpoints take a megabyte
 
 
 class Catalog:
@@ -95,6 +91,11 @@ class Catalog:
         return Digests(self._store)
 
     @cached_property
+    def identifications(self) -> identifying.Identifications:
+        """What identification goes by, and what it came to."""
+        return identifying.Identifications(self._store)
+
+    @cached_property
     def smoke_runs(self) -> SmokeRuns:
         """What smoke tests came to."""
         return SmokeRuns(self._store)
@@ -111,7 +112,7 @@ class Catalog:
 
     @cached_property
     def upkeep(self) -> Upkeep:
-        """Exports, imports and rebuilding."""
+        """Checks, copies, exports, imports and rebuilding."""
         return Upkeep(self._store)
 
     @property
@@ -126,27 +127,6 @@ class Catalog:
         if name in ("", ":memory:") or name.startswith("file:"):
             name = default_url().database or ""
         return os.path.dirname(os.path.abspath(name))
-
-    def back_up(self, target: str) -> None:
-        """Copy the catalog to the file *target*, which appears whole or not at all; others may go on using the catalog.
-
-        Raises :class:`CatalogError` for a target that exists, and for a catalog that is no SQLite file.
-        """
-        if not self._store.is_sqlite:
-            raise CatalogError(
-                f"{self._store.label}: only the file of an SQLite catalog is copied here",
-                hint="the server's own pg_dump copies the database; 'modelhub db export FILE' writes what it holds",
-            )
-        if os.path.lexists(target):
-            raise CatalogError(f"{target}: exists already", hint="name another file")
-        self._store.read(lambda connection: backup.back_up(connection, target, self._store.label))
-
-    def faults(self) -> list[str]:
-        """What is wrong with the catalog, in words: damaged pages, rows that refer to nothing, indexes that do not fit.
-
-        What a server guarantees by itself is not checked again, but every row is read.
-        """
-        return self._store.write(soundness.faults)
 
     def close(self) -> None:
         self._store.close()
@@ -187,7 +167,7 @@ class Catalog:
         Bytes seen for the first time get a record, called *name* or as the file is without its extension; bytes known
         keep theirs. A path that held other bytes holds these from now on. A report or identity that differs from the
         newest one is appended. Writing the same twice changes nothing. *problem* is what is wrong with the
-        file, in words, *observation* what :func:`modelhub.identify.stored` kept of it, for :meth:`stored`.
+        file, in words, *observation* what :func:`modelhub.identify.stored` kept of it, for :attr:`identifications`.
         *is_quarantined*: the file was downloaded and is not let in (yet); recording it where it lies says so once it
         is.
         """
@@ -328,36 +308,6 @@ class Catalog:
     def unset(self, selector: str, names: Sequence[str]) -> Entry:
         """Let the facts *names* of the record that *selector* fits be what its files say again."""
         return self._change(selector, lambda connection, each: facts_.remove_overrides(connection, each, names))
-
-    def stored(self, newer_than: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        """What identification goes by, of every content that another version than *newer_than* identified last.
-
-        Content ids and values of :func:`modelhub.identify.stored`, a few at a time; ``None`` for what cannot be read.
-        """
-        ids = self._store.read(lambda connection: identifying.out_of_date(connection, newer_than))
-        for start in range(0, len(ids), _AT_ONCE):
-            yield from self._store.read(partial(identifying.observations, content_ids=ids[start : start + _AT_ONCE]))
-
-    def kept(self, content_ids: Sequence[int]) -> list[tuple[int, dict[str, Any] | None]]:
-        """What identification goes by, as :meth:`stored` gives it, of these contents as far as it was kept."""
-        return self._store.read(partial(identifying.observations, content_ids=content_ids))
-
-    def told_beside(
-        self, told: Sequence[str] | None, found: tuple[int, Identity, int | None, int | None], version: str
-    ) -> bool:
-        """Write down that a configuration beside a content's file says *told*, and who it is by that, as
-        :meth:`identified` does; whether it is told differently now."""
-
-        def work(connection: Connection) -> bool:
-            identifying.put_beside(connection, found[0], told)
-            return identifying.put_identities(connection, [found], version) > 0
-
-        return self._store.write(work)
-
-    def identified(self, found: Sequence[tuple[int, Identity, int | None, int | None]], version: str) -> int:
-        """Write down who *version* says that these contents are, with their numbers of tensors and parameters; returns
-        how many of them are now told differently."""
-        return self._store.write(lambda connection: identifying.put_identities(connection, found, version))
 
     def _write(self, selector: str, change: Callable[[Connection, int], bool]) -> Entry:
         """*change* what belongs to the artifact, whichever of its records is meant."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, select, update
 
+from modelhub.db.engine import Store
 from modelhub.db.facts import FACTS, settle
 from modelhub.db.layouts import joined, part, put_layout
 from modelhub.db.recording import put_identity
@@ -17,7 +18,47 @@ if TYPE_CHECKING:
     from modelhub.identify.base import Identity
 
 
-def out_of_date(connection: Connection, version: str) -> list[int]:
+_AT_ONCE = 200  # observations held in memory: those of large checkpoints take a megabyte
+
+Identified = tuple[int, "Identity", int | None, int | None]
+"""A content, who it is, and its numbers of tensors and parameters."""
+
+
+class Identifications:
+    """The catalog's identifications. Every method is one transaction, :meth:`out_of_date` several."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def out_of_date(self, version: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """What identification goes by, of every content that another version than *version* identified last.
+
+        Content ids and values of :func:`modelhub.identify.stored`, a few at a time; ``None`` for what cannot be read.
+        """
+        ids = self._store.read(lambda connection: _out_of_date(connection, version))
+        for start in range(0, len(ids), _AT_ONCE):
+            yield from self.observations(ids[start : start + _AT_ONCE])
+
+    def observations(self, content_ids: Sequence[int]) -> list[tuple[int, dict[str, Any] | None]]:
+        """What identification goes by, of these contents as far as it was kept; see :meth:`out_of_date`."""
+        return self._store.read(lambda connection: _observations(connection, content_ids))
+
+    def put(self, found: Sequence[Identified], version: str) -> int:
+        """Write down who *version* says that contents are; returns how many of them are now told differently."""
+        return self._store.write(lambda connection: _put_identities(connection, found, version))
+
+    def put_beside(self, told: Sequence[str] | None, found: Identified, version: str) -> bool:
+        """Write down that a configuration beside a content's file says *told*, and who it is by that; whether it is
+        told differently now."""
+
+        def work(connection: Connection) -> bool:
+            _put_beside(connection, found[0], told)
+            return _put_identities(connection, [found], version) > 0
+
+        return self._store.write(work)
+
+
+def _out_of_date(connection: Connection, version: str) -> list[int]:
     """The contents whose headers were kept and that another version than *version* identified last."""
     newest = (
         select(identification.c.content_id, func.max(identification.c.id).label("id"))
@@ -35,7 +76,7 @@ def out_of_date(connection: Connection, version: str) -> list[int]:
     )
 
 
-def observations(connection: Connection, content_ids: Sequence[int]) -> list[tuple[int, dict[str, Any] | None]]:
+def _observations(connection: Connection, content_ids: Sequence[int]) -> list[tuple[int, dict[str, Any] | None]]:
     """What identification goes by, of each of the contents; ``None`` where what was kept cannot be read."""
     rows = connection.execute(
         select(header.c.content_id, layout.c.packed, header.c.observation, header.c.metadata)
@@ -71,16 +112,14 @@ def put_observation(connection: Connection, content_id: int, observation: Mappin
     return False
 
 
-def put_beside(connection: Connection, content_id: int, told: Sequence[str] | None) -> None:
+def _put_beside(connection: Connection, content_id: int, told: Sequence[str] | None) -> None:
     """Let *told* be what a configuration beside the content's file says, in the observation that is kept of it."""
     kept = connection.scalar(select(header.c.observation).where(header.c.content_id == content_id))
     observation = json.dumps({**json.loads(kept or "{}"), "beside": told}, separators=(",", ":"))
     connection.execute(update(header).where(header.c.content_id == content_id).values(observation=observation))
 
 
-def put_identities(
-    connection: Connection, found: Sequence[tuple[int, Identity, int | None, int | None]], version: str
-) -> int:
+def _put_identities(connection: Connection, found: Sequence[Identified], version: str) -> int:
     """Append each identity by *version*; returns how many records show something else now."""
     changed = 0
     for content_id, identity, tensors, parameters in found:

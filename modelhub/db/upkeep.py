@@ -1,4 +1,5 @@
-"""Looking after what a catalog holds: all of it written to a file, taken in from one, made anew where it is derived."""
+"""Looking after what a catalog holds: checked, copied, all of it written to a file, taken in from one, made anew where
+it is derived."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
+from modelhub.db import backup, soundness
 from modelhub.db.engine import Store
 from modelhub.db.exporting import export
 from modelhub.db.importing import take_in
@@ -22,6 +24,27 @@ class Upkeep:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    def back_up(self, target: str) -> None:
+        """Copy the catalog to the file *target*, which appears whole or not at all; others may go on using the catalog.
+
+        Raises :class:`CatalogError` for a target that exists, and for a catalog that is no SQLite file.
+        """
+        if not self._store.is_sqlite:
+            raise CatalogError(
+                f"{self._store.label}: only the file of an SQLite catalog is copied here",
+                hint="the server's own pg_dump copies the database; 'modelhub db export FILE' writes what it holds",
+            )
+        if os.path.lexists(target):
+            raise CatalogError(f"{target}: exists already", hint="name another file")
+        self._store.read(lambda connection: backup.back_up(connection, target, self._store.label))
+
+    def faults(self) -> list[str]:
+        """What is wrong with the catalog, in words: damaged pages, rows that refer to nothing, indexes that do not fit.
+
+        What a server guarantees by itself is not checked again, but every row is read.
+        """
+        return self._store.write(soundness.faults)
 
     def export(self, target: str, program: str) -> int:
         """Write everything to the file *target*, which appears whole or not at all; returns the number of rows.

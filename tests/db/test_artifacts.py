@@ -94,7 +94,7 @@ def test_nothing_written_is_ever_lost(steps: list[tuple[bool, int, int]]) -> Non
             versions = {int(version.name[1:]) for version in detail.versions}
             assert versions | {number} == next(group for group in groups if number in group)
         assert catalog.show("r0").collections == ("c",)
-        assert catalog.faults() == []
+        assert catalog.upkeep.faults() == []
 
 
 def test_what_was_converted_is_one(shelf: Shelf) -> None:

@@ -28,12 +28,12 @@ def test_a_copy_is_a_catalog(shelf: Shelf, tmp_path: Path) -> None:
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         other.execute("UPDATE record SET notes = 'not committed'")
-        shelf.catalog.back_up(str(tmp_path / "copy.db"))
+        shelf.catalog.upkeep.back_up(str(tmp_path / "copy.db"))
         other.execute("ROLLBACK")
     with Catalog.open(str(tmp_path / "copy.db")) as copy:
         assert copy.entries() == [entry]
         assert copy.show("a").notes == ""
-        assert copy.faults() == []
+        assert copy.upkeep.faults() == []
 
 
 def test_nothing_is_replaced(shelf: Shelf, tmp_path: Path) -> None:
@@ -41,12 +41,12 @@ def test_nothing_is_replaced(shelf: Shelf, tmp_path: Path) -> None:
     target = tmp_path / "model.safetensors"
     target.write_bytes(b"a model")
     with pytest.raises(CatalogError, match="exists already"):
-        shelf.catalog.back_up(str(target))
+        shelf.catalog.upkeep.back_up(str(target))
     assert target.read_bytes() == b"a model"
     with pytest.raises(CatalogError):
-        shelf.catalog.back_up(str(tmp_path / "none" / "copy.db"))
+        shelf.catalog.upkeep.back_up(str(tmp_path / "none" / "copy.db"))
     with Catalog.open("sqlite://") as memory, pytest.raises(CatalogError, match="in memory"):
-        memory.back_up(str(tmp_path / "copy.db"))
+        memory.upkeep.back_up(str(tmp_path / "copy.db"))
     assert not (tmp_path / "copy.db").exists()
 
 
@@ -62,11 +62,11 @@ def test_faults(database: Path, damage: str, said: str) -> None:
     """Rows that refer to nothing and indexes that do not fit the text are found and named."""
     with Catalog.open(str(database)) as catalog:
         Shelf(catalog).put("/m/a.safetensors", metadata={"author": "someone"})
-        assert catalog.faults() == []
+        assert catalog.upkeep.faults() == []
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(damage)
     with Catalog.open(str(database)) as catalog:
-        assert any(said in fault for fault in catalog.faults())
+        assert any(said in fault for fault in catalog.upkeep.faults())
     ran = modelhub("db", "check", "--catalog", str(database), "--format", "json")
     assert (ran.code, ran.json()["sound"]) == (1, False)
 

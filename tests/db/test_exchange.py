@@ -89,7 +89,7 @@ def test_there_and_back(url: str, to: str, request: pytest.FixtureRequest, tmp_p
         assert dump(target) == before
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
     with Catalog.open(other) as catalog:
-        assert catalog.faults() == []
+        assert catalog.upkeep.faults() == []
         assert [entry.name for entry in catalog.entries(Query(text="two lines"))] != []
         assert sync(catalog, processes=1).counts == {"unchanged": 3}
         assert Shelf(catalog).put("/m/next.ckpt").id > max(int(str(row[1])) for row in before if row[0] == "record")
@@ -104,7 +104,7 @@ def test_the_same_again_changes_nothing(url: str, tmp_path: Path) -> None:
             before = facts(catalog)
             catalog.upkeep.take_in(str(tmp_path / f"{number}"))
             assert facts(catalog) == before
-            assert catalog.faults() == []
+            assert catalog.upkeep.faults() == []
         assert sync(catalog, processes=1).counts == {"unchanged": 3}
 
 
@@ -144,7 +144,7 @@ def test_merged(url: str, nowhere: Callable[[], str], tmp_path: Path) -> None:
             (place,) = [each for each in entries if each.digest == digest("A10").sha256]
             assert place.state == "gone"  # its path is that of other bytes here
             assert sync(here, processes=1).counts == {"unchanged": 6, "offline": 0}
-            assert here.faults() == []
+            assert here.upkeep.faults() == []
 
 
 def test_hashed_on_one_side(url: str, nowhere: Callable[[], str], tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_any_change_is_taken_in_or_refused(lines: list[str], empty: Path, tmp_pa
         except CatalogError:
             assert catalog.entries(Query(gone=True)) == []
         else:
-            assert catalog.faults() == []
+            assert catalog.upkeep.faults() == []
             for entry in catalog.entries(Query(gone=True)):
                 catalog.show(f"#{entry.id}")
             reidentify(catalog)
@@ -356,7 +356,7 @@ def test_ids_leave_room(lines: list[str], tmp_path: Path) -> None:
         catalog.upkeep.export(str(tmp_path / "again"), "v")
     with Catalog.open(str(tmp_path / "new.db")) as catalog:
         catalog.upkeep.take_in(str(tmp_path / "again"))
-        assert catalog.faults() == []
+        assert catalog.upkeep.faults() == []
     again = map(json.loads, (tmp_path / "again").read_text().splitlines())
     highest = max(each["row"]["id"] for each in again if each.get("table") == "finding")
     assert highest < 1000

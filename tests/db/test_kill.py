@@ -85,7 +85,7 @@ class Work:
         with Catalog.open(self.url) as catalog:
             self.kept(catalog)
             self.completed(catalog)
-            assert catalog.faults() == []
+            assert catalog.upkeep.faults() == []
 
     def round(self, moment: int) -> None:
         was_killed, _ = self.start(moment)

@@ -171,5 +171,5 @@ def test_from_each_in_between(database: Path) -> None:
         assert revision(Path(url)) == number
         with Catalog.open(url) as catalog:
             check(catalog)
-            assert catalog.faults() == []
+            assert catalog.upkeep.faults() == []
         assert revision(Path(f"{url}.{number}.backup")) == number

@@ -203,7 +203,7 @@ def test_faults(url: str, engine: Engine, damage: str, said: str) -> None:
     """Rows that refer to nothing, that are missing or cannot be read, and unusable indexes are found and named."""
     with Catalog.open(url) as catalog:
         Shelf(catalog).put("/m/a.safetensors")
-        assert catalog.faults() == []
+        assert catalog.upkeep.faults() == []
     execute(engine, *damage.split("; "))
     ran = modelhub("db", "check", "--catalog", url, "--format", "json")
     assert (ran.code, ran.json()["sound"]) == (1, False)

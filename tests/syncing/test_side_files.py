@@ -259,7 +259,7 @@ def test_merged(catalog: Catalog, models: Path) -> None:
     assert sorted(origins(detail)) == ["a1111", "civitai"]
     assert set(detail.triggers) == {"harbour at dusk", "watercolour", "water, colour"}
     assert sync(catalog).side_files == {}
-    assert catalog.faults() == []
+    assert catalog.upkeep.faults() == []
 
 
 def test_images_are_hashed_when_asked(catalog: Catalog, models: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_library_that_is_removed(catalog: Catalog, models: Path) -> None:
     """What was claimed stays with the records of a folder that is followed no longer."""
     catalog.libraries.remove(str(models))
     assert origins(harbour(catalog)) == ["civitai"]
-    assert catalog.faults() == []
+    assert catalog.upkeep.faults() == []
     add_library(catalog, str(models))
     sync(catalog)
     assert [claim.ended for claim in harbour(catalog).claims if claim.origin == "civitai"] == [None]

@@ -372,7 +372,7 @@ def test_folders_that_two_libraries_lead_to(tmp_path: Path, catalog: Catalog, fi
     for libraries_synced in ([], [str(comfy)], [str(webui)], [str(other)], []):
         report = sync(catalog, libraries_synced)
         assert {kind for kind, number in report.counts.items() if number} <= {"unchanged"}
-    assert catalog.faults() == []
+    assert catalog.upkeep.faults() == []
 
 
 def test_places_to_which_the_library_does_not_lead(tmp_path: Path, catalog: Catalog) -> None:
