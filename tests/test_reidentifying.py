@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelhub.db import Catalog, Query
+from modelhub.db.identifying import Identifications
 from modelhub.errors import CatalogError
 from modelhub.identify import Identity
 from modelhub.library import IntakeOptions, intake
@@ -118,5 +119,5 @@ def test_what_cannot_be_read_is_left(catalog: Catalog, models: Path, monkeypatch
     kept = list(catalog.identifications.out_of_date("none"))
     new_rules(monkeypatch)
     broken = [(kept[0][0], {"files": {"": {"tensors": [["a"]]}}}), (kept[0][0], None), *kept[1:]]
-    monkeypatch.setattr(Catalog, "stored", lambda _catalog, _version: iter(broken))
+    monkeypatch.setattr(Identifications, "out_of_date", lambda _catalog, _version: iter(broken))
     assert reidentify(catalog) == (len(kept) - 1, 0, 2)
