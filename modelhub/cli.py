@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "fetch": "Download models that are safe, judged before and after.",
     "outdated": "List what was fetched from the Hub and has been changed there since.",
     "update": "Fetch the newer file of a record, in place of the old one.",
+    "push": "Push a safe safetensors file to the Hub, with receipt and model card.",
     "demo": "Build a sample library in a folder of its own and run intake on it.",
     "scan": "Say what loading a file would do: verdict and findings, nothing changed.",
     "inspect": "Say which model a file is: container, identity, tensors, metadata.",

@@ -7,6 +7,7 @@ redirected to ``Hub.storage``. Both count what they are asked and sent; ``Hub.fa
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -46,7 +47,7 @@ class Blob:
 
     @property
     def etag(self) -> str:
-        return self.sha256 if self.is_lfs else hashlib.sha1(self.data or b"").hexdigest()
+        return self.sha256 if self.is_lfs else hashlib.sha1(b"blob %d\0" % self.size + (self.data or b"")).hexdigest()
 
     def read(self, start: int, end: int) -> bytes:
         if self.data is not None:
@@ -65,6 +66,7 @@ class Repo:
     private: bool = False
     gated: bool = False
     card: dict[str, Any] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
 
     def commit(self, files: dict[str, bytes | Path | Blob], branch: str = "main") -> str:
@@ -109,6 +111,7 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.loose: dict[str, Blob] = {}
         self.seen: list[Seen] = []
+        self.uploaded: dict[str, bytes] = {}
         self.fault: Fault | None = None
         self.page_size = 50
         self._servers = [_serve(self, "hub"), _serve(self, "storage")]
@@ -172,6 +175,10 @@ def _serve(hub: Hub, name: str, kind: type[BaseHTTPRequestHandler] | None = None
 
 
 _API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
+_WRITE = re.compile(
+    r"/api/(?:repos/(create)|(validate-yaml)|models/([^/]+/[^/]+)/(preupload|commit)/([^/]+))"
+    r"|/([^/]+/[^/]+)\.git/info/lfs/objects/(batch)"
+)
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.*)", re.DOTALL)
 
 
@@ -182,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 1 << 16
 
     def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = self._body()
         headers = {key.lower(): value for key, value in self.headers.items()}
         self.seen = Seen(self.command, self.path, headers, self.name)
         self.hub.seen.append(self.seen)
@@ -190,7 +197,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(body)
             self.wfile.flush()
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
+
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length", 0)))
+        pieces = []
+        while length := int(self.rfile.readline(), 16):
+            pieces.append(self.rfile.read(length))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
 
     def handle(self) -> None:
         with suppress(ConnectionError):
@@ -205,8 +222,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes) -> None:
         path = urlsplit(self.path).path
-        if self.name == "storage":
+        if self.command == "PUT" and self.name == "storage":
+            self._part("upload", lambda: self._put(path.rpartition("/")[2], body))
+        elif self.name == "storage":
             self._part("file", lambda: self._loose(unquote(path[1:])))
+        elif self.command == "POST" and (found := _WRITE.fullmatch(path)):
+            self._part("write", lambda: self._write(body, *found.groups()))
         elif found := _API.fullmatch(path):
             self._part("api", lambda: self._api(body, *found.groups()))
         elif found := _RESOLVE.fullmatch(path):
@@ -318,6 +339,73 @@ class _Handler(BaseHTTPRequestHandler):
         headers["X-Linked-Etag"] = f'"{blob.sha256}"'
         headers["Location"] = f"{self.hub.storage}/lfs/{blob.sha256}?name={quote(path)}"
         self.reply(302, headers)
+
+    # writing
+
+    def _write(
+        self,
+        body: bytes,
+        create: str | None,
+        validate: str | None,
+        name: str | None,
+        what: str | None,
+        revision: str | None,
+        lfs_name: str | None,
+        batch: str | None,
+    ) -> None:
+        """What huggingface_hub asks for a commit: a repository, how files are sent, where to, and the commit itself."""
+        if validate:
+            self._json({"errors": [], "warnings": []})
+            return
+        if self.headers.get("authorization") != f"Bearer {self.hub.token}":
+            self.error(401)
+            return
+        if create:
+            said = json.loads(body)
+            full = f"{said.get('organization') or 'me'}/{said['name']}"
+            self.hub.repos.setdefault(full, Repo(private=said.get("visibility") == "private")).commit({})
+            self._json({"url": f"{self.hub.url}/{full}", "name": full, "id": full})
+            return
+        repo = self._readable(str(name or lfs_name))
+        if repo is None:
+            return
+        if batch:
+            self._json({"transfer": "basic", "objects": [self._upload(each) for each in json.loads(body)["objects"]]})
+        elif what == "preupload":
+            listed = json.loads(body)["files"]
+            mode = {True: "lfs", False: "regular"}
+            modes = [{**each, "uploadMode": mode[each["size"] >= LFS_FROM], "shouldIgnore": False} for each in listed]
+            self._json({"files": modes})
+        else:
+            self._commit(str(name), repo, body, unquote(revision or "main"))
+
+    def _upload(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        href = f"{self.hub.storage}/upload/{wanted['oid']}"
+        return {**wanted, "actions": {"upload": {"href": href, "header": {}}}}
+
+    def _put(self, oid: str, body: bytes) -> None:
+        if hashlib.sha256(body).hexdigest() != oid:
+            self.error(400)
+            return
+        self.hub.uploaded[oid] = body
+        self.reply(200, {})
+
+    def _commit(self, name: str, repo: Repo, body: bytes, revision: str) -> None:
+        files = dict(repo.commits[repo.branches[revision]])
+        for line in body.splitlines():
+            said = json.loads(line)
+            if said["key"] == "file":
+                files[said["value"]["path"]] = Blob(base64.b64decode(said["value"]["content"]))
+            elif said["key"] == "lfsFile":
+                files[said["value"]["path"]] = Blob(self.hub.uploaded[said["value"]["oid"]])
+        as_request = "create_pr=1" in self.path
+        branch = f"refs/pr/{len(repo.requests) + 1}" if as_request else revision
+        sha = repo.commit(files, branch)
+        answer = {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}"}
+        if as_request:
+            repo.requests.append(branch)
+            answer["pullRequestUrl"] = f"{self.hub.url}/{name}/discussions/{len(repo.requests)}"
+        self._json(answer)
 
     # the storage
 
