@@ -49,6 +49,7 @@ COMMANDS: Mapping[str, str] = {
     "set": "Set facts of a record that its files get wrong; they always win.",
     "unset": "Leave facts of a record to its files again.",
     "reidentify": "Identify known files by new rules, without opening them.",
+    "enrich": "Ask a service that you have named what it knows of records.",
     "export": "Write what is known of records as side files for other programs.",
     "duplicates": "List files with the same bytes, or with the same tensors.",
     "db": "Check the catalog, copy it, take it elsewhere, and mend it.",

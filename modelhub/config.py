@@ -20,6 +20,7 @@ from modelhub.errors import AccessDenied, SettingsError, SourceError
 PROJECT_FILE = "modelhub.toml"
 FAIL_ON = ("unknown", "suspicious", "unsafe")
 _LARGEST_FILE = 1 << 16
+_OF_USERS = ("catalog", "library", "fail_on", "enrich_endpoint")
 
 
 class Setting(NamedTuple):
@@ -32,11 +33,13 @@ class Setting(NamedTuple):
 class Settings(NamedTuple):
     """What holds for one run; ``None``: nobody has said anything.
 
-    ``catalog`` is an SQLAlchemy URL or the path of an SQLite file, ``library`` the folder that takes converted models.
+    ``catalog`` is an SQLAlchemy URL or the path of an SQLite file, ``library`` the folder that takes converted models,
+    ``enrich_endpoint`` the address of a service that is asked about models (the user's own file or the environment).
     """
 
     catalog: Setting | None = None
     library: Setting | None = None
+    enrich_endpoint: Setting | None = None
 
 
 def load_settings(
@@ -58,7 +61,7 @@ def load_settings(
             return Setting(flag, f"--{name}")
         return _from_environment(name, environ) or project.get(name) or user.get(name)
 
-    return Settings(pick("catalog", catalog), pick("library", library))
+    return Settings(pick("catalog", catalog), pick("library", library), pick("enrich_endpoint", None))
 
 
 def fail_on_setting(flag: str | None = None, *, environ: Mapping[str, str] = os.environ) -> Setting:
@@ -97,7 +100,7 @@ def _from_environment(name: str, environ: Mapping[str, str]) -> Setting | None:
 
 def _user_settings(environ: Mapping[str, str]) -> dict[str, Setting]:
     path = user_file(environ)
-    return {name: Setting(value, path) for name, value in _read(path, ("catalog", "library", "fail_on")).items()}
+    return {name: Setting(value, path) for name, value in _read(path, _OF_USERS).items()}
 
 
 def _project_settings(path: str) -> dict[str, Setting]:

@@ -181,7 +181,7 @@ def _said(value: object) -> str:
         case Mapping():
             return ", ".join(f"{name} {item}" for name, item in value.items())
         case list() | tuple():
-            return ", ".join(map(str, value))
+            return ", ".join(str(item["name"] if isinstance(item, Mapping) else item) for item in value)
         case _:
             return " ".join(str(value).split())
 
