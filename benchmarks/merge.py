@@ -55,13 +55,15 @@ for up, down in pairs:
 
 _MECHA = """
 import sys, sd_mecha
+from sd_mecha.extensions.builtin.merge_methods import linear
 base, target, *loras = sys.argv[1:]
-merged = sd_mecha.model(base)
+base = merged = sd_mecha.model(base)
 for path in loras:
-    change = sd_mecha.convert(sd_mecha.model(path), merged)
-    merged = sd_mecha.add_difference(merged, change | merged, alpha=0.8)
+    change = sd_mecha.convert(sd_mecha.model(path), base)
+    merged = linear.add_difference(merged, change, alpha=0.8) | base
 sd_mecha.merge(merged, output=target)
 """
+"""``sd_mecha.add_difference``, which says the same, raises ``AttributeError`` of LoRAs in 1.1.8."""
 
 _DIFFUSERS = """
 import sys, torch
