@@ -79,7 +79,7 @@ def reporting_in(*formats: str, answer: str = "-o") -> Callable[[Command], Comma
 reporting = reporting_in()
 """The options of :func:`reporting_in` for a command that knows no other formats."""
 
-merging = reporting_in(answer="--report")
+making = reporting_in(answer="--report")
 """The same for a command whose ``-o`` is the model that it writes."""
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from modelhub.commands import merging
+from modelhub.commands import making
 from modelhub.commands.computing import computing
 from modelhub.commands.deriving import answer, digest_at, progress_of, remember
 from modelhub.report.sink import Sink
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     "--catalog", metavar="URL", help="Write down in this catalog what OUT was made of; 'modelhub show' tells it."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be blended, and write nothing.")
-@merging
+@making
 def command(
     *,
     models: tuple[str, ...],

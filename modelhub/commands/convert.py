@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from modelhub.commands import ExitCode, Outcome, reporting
+from modelhub.commands import ExitCode, Outcome, making
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command("convert")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="[DST]", required=False)
+@click.option("-o", "--output", metavar="DST", help="The same as DST, after SRC.")
 @click.option(
     "--dtype",
     "dtypes",
@@ -69,11 +70,12 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Replace DST if it is a file that exists.")
 @click.option("--salvage", is_flag=True, help="Copy the tensors of a file that is not SAFE as well.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
-@reporting
+@making
 def command(
     *,
     source: str,
     target: str | None,
+    output: str | None,
     fix_vae: str | None,
     tokenizer: str | None,
     in_place: bool,
@@ -94,6 +96,9 @@ def command(
     becomes several files. Nothing of SRC is executed, and only --in-place and --delete-source touch it. The copy is
     verified: every tensor's bytes are compared with the source before DST appears.
     """
+    if target is not None and output is not None:
+        raise click.UsageError("Name DST once: after SRC, or with -o.")
+    target = target if output is None else output
     options = _options(**changes)
     if recursive:
         if fix_vae is not None or tokenizer is not None or in_place:

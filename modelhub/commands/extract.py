@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from modelhub.commands import merging
+from modelhub.commands import making
 from modelhub.commands.deriving import answer, digest_at, progress_of, remember
 from modelhub.commands.ranks import choosing_ranks
 from modelhub.report.sink import Sink
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "--catalog", metavar="URL", help="Write down in this catalog what OUT was made of; 'modelhub show' tells it."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be extracted, and write nothing.")
-@merging
+@making
 def command(
     *,
     tuned: str,

@@ -31,6 +31,17 @@ def test_beside_the_source_by_default(make: Make) -> None:
     assert Path("safe.pt").read_bytes() == before
 
 
+def test_the_target_may_be_named_by_o(make: Make) -> None:
+    """As with every command that makes a model, -o names it, and --report takes the answer; it is named once."""
+    make("safe.pt")
+    assert modelhub("convert", "safe.pt", "-o", "made.safetensors", "--report", "answer.txt").code == 0
+    assert sorted(load_file("made.safetensors")) == ["first.bias", "first.weight"]
+    assert "2 tensors" in Path("answer.txt").read_text()
+    ran = modelhub("convert", "safe.pt", "one.safetensors", "-o", "other.safetensors")
+    assert (ran.code, os.path.exists("one.safetensors")) == (2, False)
+    assert "Name DST once" in ran.err
+
+
 @pytest.mark.parametrize(
     ("name", "code"), [("unsafe.pt", 1), ("suspicious.pt", 1), ("truncated.pt", 2), ("junk.ckpt", 2), ("gone.pt", 2)]
 )
