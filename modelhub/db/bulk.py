@@ -33,7 +33,10 @@ def insert_many(
         kind = table.c[name].type.dialect_impl(connection.dialect)
         process = None if name in stored else kind.bind_processor(connection.dialect)
         column = [row[name] for row in rows]
-        columns.append(column if process is None else list(map(process, column)))
+        if process is not None:
+            bound = {value: process(value) for value in set(column)}  # most are the same in hundreds of rows
+            column = [bound[value] for value in column]
+        columns.append(column)
     quote = connection.dialect.identifier_preparer.quote
     listed = ", ".join(quote(table.c[name].name) for name in names)
     into = f"INSERT INTO {quote(table.name)} ({listed}) VALUES "  # noqa: S608 (names of ours)

@@ -69,6 +69,7 @@ class _Crew:
         self._heard: queue.Queue[tuple[Seen, bytes | str] | None] = queue.Queue(_AHEAD)
         self._processes: dict[Connection, BaseProcess] = {}
         self._threads: list[threading.Thread] = []
+        self._hiring = threading.Lock()
         self._closing = False
 
     def answers(self, size: int) -> Iterator[Answer]:
@@ -86,20 +87,21 @@ class _Crew:
             yield file, _read(file, reader)
 
     def _hired(self) -> Connection | None:
-        # With other threads about, a fork could copy a lock that nobody in the child will ever release.
-        forks = sys.platform == "linux" and threading.active_count() == 1
-        context: Any = get_context("fork" if forks else "spawn")
-        try:
-            lines: tuple[Connection, Connection] = context.Pipe()
-            ours, theirs = lines
-            inherited = [ours, *self._processes] if forks else []
-            process = context.Process(target=serve, args=(theirs, inherited), daemon=True)
-            process.start()
-        except OSError:
-            return None
-        theirs.close()
-        self._processes[ours] = process
-        return ours
+        with self._hiring:  # one at a time: a process that is forked must not keep open what another one listens to
+            # With other threads about, a fork could copy a lock that nobody in the child will ever release.
+            forks = sys.platform == "linux" and threading.active_count() == 1
+            context: Any = get_context("fork" if forks else "spawn")
+            try:
+                lines: tuple[Connection, Connection] = context.Pipe()
+                ours, theirs = lines
+                inherited = [ours, *self._processes] if forks else []
+                process = context.Process(target=serve, args=(theirs, inherited), daemon=True)
+                process.start()
+            except OSError:
+                return None
+            theirs.close()
+            self._processes[ours] = process
+            return ours
 
     def _listen(self, line: Connection) -> None:
         """Have a process read until nothing waits any more, and another one when it dies."""
