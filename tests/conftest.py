@@ -1,12 +1,14 @@
 """Databases for catalogs: a file, and, where a PostgreSQL server is installed, a database of a server of the tests'.
 
 Migrations make the first SQLite catalog of a session; those that tests open in its process are made as that one turned
-out to be, in a twentieth of the time. Hypothesis sets no test a time: a busy machine is no fault of the code.
+out to be, in a twentieth of the time. Hypothesis sets no test a time: a busy machine is no fault of the code. Ctrl-C
+is heard, also where the tests are run in the background and have inherited that it is not.
 """
 
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from sqlalchemy import Connection, inspect
 from modelhub.db import Catalog, upgrade
 from modelhub.db.engine import Store
 from tests.postgresql import Server, programs, running
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("modelhub", deadline=None)
 settings.load_profile("modelhub")

@@ -110,7 +110,7 @@ def test_a_vae_that_overflows_in_fp16_is_run_in_fp32(tried: Test, kind: str) -> 
     (above,) = [name for name in weights if name.endswith("decoder.up.3.upsample.conv.weight")]
     weights[above] *= 100
     assert unpassed(tried(weights)) == {}
-    result = tried(weights, replace(SETTINGS, dtype="fp16", preset="standard", steps=3))
+    result = tried(weights, replace(SETTINGS, dtype="fp16", preset="standard", steps=1))
     assert (result.outcome, unpassed(result)) == ("suspect", {"vae.fp16": "suspect"}), result.sentence
     assert result.facts["dtype"] == "float16"
     assert result.image is not None
