@@ -2,7 +2,7 @@
 
 Migrations make the first SQLite catalog of a session; those that tests open in its process are made as that one turned
 out to be, in a twentieth of the time. Hypothesis sets no test a time: a busy machine is no fault of the code. Ctrl-C
-is heard, also where the tests are run in the background and have inherited that it is not.
+and a terminal's end are heard, also where the tests are run in the background and have inherited that they are not.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from modelhub.db import Catalog, upgrade
 from modelhub.db.engine import Store
 from tests.postgresql import Server, programs, running
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, name), usual)
 
 settings.register_profile("modelhub", deadline=None)
 settings.load_profile("modelhub")

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import smoke
 
 
+@pytest.mark.big
 def test_a_quick_run_measures_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--quick tests small models, cold and warm, by stages, beside the plain script, and judges no goal of a GPU."""
     smoke.main(["sd-1", "--quick", "--count", "2", "--dir", str(tmp_path)])

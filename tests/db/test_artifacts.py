@@ -63,7 +63,7 @@ def test_one_is_no_group(pair: Catalog) -> None:
         pair.artifacts.group(["a", "#1"])
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 4)), max_size=12))
 def test_nothing_written_is_ever_lost(steps: list[tuple[bool, int, int]]) -> None:
     """However records are grouped and parted, each still has the tag, the note and the collection it had."""

@@ -100,7 +100,7 @@ def test_one_step_is_a_test(tried: Test, architecture: str) -> None:
     assert outcomes(result)[name] == "passed"
 
 
-@pytest.mark.parametrize("kind", ["vae", "sd-1"])
+@pytest.mark.parametrize("kind", ["vae", pytest.param("sd-1", marks=pytest.mark.big)])
 def test_a_vae_that_overflows_in_fp16_is_run_in_fp32(tried: Test, kind: str) -> None:
     """That is told and is no failure: what it gives back, the image and what is made of a picture are measured."""
     weights = healthy_vae() if kind == "vae" else healthy(kind)
