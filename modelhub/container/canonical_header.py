@@ -18,8 +18,11 @@ from typing import Any, NamedTuple
 
 from modelhub.tensors import DTYPE_BY_LABEL, DType, StorageRef, TensorInfo
 
-_LONGEST = 1 << 22
-"""Bytes of a header that is read here; what is longer is counted before it is read."""
+_LONGEST = 2_000_000
+"""Bytes of a header that is read here: the reader of JSON refuses as many marks, and counts them in what is longer."""
+
+_LONGEST_FORM = 256
+"""Characters of a shape or a type that are kept as read once; no tensor has so many dimensions."""
 
 _USUAL = 1 << 14
 """Bytes in which metadata usually end: nobody needs the others as text to find that out."""
@@ -107,7 +110,7 @@ def tensors_of(listing: bytes, start: int) -> list[TensorInfo] | None:
     if not at_once.isprintable() and _CONTROL.search(at_once):
         return None
     said = list(zip(pieces[5::10], pieces[8::10], strict=True))
-    forms = {each: form for each in set(said) if (form := _form(*each)) is not None}
+    forms = {each: form for each in set(said) if max(map(len, each)) <= _LONGEST_FORM and (form := _form(*each))}
     if len(forms) != len(set(said)):
         return None
     dtypes, shapes, sizes = zip(*map(forms.__getitem__, said), strict=True)

@@ -20,15 +20,22 @@ _SCHEDULE = frozenset(
 )
 """Buffers of the noise schedule (``ldm.models.diffusion.ddpm``, k-diffusion): 16 bits are too few for them."""
 
+_SCALES = frozenset(
+    """scale_weight scale_weight_tensor weight_scale weight_scale_2 weight_scale_inv weight_scalar scale_input
+    input_scale absmax nested_absmax quant_map nested_quant_map wtscale SCB""".split()
+)
+"""Factors of the codes of quantised weights (ComfyUI, musubi-tuner, DeepSeek, bitsandbytes, nunchaku): each is of many
+weights, usually below the normal range of F16, and of the type that its readers expect."""
+
 _COUNTERS = frozenset({"model_ema.decay", "model_ema.num_updates"})
 
 
 def cast(draft: Draft, rules: Sequence[DTypeRule], whole: str | None = None) -> Draft:
     """*draft* with the element types that *rules* ask for; *whole* is the component that the file is, if it is one.
 
-    Only real floating point tensors of 16 bits or more are cast; the noise schedule's buffers and the counters of
-    averaged weights never are. Raises :class:`~modelhub.errors.MissingExtra` when something is to be cast and numpy
-    is not installed.
+    Only real floating point tensors of 16 bits or more are cast; the noise schedule's buffers, the scales of quantised
+    weights and the counters of averaged ones never are. Raises :class:`~modelhub.errors.MissingExtra` when something is
+    to be cast and numpy is not installed.
     """
     unused = [rule.pattern for rule in rules if not any(_fits(rule, name, whole) for name in draft.tensors)]
     draft = draft.changed(draft.tensors, *(f"--dtype: no tensor is, or is in, {pattern!r:.100}" for pattern in unused))
@@ -48,8 +55,8 @@ def cast(draft: Draft, rules: Sequence[DTypeRule], whole: str | None = None) -> 
 
 
 def is_left_alone(name: str) -> bool:
-    """Whether the tensor *name* is no weight: a schedule's buffer or a counter."""
-    return name in _COUNTERS or name.rpartition(".")[2] in _SCHEDULE
+    """Whether the tensor *name* is no weight: a schedule's buffer, a quantised weight's scale, or a counter."""
+    return name in _COUNTERS or name.rpartition(".")[2] in _SCHEDULE | _SCALES
 
 
 def _wanted(name: str, rules: Sequence[DTypeRule], whole: str | None) -> DType | None:

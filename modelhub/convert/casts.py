@@ -153,8 +153,9 @@ def _narrower() -> Callable[[NDArray[np.float32], DType], NDArray[Any]] | None:
             numkong.astype(wide, "float16", out=narrow)
         return narrow
 
-    with np.errstate(over="ignore", under="ignore"):
-        powers = np.ldexp(np.float32(1), np.arange(-26, 16, dtype=np.int32))[:, None]
+    with np.errstate(over="ignore", under="ignore"):  # from below the least of F16, and F32's own below 2**-126
+        exponents = np.concatenate([np.arange(-149, -124), np.arange(-26, 16)]).astype(np.int32)
+        powers = np.ldexp(np.float32(1), exponents)[:, None]
         # beside, on and between the ties of F16, whose steps are 2**-10, and of BF16, whose steps are 2**-7
         beside = np.array([-1, 1]) * 2.0**-20 + 2.0**-8
         fractions = np.concatenate([np.arange(16) * 2.0**-12, np.arange(64) * 2.0**-9, beside])

@@ -20,6 +20,8 @@ _RANK_AXES = (
 )
 """Where a rank stands: LyCORIS keeps ``hada_w1_b`` as [rank, in], ``lokr_w2_a`` as [out, rank]."""
 
+_DIMENSIONS = 8
+"""Dimensions of a shape that say anything; a header may give one a million, which nobody is to remember."""
 
 _PLAIN = frozenset({("lora", "down"), ("lora", "up"), ("", "alpha")})
 """What almost every module of almost every file consists of."""
@@ -66,7 +68,7 @@ class Module:
     def form(self) -> Form:
         """All that the shapes tell, at once; asked once the module has all its tensors."""
         if self._form is None:
-            self._form = _form(tuple([(told, tensor.shape) for told, tensor in self.tensors.items()]))
+            self._form = _form(tuple([(told, tensor.shape[:_DIMENSIONS]) for told, tensor in self.tensors.items()]))
         return self._form
 
     @property

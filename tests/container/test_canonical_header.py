@@ -143,6 +143,23 @@ def test_quotes_alone_are_no_listing() -> None:
     assert canonical_header.tensors_of(b'"' * (1 << 20) + b"}}", 8) is None
 
 
+def test_what_the_other_reader_refuses_for_its_size_is_refused() -> None:
+    """Two million commas are too many in one shape, and in one name, whoever would read them first."""
+    many = 2_000_001
+    for name, shape in (("a", "0" + ",0" * many), ("," * many, "0")):
+        text = f'{{"{name}":{{"dtype":"U8","shape":[{shape}],"data_offsets":[0,0]}}}}'
+        found = opened(len(text).to_bytes(8, "little") + text.encode(), "m.safetensors")
+        assert [anomaly.rule for anomaly in found.anomalies] == ["safetensors.limit"]
+
+
+def test_no_long_shape_is_kept() -> None:
+    """Shapes that are kept as read once are short: a process that reads thousands of files stays small."""
+    text = f'"a":{{"dtype":"U8","shape":[{"0" + ",0" * 200}],"data_offsets":[0,0]}}}}'
+    before = canonical_header._form.cache_info().misses
+    assert canonical_header.tensors_of(text.encode(), 8) is None
+    assert canonical_header._form.cache_info().misses == before
+
+
 def test_anomalies_are_told_of_either_way() -> None:
     """A hole between two tensors is seen in a header that is read the quick way."""
     text = '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[3,4]}}'

@@ -164,6 +164,21 @@ def test_numkong_is_not_used_where_it_rounds_otherwise(monkeypatch, wrong, kept)
     assert casts._narrower.__wrapped__() is None
 
 
+@pytest.mark.parametrize("wrong", ["float16", "bfloat16"])
+def test_numkong_is_not_used_where_it_takes_small_numbers_for_zero(monkeypatch, wrong):
+    """Processors have instructions that do not know numbers below the normal range; a weight keeps its own."""
+    numkong = pytest.importorskip("numkong")
+    real = numkong.astype
+    least = {"float16": 2.0**-14, "bfloat16": 2.0**-126}[wrong]
+
+    def flushed(values, dtype, **more):
+        kept = np.where(np.abs(values) < least, np.float32(0), values) if dtype == wrong else values
+        return real(kept, dtype, **more)
+
+    monkeypatch.setattr(numkong, "astype", flushed)
+    assert casts._narrower.__wrapped__() is None
+
+
 def test_the_largest_number_that_still_rounds_down_is_kept():
     """65519.996 is nearer to 65504 than to the next power: no overflow."""
     data = struct.pack("<f", np.nextafter(np.float32(65520), np.float32(0)))

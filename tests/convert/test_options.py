@@ -80,6 +80,22 @@ def test_weights_are_cast_and_the_rest_is_left_alone(source):
     assert same(converted(source, dtypes=(dtype_rule("fp16"),)), expected)
 
 
+def test_scales_of_quantised_weights_are_left_alone(tmp_path):
+    """Weights of eight bits are codes, and stay so; what they are multiplied with keeps every bit, too."""
+    tensors = {
+        "a.weight": torch.ones(2, 2).to(torch.float8_e4m3fn),
+        "a.bias": torch.ones(2),
+        **{f"a.{name}": torch.tensor([1.2345e-7]) for name in ("scale_weight", "weight_scale", "scale_input")},
+        "b.weight.absmax": torch.tensor([1.2345e-7]),
+    }
+    save_file(tensors, tmp_path / "m.safetensors")
+    expected = {name: tensor.half() if name == "a.bias" else tensor for name, tensor in tensors.items()}
+    found = converted(tmp_path / "m.safetensors", tmp_path / "out.safetensors", dtypes=(dtype_rule("fp16"),))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype is tensor.dtype and torch.equal(found[name].float(), tensor.float())
+
+
 @pytest.mark.parametrize(("word", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_the_last_rule_that_fits_decides(source, word, dtype):
     """Components and wildcards refine a rule for everything; keep leaves the source's own type."""

@@ -8,10 +8,12 @@ import pytest
 
 from modelhub.errors import SourceError
 from modelhub.identify import Adapter, Identity, identify_state_dict
+from modelhub.identify import modules as module_room
+from modelhub.identify.modules import Module
 from modelhub.identify.probe import Probe
 from modelhub.identify.side_file import PEFT_ALPHA
 from modelhub.samples.layouts import lora
-from modelhub.tensors import DType, Packing
+from modelhub.tensors import DType, Packing, StorageRef, TensorInfo
 from tests.identify.build import Shape, half, holding, known, layout, reasons, state_dict
 
 Shapes = dict[str, Shape]
@@ -438,3 +440,13 @@ def test_files_of_the_same_names() -> None:
     assert adapter_of(known(wider)).rank == 16
     assert known(names, metadata={"ss_v_parameterization": "True"}).prediction_type == "v_prediction"
     assert known(names).prediction_type is None
+
+
+def test_no_long_shape_is_remembered() -> None:
+    """What a process remembers of modules is short, whatever a header says: a shape may have a million dimensions."""
+    storage, hits = StorageRef("a", 0, 4), []
+    for length in (1000, 1001):
+        tensor = TensorInfo("a", DType.F32, (1,) * length, storage)
+        assert Module("a", "a", None, {("lora", "down"): tensor}).rank == 1
+        hits.append(module_room._form.cache_info().hits)
+    assert hits[1] == hits[0] + 1

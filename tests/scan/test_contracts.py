@@ -99,22 +99,28 @@ ITEMS_ARE_ATTRIBUTES = [
     ("yacs.config", "CfgNode"),
     ("addict.addict", "Dict"),
     ("pytorch_lightning.utilities.parsing", "AttributeDict"),
+    ("diffusers.configuration_utils", "FrozenDict"),
 ]
 SETSTATE = called("numpy.core.multiarray", "scalar", called("numpy", "dtype", text("U12")) + text("a" * 48))
 
 
 @pytest.mark.parametrize("key", [text("__setstate__"), text("__class__"), SETSTATE], ids=["state", "class", "made"])
 @pytest.mark.parametrize("name", ITEMS_ARE_ATTRIBUTES)
-@pytest.mark.parametrize("spelling", ["added", "given"])
+@pytest.mark.parametrize("spelling", ["added", "given", "listed", "ordered", "nested", "pair"])
 def test_items_that_python_obeys_are_unsafe(name, key, spelling):
     """Where a class's items are its attributes, no item may be a method that BUILD then calls: neither one added to the
-    new object, nor one of the dict that ``copyreg._reconstructor`` makes it of."""
-    item = key + imported("torch.storage", "_load_from_bytes") + b"s"
-    if spelling == "added":
-        made = imported(*name) + b")\x81" + item
-    else:
-        made = called("copyreg", "_reconstructor", imported(*name) + imported("builtins", "dict") + b"}" + item)
-    report = judged(b"\x80\x02" + made + b"}b.")
+    new object, nor one of the dict that ``copyreg._reconstructor`` makes it of, nor one of its arguments."""
+    pair = key + imported("torch.storage", "_load_from_bytes")
+    item, listed = pair + b"s", b"](" + pair + b"\x86e"
+    made = {
+        "added": imported(*name) + b")\x81" + item,
+        "given": called("copyreg", "_reconstructor", imported(*name) + imported("builtins", "dict") + b"}" + item),
+        "listed": called(*name, listed),
+        "ordered": called(*name, called("collections", "OrderedDict", listed)),
+        "nested": called(*name, called("collections", "OrderedDict", called("collections", "OrderedDict") + item)),
+        "pair": called(*name, pair + b"\x86"),
+    }
+    report = judged(b"\x80\x02" + made[spelling] + b"}b.")
     assert report.verdict is Verdict.UNSAFE
     assert "state.special" in rules(report)
 

@@ -16,6 +16,12 @@ from modelhub.scan.policy import Allowed, Policy
 from modelhub.scan.rules.names import allowed, constructs, legacy_class
 from modelhub.scan.values import is_special
 
+_DEEPEST = 4
+"""Calls within calls that make a mapping: one OrderedDict is what anybody writes."""
+
+_MOST_ARGUMENTS = 3
+"""Arguments that may be such a mapping: those of ``copyreg._reconstructor``, the third of which is one."""
+
 
 def judge_calls(trace: Trace, policy: Policy, followed: Container[int]) -> Iterator[Finding]:
     """Every call must be of an import; one of an allowed name must fulfil its contract.
@@ -114,10 +120,27 @@ def _sets_special(state: Value) -> bool:
 
 def _sets_special_items(call: Call) -> bool:
     """Whether *call* makes a mapping with an item such as ``__setstate__``, or one whose name cannot be told."""
-    pairs = list(call.pairs)
-    for given in call.args if type(call.args) is tuple else ():
-        pairs += given.pairs if type(given) in (Dict, Call) else ()
-    return _sets_special(call) or any(type(key) in (Call, Persistent) for key, _ in pairs)
+    return any(
+        type(key) in (Call, Persistent) or (type(key) is str and is_special(key) and key.endswith("__"))
+        for key in _keys(call, _DEEPEST)
+    )
+
+
+def _keys(made: Value, depth: int) -> Iterator[Value]:
+    """The keys of the mapping *made*: of items added to it, and of what it is made of, a dict, a list of pairs, or a
+    call with such arguments; what is nested deeper than *depth* stands for a key that cannot be told."""
+    if type(made) in (Dict, Call):
+        yield from (key for key, _ in made.pairs)
+    elif type(made) in (list, tuple):
+        yield from (pair[0] for pair in made if type(pair) in (list, tuple) and pair)
+    if type(made) is Call and type(made.args) is tuple:
+        yield from _keys(made.args, depth)  # addict takes the pairs themselves
+        for given in made.args[:_MOST_ARGUMENTS]:
+            is_pair = type(given) is tuple and len(given) == 2 and type(given[0]) not in (list, tuple)
+            if type(given) is Call and not depth:
+                yield given
+            elif not is_pair:
+                yield from _keys(given, depth - 1)
 
 
 def _finding(rule: str, severity: Severity, message: str, offset: int, evidence: Value) -> Finding:
