@@ -87,7 +87,8 @@ def sync(
     everything = catalog.libraries.all()
     for root in roots:
         leave_to_owners(walks[root.id], root, everything)
-    known = catalog.libraries.known(roots)
+    outside = [file.path for root in roots for file in walks[root.id].seen if not _inside(file.path, (root.path,))]
+    known = catalog.libraries.known(roots, outside)
     here, away = _there_and_not(roots, walks, known)
     for root in away:
         run.counts["offline"] += catalog.libraries.put_away(root)
