@@ -43,7 +43,7 @@ class Surroundings:
         folder, name = os.path.split(os.path.abspath(path))
         is_folder = os.path.isdir(path)
         near = [*self._near(folder, name if is_folder else os.path.splitext(name)[0])]
-        models = [each for each in near if each == name or is_model_name(each)]
+        models = dict.fromkeys(each for each in near if each == name or is_model_name(each))
         others = [each for each in near if each not in models]
         told = beside(others, () if is_folder else models, (name,) if is_folder else ())
         found = []

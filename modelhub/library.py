@@ -167,7 +167,7 @@ class _Intake:
                 return False
             with open_path(path) as container:
                 return not is_safetensors(container)
-        said = self.catalog.show(str(entry.id)).identification
+        said = self.catalog.show(f"#{entry.id}").identification
         return entry.digest is not None and said is not None and bool(said.tensor_count)
 
     def _act(self, path: str, container: Container, examined: Examination) -> IntakeResult:

@@ -56,7 +56,7 @@ def reidentify_beside(catalog: Catalog, paths: Mapping[int, str]) -> int:
     for start in range(0, len(ids), _BATCH):
         for content_id, plain in catalog.identifications.observations(ids[start : start + _BATCH]):
             told = told_beside(paths[content_id])
-            if plain is None or plain["beside"] == (list(told) if told else None):
+            if plain is None or plain.get("beside") == (list(told) if told else None):
                 continue
             found = _identified({**plain, "beside": told})
             if found is not None:

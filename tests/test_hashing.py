@@ -185,6 +185,22 @@ def test_command(models: Path, catalog: Catalog, url: str, monkeypatch: pytest.M
     assert [entry["name"] for entry in modelhub("list", "--digest", autov2, "--format", "jsonl").json_lines()] == ["m2"]
 
 
+def test_digests_that_are_shown(catalog: Catalog, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``modelhub show`` has the eight digits of AutoV1 that people know, its JSON form all of them."""
+    monkeypatch.setenv("MODELHUB_CATALOG", url)
+    put(tmp_path / "m" / "wide.safetensors", lora(1, width=600))
+    add_library(catalog, str(tmp_path / "m"))
+    sync(catalog)
+    assert modelhub("hash", "wide").code == 0
+    digests = modelhub("show", "wide", "--format", "jsonl").json_lines()[0]["digests"]
+    (autov1,) = (each["value"] for each in digests if each["algorithm"] == "autov1")
+    assert (len(autov1), autov1[:8] in modelhub("show", "wide").out, autov1[:9] in modelhub("show", "wide").out) == (
+        64,
+        True,
+        False,
+    )
+
+
 def test_duplicates(catalog: Catalog, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies and the same tensors in other containers are told, with what they cost; links are not, nor is a guess."""
     weights = random_weights(layouts.lora("sd-1", rank=1), seed=1)

@@ -120,6 +120,15 @@ def test_a_second_run_reads_and_writes_nothing(catalog, downloads, monkeypatch):
     assert results["colours.vae.pt"].target == str(downloads / "colours.vae.safetensors")
 
 
+def test_names_that_are_numbers(tmp_path, catalog):
+    """A file whose name is the number of another's record is found unchanged as any other."""
+    for name in ("2.ckpt", "b.ckpt"):
+        torch.save({"state_dict": vae()}, tmp_path / name)
+        take(catalog, tmp_path / name, convert=False)
+    assert take(catalog, tmp_path / "b.ckpt")["b.ckpt"].action == "converted"
+    assert take(catalog, tmp_path / "b.ckpt")["b.ckpt"].action == "unchanged"
+
+
 def test_a_removed_conversion_is_made_again(catalog, downloads):
     """A converted file that was deleted is converted anew; a replaced original is examined anew."""
     take(catalog, downloads)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from modelhub.db import Catalog, Query
 from modelhub.db.identifying import Identifications
+from modelhub.db.schema import header
 from modelhub.errors import CatalogError
 from modelhub.identify import Identity
 from modelhub.library import IntakeOptions, intake
@@ -112,6 +115,17 @@ def test_commands(models: Path, catalog: Catalog, url: str, monkeypatch: pytest.
     assert modelhub("unset", "m0", "architecture", "--format", "jsonl").json_lines()[0]["architecture"] == "sd-1"
     assert modelhub("set", "m0", "architecture").code == 2
     assert "0 files identified again" in modelhub("reidentify").err
+
+
+def test_a_configuration_beside_what_cannot_be_read(catalog: Catalog, models: Path) -> None:
+    """A row that lacks what the configuration beside its file told, of an import say, fails no sync."""
+    _, kept = next(catalog.identifications.out_of_date("none"))
+    assert kept is not None
+    bare = {path: {**file, "common": {}, "tensors": None} for path, file in kept["files"].items()}
+    text = json.dumps({"files": bare, "configs": kept["configs"]})
+    catalog._store.write(lambda connection: connection.execute(update(header).values(observation=text)).rowcount)
+    put(models / "m0.yaml", b"model:\n  params:\n    parameterization: v\n")
+    assert sync(catalog).side_files == {"added": 1}
 
 
 def test_what_cannot_be_read_is_left(catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ def command(*, selector: str, catalog: str | None, sink: Sink) -> int:
     """Show what the catalog knows of one record: where it lies, verdict, findings, identity, lineage, metadata, and
     what others claim of it: side files, previews, trigger words.
 
-    SELECTOR is its id, its exact name, a path, or the beginning of its SHA-256 (six digits or more).
+    SELECTOR is its id, its exact name, a path or file name, or the beginning of one of its digests (six digits or
+    more).
     """
     with open_catalog(catalog, sink) as opened:
         detail = opened.show(selector).as_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, false, func, insert, or_, select, update
 
 from modelhub.db.clock import now
 from modelhub.db.engine import Store
@@ -81,9 +81,9 @@ class Libraries:
         roots = self.all()
         return [_named(roots, path) for path in paths] if paths else roots
 
-    def known(self, roots: Sequence[LibraryRoot]) -> list[Known]:
-        """The places in *roots* where bytes lie as far as the catalog knows: those that they led to, and those that lie
-        where they lead, to which another library led, or none."""
+    def known(self, roots: Sequence[LibraryRoot], outside: Sequence[str] = ()) -> list[Known]:
+        """The places in *roots* where bytes lie as far as the catalog knows: those that they led to, those that lie in
+        them, to which another library led, or none, and those at the paths *outside* that they lead to now."""
 
         def work(connection: Connection) -> list[Known]:
             ids = [root.id for root in roots]
@@ -94,9 +94,11 @@ class Libraries:
                 location.c.live_key.is_not(None),
                 location.c.state != "quarantined",
                 or_(location.c.root_id.is_(None), location.c.root_id.not_in(ids)),
-                or_(*(location.c.path.startswith(_below(root.path), autoescape=True) for root in roots)),
+                or_(false(), *(location.c.path.startswith(_below(root.path), autoescape=True) for root in roots)),
             )
-            return own + [each for each in others if any(_inside(each.path, folder) for folder in folders)]
+            found = own + [each for each in others if any(_inside(each.path, folder) for folder in folders)]
+            paths = {each.path for each in found}
+            return found + _at(connection, [path for path in outside if path not in paths])
 
         return self._store.read(work)
 
@@ -138,13 +140,7 @@ class Libraries:
 
     def at(self, paths: Sequence[str]) -> list[Known]:
         """The places at *paths* where bytes lie as far as the catalog knows."""
-
-        def work(connection: Connection) -> list[Known]:
-            keys = [path_key(path) for path in paths]
-            chunks = (keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK))
-            return [place for chunk in chunks for place in _places(connection, location.c.live_key.in_(chunk))]
-
-        return self._store.read(work)
+        return self._store.read(lambda connection: _at(connection, paths))
 
     def lost(self) -> list[Known]:
         """The places whose bytes were not found where they had been, and that have turned up nowhere else."""
@@ -227,6 +223,12 @@ def _inside(path: str, folder: str) -> bool:
 
 def _below(folder: str) -> str:
     return stored_path(folder.rstrip(os.sep) + os.sep)
+
+
+def _at(connection: Connection, paths: Sequence[str]) -> list[Known]:
+    keys = [path_key(path) for path in paths]
+    chunks = (keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK))
+    return [place for chunk in chunks for place in _places(connection, location.c.live_key.in_(chunk))]
 
 
 def _places(connection: Connection, *conditions: object) -> list[Known]:

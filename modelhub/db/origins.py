@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -78,14 +79,17 @@ class Origins:
         self._store.write(work)
 
     def forget_quarantined(self) -> None:
-        """End the places in quarantine that are not there any more: somebody has removed what was not let in."""
+        """End the places in quarantine that are not there any more: somebody has removed what was not let in. Of a disk
+        that is not there nothing is concluded."""
 
         def work(connection: Connection) -> None:
             rows = connection.execute(
-                select(location.c.id, location.c.content_id, location.c.path).where(location.c.state == "quarantined")
+                select(location.c.id, location.c.content_id, location.c.path, location.c.device).where(
+                    location.c.state == "quarantined"
+                )
             )
-            for id_, content_id, path in rows.all():
-                if not os.path.lexists(path):
+            for id_, content_id, path, device in rows.all():
+                if not os.path.lexists(path) and _device_around(path) == device:
                     gone = {"live_key": None, "state": "removed", "ended": now()}
                     connection.execute(update(location).where(location.c.id == id_).values(gone))
                     index_record(connection, content_id)
@@ -107,6 +111,15 @@ class Origins:
             return [each for entry in entries(connection, *wanted) for each in _downloaded(connection, entry)]
 
         return self._store.read(work)
+
+
+def _device_around(path: str) -> str | None:
+    """The device of the nearest folder above *path* that is there, as the catalog has it."""
+    while (above := os.path.dirname(path)) != path:
+        with suppress(OSError):
+            return str(os.stat(above).st_dev)
+        path = above
+    return None
 
 
 def _downloaded(connection: Connection, entry: Entry) -> list[Downloaded]:

@@ -85,8 +85,8 @@ class SideFiles:
         """The side files in these libraries, as far as the catalog knows."""
 
         roots = list(root_ids)
-        unrooted = side_file.c.root_id.is_(None) & location.c.root_id.in_(roots)  # of models that were taken in before
-        return self._store.read(lambda connection: _known(connection, side_file.c.root_id.in_(roots) | unrooted))
+        theirs = side_file.c.root_id.in_(roots) | location.c.root_id.in_(roots)  # which others, or none, led to before
+        return self._store.read(lambda connection: _known(connection, theirs))
 
     def around(self, path: str, content_id: int) -> list[KnownSideFile]:
         """The side files of the model at *path*, which is *content_id*, and those of what lay there before."""
@@ -170,10 +170,10 @@ def _known(connection: Connection, condition: ColumnElement[bool]) -> list[Known
 
 
 def adopt(connection: Connection, root_id: int) -> None:
-    """Let side files of models that were taken in before a library held them be that library's."""
+    """Let side files of models that a library holds be that library's, whichever led to them before."""
     here = select(location.c.live_key).where(location.c.root_id == root_id, location.c.live_key.is_not(None))
-    orphans = side_file.c.root_id.is_(None), side_file.c.ended.is_(None), side_file.c.model_key.in_(here)
-    connection.execute(update(side_file).where(*orphans).values(root_id=root_id))
+    theirs = side_file.c.root_id.is_distinct_from(root_id), side_file.c.ended.is_(None)
+    connection.execute(update(side_file).where(*theirs, side_file.c.model_key.in_(here)).values(root_id=root_id))
 
 
 def leave(connection: Connection, root_id: int) -> None:

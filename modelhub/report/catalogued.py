@@ -79,7 +79,7 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
             ("parameters", _number(identified["parameter_count"])),
             ("size", f"{byte_size(entry['size'])} ({entry['size']:,} bytes)"),
             ("sha256", entry["digest"] or "not computed yet"),
-            *((each["algorithm"], each["value"]) for each in detail["digests"] if each["origin"] == "computed"),
+            *(_digest(each) for each in detail["digests"] if each["origin"] == "computed"),
             ("rating", None if entry["rating"] is None else f"{entry['rating']} of 5"),
             ("tags", ", ".join(entry["tags"]) or None),
             ("collections", ", ".join(detail["collections"]) or None),
@@ -121,6 +121,12 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
     if detail["metadata"]:
         yield line(Span("  metadata", "dim"))
         yield from fields(((shortened(k, 60), shortened(v, limit)) for k, v in detail["metadata"].items()), 4)
+
+
+def _digest(known: Plain) -> tuple[str, str]:
+    """A digest as people know it: of AutoV1 they use the first eight digits."""
+    name, value = known["algorithm"], known["value"]
+    return name, value[:8] if name == "autov1" else value
 
 
 def _download(came: Plain) -> Line:

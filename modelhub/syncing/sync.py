@@ -85,9 +85,8 @@ def sync(
     run = _Run(catalog, on_change)
     walks = {root.id: walk(root) for root in roots}
     everything = catalog.libraries.all()
-    for root in roots:
-        leave_to_owners(walks[root.id], root, everything)
-    known = catalog.libraries.known(roots)
+    outside = [path for root in roots for path in leave_to_owners(walks[root.id], root, everything)]
+    known = catalog.libraries.known(roots, outside)
     here, away = _there_and_not(roots, walks, known)
     for root in away:
         run.counts["offline"] += catalog.libraries.put_away(root)

@@ -96,11 +96,13 @@ def test_quarantine_is_a_state(catalog: Catalog, tmp_path: Path) -> None:
 
 
 def test_what_was_removed_from_quarantine(catalog: Catalog, shelf: Shelf, tmp_path: Path) -> None:
-    """A file that somebody removed from quarantine is gone, once it is looked for; others stay."""
+    """A file that somebody removed from quarantine is gone, once it is looked for; others stay, and so do those on a
+    disk that is not plugged in."""
     (tmp_path / "b.ckpt").write_bytes(b"x")
-    for name in ("a", "b"):
+    here = tmp_path.stat().st_dev
+    for name, device in (("a", here), ("b", here), ("c", here + 1)):
         catalog.record(
-            stat(str(tmp_path / f"{name}.ckpt")),
+            stat(str(tmp_path / "quarantine" / f"{name}.ckpt" if name != "b" else tmp_path / "b.ckpt"), dev=device),
             digest(name),
             report(Verdict.UNSAFE),
             LORA,
@@ -111,7 +113,8 @@ def test_what_was_removed_from_quarantine(catalog: Catalog, shelf: Shelf, tmp_pa
             is_quarantined=True,
         )
     catalog.origins.forget_quarantined()
-    assert [catalog.show(each).entry.state for each in ("a", "b")] == ["gone", "quarantined"]
+    states = [catalog.show(each).entry.state for each in ("a", "b", "c")]
+    assert states == ["gone", "quarantined", "quarantined"]
 
 
 def test_what_came_from_the_network(catalog: Catalog, shelf: Shelf) -> None:

@@ -12,6 +12,7 @@ import pytest
 import modelhub.syncing.readers
 from modelhub.db import Catalog, Query
 from modelhub.errors import Conflict, SourceError
+from modelhub.library import IntakeOptions, intake
 from modelhub.syncing import SyncReport, add_library, sync
 from tests.syncing.files import lora, put, tags_by_path, vae
 
@@ -387,3 +388,35 @@ def test_places_to_which_the_library_does_not_lead(tmp_path: Path, catalog: Cata
         sync(catalog, libraries)
         assert {entry.name: entry.state for entry in catalog.entries()} == {"a": "live", "b": "live"}
     assert {kind for _, change in catalog.libraries.changes(10) for kind in [change.kind]} == {"added"}
+
+
+@pytest.mark.parametrize("before", ["taken in", "another library's"])
+def test_what_a_library_comes_to_lead_to(tmp_path: Path, catalog: Catalog, before: str) -> None:
+    """What the catalog knows of a file keeps belonging to it when a library comes to lead to it, outside its folder;
+    what stands beside it is told once."""
+    comfy, other, shared = tmp_path / "comfy", tmp_path / "other", tmp_path / "shared"
+    put(shared / "a.safetensors", lora(1))
+    put(shared / "a.json", b'{"description": "said"}')
+    named = f"mine:\n  base_path: {shared}\n  loras: ./\n".encode()
+    (comfy / "models").mkdir(parents=True)
+    add_library(catalog, str(comfy), dialect="comfyui")
+    if before == "taken in":
+        list(intake([str(shared)], catalog, IntakeOptions(convert=False)))
+    else:
+        put(other / "extra_model_paths.yaml", named)
+        add_library(catalog, str(other))
+        sync(catalog)
+    catalog.tag("a", ["mine"])
+    put(comfy / "extra_model_paths.yaml", named)
+    for libraries in ([str(comfy)], []):
+        assert counts(sync(catalog, libraries)) == {"unchanged": 1}
+        assert [entry.tags for entry in catalog.entries(Query(gone=True))] == [("mine",)]
+        assert [each.path for each in catalog.show("a").claims if each.path] == [str(shared / "a.json")]
+    assert {os.path.basename(each.path) for each in catalog.libraries.all() if each.counts} == {"comfy"}
+    assert catalog.upkeep.faults() == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_library_is_followed(catalog: Catalog) -> None:
+    """A sync of nothing is nothing."""
+    assert counts(sync(catalog)) == {}
