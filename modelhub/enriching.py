@@ -128,10 +128,10 @@ class _Service:
             raise SourceError(f"{name}: the answer is no JSON object", path=name)
         return answer
 
-    def _read(self, url: str, name: str) -> bytes:
+    def _read(self, url: str, name: str, *, told_by: str | None = None) -> bytes:
         from modelhub.source.web import read_body
 
-        with self.web.get(url, {}, name) as response:
+        with self.web.get(url, {}, name, told_by=told_by) as response:
             data = b"".join(read_body(response, _LARGEST + 1, name))
         if len(data) > _LARGEST:
             raise SourceError(f"{name}: more than {_LARGEST >> 20} MiB", path=name)
@@ -144,7 +144,7 @@ class _Service:
         stem = os.path.splitext(entry.path)[0]
         if any(os.path.lexists(stem + middle + each) for middle in ("", ".preview") for each in EXTENSIONS):
             return None
-        data = self._read(url, shown_address(url))
+        data = self._read(url, shown_address(url), told_by=self._endpoint)
         suffix = _SUFFIXES.get(media_type(data[:32]) or "")
         if suffix is None:
             raise SourceError(f"{shown_address(url)}: is no picture or film", path=shown_address(url))

@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING
 
 from modelhub import __version__
 from modelhub.container import open_path
-from modelhub.convert.receipt import receipt_path
+from modelhub.convert.receipt import RECEIPT_SCHEMA, receipt_path
 from modelhub.db import Catalog, Detail
 from modelhub.errors import CatalogError, ChangedDuringRead, NotFound, SourceError, UnsafeModelError, WouldOverwrite
 from modelhub.intake import examine
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
+from modelhub.source import open_local
+from modelhub.source.names import check_name
 from modelhub.source.network import reference_of
 
 if TYPE_CHECKING:
     from modelhub.source.hub import HubFile
 
 _CARD = "README.md"
+_LARGEST_RECEIPT = 64 << 20
 _ADAPTERS = ("lora", "embedding", "hypernetwork")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{1,40}")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
@@ -45,11 +48,12 @@ class PushedFile:
 
 @dataclass(frozen=True, slots=True)
 class PushPlan:
-    """What would be pushed to the repository ``address``; ``report`` is what was said of the model just now,
-    ``creates`` whether the repository is to be made."""
+    """What would be pushed to the repository ``address``; ``digest`` is the model's SHA-256, ``report`` what was said
+    of it just now, ``creates`` whether the repository is to be made."""
 
     record: int
     address: str
+    digest: str
     files: tuple[PushedFile, ...]
     report: ScanReport
     creates: bool
@@ -92,12 +96,13 @@ def plan_push(
 
     hub_upload.check_may_write()
     detail = catalog.show(selector)
-    path, report = _safe_file(detail, policy or load_policy())
+    path, digest, report = _safe_file(detail, policy or load_policy())
     at = reference.path if reference.path and not reference.is_folder else reference.path + os.path.basename(path)
     if not at.endswith(".safetensors"):
         raise SourceError(f"{at}: a safetensors file is not to be called otherwise", path=at)
+    check_name(at)
     target = reference._replace(revision=revision or reference.revision, path="")
-    receipt = receipt_path(path)
+    receipt = _receipt_of(path, digest)
     receipt_at = f"{at}.receipt.json"
     try:
         hub.about(target)
@@ -107,20 +112,20 @@ def plan_push(
             raise
         there, creates = {}, True
     wanted: list[tuple[str, str | bytes, int]] = [(at, path, detail.entry.size)]
-    if os.path.isfile(receipt):
-        wanted.append((receipt_at, receipt, os.path.getsize(receipt)))
+    if receipt is not None:
+        wanted.append((receipt_at, receipt, len(receipt)))
     if _CARD not in there:
         card = model_card(detail, at, report).encode()
         wanted.append((_CARD, card, len(card)))
     files = []
     for name, content, size in wanted:
         known = there.get(name)
-        same = known is not None and known.size == size and _is_same(known, content, detail.entry.digest, name == at)
+        same = known is not None and known.size == size and _is_same(known, content, digest if name == at else None)
         if known is not None and not same and not replace:
             hint = "--replace puts it in its place; the old one stays in the repository's history"
             raise WouldOverwrite(f"{target}: {name} is there with other bytes", hint=hint)
         files.append(PushedFile(name, content, size, "add" if known is None else "unchanged" if same else "replace"))
-    return PushPlan(detail.entry.id, str(target), tuple(files), report, creates)
+    return PushPlan(detail.entry.id, str(target), digest, tuple(files), report, creates)
 
 
 def push(plan: PushPlan, *, private: bool = False, as_request: bool = False, quiet: bool = True) -> Pushed:
@@ -138,13 +143,15 @@ def push(plan: PushPlan, *, private: bool = False, as_request: bool = False, qui
     if plan.creates:
         hub_upload.create_repository(reference, private=private)
     message = f"{plan.files[0].path}, with modelhub {__version__}"
-    done = hub_upload.upload(reference, wanted, message=message, as_request=as_request, quiet=quiet)
+    digests = {plan.files[0].path: plan.digest}
+    done = hub_upload.upload(reference, wanted, digests, message=message, as_request=as_request, quiet=quiet)
     return Pushed(done.commit, done.request)
 
 
-def _is_same(known: HubFile, content: str | bytes, digest: str | None, is_model: bool) -> bool:
-    """Whether what is there, of the same length, has the same bytes; small files alone are read for it."""
-    if is_model and known.sha256 is not None:
+def _is_same(known: HubFile, content: str | bytes, digest: str | None) -> bool:
+    """Whether what is there, of the same length, has the same bytes; where *digest* is theirs, small files alone are
+    read for it."""
+    if digest is not None and known.sha256 is not None:
         return known.sha256 == digest
     return known.etag in _etags(content)
 
@@ -159,8 +166,24 @@ def _etags(content: str | bytes) -> tuple[str, str]:
     return hashlib.sha256(data).hexdigest(), git.hexdigest()
 
 
-def _safe_file(detail: Detail, policy: Policy) -> tuple[str, ScanReport]:
-    """Where the record's bytes lie, read again, and what is said of them now."""
+def _receipt_of(path: str, digest: str) -> bytes | None:
+    """The receipt beside the file *path*, of which it tells the SHA-256 *digest*; ``None`` for none, for one of other
+    bytes, and for a link: what it leads to is not the world's to see."""
+    lying = receipt_path(path)
+    if os.path.islink(lying):
+        return None
+    try:
+        with open_local(lying) as source:
+            data = source.read_at(0, source.size) if source.size <= _LARGEST_RECEIPT else b""
+        receipt = json.loads(data)
+        told = receipt["schema"] == RECEIPT_SCHEMA and any(file["sha256"] == digest for file in receipt["files"])
+    except (SourceError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return data if told else None
+
+
+def _safe_file(detail: Detail, policy: Policy) -> tuple[str, str, ScanReport]:
+    """Where the record's bytes lie, read again, their SHA-256, and what is said of them now."""
     entry = detail.entry
     if entry.path is None or entry.state != "live":
         raise CatalogError(f"{entry.name}: its file is not there")
@@ -175,7 +198,7 @@ def _safe_file(detail: Detail, policy: Policy) -> tuple[str, ScanReport]:
     if examined.report.verdict is not Verdict.SAFE:
         label = examined.report.verdict.label
         raise UnsafeModelError(f"{entry.path}: {label}, so it is not pushed", examined.report)
-    return entry.path, examined.report
+    return entry.path, entry.digest, examined.report
 
 
 def model_card(detail: Detail, path: str, report: ScanReport) -> str:
@@ -185,7 +208,7 @@ def model_card(detail: Detail, path: str, report: ScanReport) -> str:
 
 
 def _metadata(detail: Detail) -> Iterator[str]:
-    """The front matter: YAML, in which JSON's strings and lists are such, too."""
+    """The front matter: YAML, in which JSON's lists are such, too."""
     entry = detail.entry
     claimed = [claim.facts for claim in detail.claims]
     yield "---"
@@ -196,10 +219,16 @@ def _metadata(detail: Detail) -> Iterator[str]:
     if base is not None:
         yield f"base_model: {json.dumps(base)}"
     if entry.kind in _ADAPTERS and detail.triggers:
-        yield f"instance_prompt: {json.dumps(detail.triggers[0])}"
+        yield f"instance_prompt: {_quoted(detail.triggers[0])}"
     tags = dict.fromkeys(word for word in ("safetensors", entry.kind, entry.architecture, *entry.tags) if word)
-    yield f"tags: {json.dumps(list(tags))}"
+    yield f"tags: [{', '.join(map(_quoted, tags))}]"
     yield "---"
+
+
+def _quoted(text: str) -> str:
+    """*text* as a string of JSON's that is one of YAML's, too: to YAML, JSON's escapes of a letter beyond the first
+    65,536 are two letters."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def _text(detail: Detail, path: str, report: ScanReport) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Downloading what was planned: into quarantine first, and out of it only what is whole and safe.
 
-The quarantine is a hidden folder beside the targets, which no walk enters, and a state in the catalog.
+The quarantine is a hidden folder beside the targets, which no walk enters, and a state in the catalog. In it each
+revision of a repository, and each address outside the Hub, has a folder of its own.
 huggingface_hub downloads into it and goes on there with what was interrupted. What has the length and the SHA-256 that
 were claimed is examined there, and recorded. It leaves when a scan of all of it says SAFE; then it gets its name,
 whole, and a note of its origin beside it. What lies at a target already is examined as well.
@@ -8,6 +9,7 @@ whole, and a note of its origin beside it. What lies at a target already is exam
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,12 +19,21 @@ from dataclasses import dataclass
 from modelhub.convert import convert
 from modelhub.convert.target import rename_to_free_name, write_error
 from modelhub.db import Catalog, Entry
-from modelhub.errors import ModelHubError, NoSpace, SourceError, UnsafeModelError, WouldOverwrite
+from modelhub.errors import (
+    ChangedDuringRead,
+    ModelHubError,
+    NoSpace,
+    SourceError,
+    UnsafeModelError,
+    WouldOverwrite,
+)
 from modelhub.fetching.origin import check_note, write_note
 from modelhub.fetching.plan import FetchPlan, PlannedFile, Unit
 from modelhub.fetching.recording import Ledger
+from modelhub.intake import Examination, stat_of
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
-from modelhub.source import digest_of, open_local
+from modelhub.source import digest_of, open_local, shown_address
+from modelhub.source.digest import git_id_of
 from modelhub.source.network import reference_of
 
 QUARANTINE = ".modelhub-quarantine"
@@ -57,7 +68,7 @@ def fetch(
     catalog: Catalog | None = None,
     *,
     salvage: bool = False,
-    replace: bool = False,
+    replace: Callable[[], None] | None = None,
     policy: Policy | None = None,
     quiet: bool = True,
     on_note: Callable[[str], None] = lambda _: None,
@@ -66,13 +77,15 @@ def fetch(
 
     What is not SAFE is not downloaded, unless it could only not be judged from a distance, or *salvage* is given: then
     its tensors are copied into a safetensors file, and it is removed. *catalog* is where all that was downloaded is
-    written down. With *replace* it takes the place of what lies at its target, which stays until then. *on_note* is
-    told of downloads outside the Hub that are gone on with or begun again. Raises :class:`NoSpace` before anything is
-    downloaded.
+    written down. With *replace* it takes the place of what lies at its target, which stays until then; *replace* is
+    asked just before, and raises where that may not be. *on_note* is told of downloads outside the Hub that are gone
+    on with or begun again. Raises :class:`NoSpace`, and :class:`SourceError` for a link in the quarantine, before
+    anything is downloaded.
     """
     needed = sum(unit.size for unit in plan.units if unit.may_be_fetched or salvage)
     if needed + _MARGIN > plan.free:
         raise NoSpace(f"{plan.folder}: {needed:,} bytes are to be downloaded, and {plan.free:,} are free")
+    _check_no_links(os.path.join(plan.folder, QUARANTINE))
     ledger = Ledger(plan, catalog, policy or load_policy())
     ledger.forget_removed()
     run = _Run(plan, ledger, salvage=salvage, replace=replace, quiet=quiet, on_note=on_note)
@@ -94,7 +107,7 @@ class _Run:
         ledger: Ledger,
         *,
         salvage: bool,
-        replace: bool,
+        replace: Callable[[], None] | None,
         quiet: bool,
         on_note: Callable[[str], None],
     ) -> None:
@@ -108,12 +121,12 @@ class _Run:
     def take(self, unit: Unit) -> FetchResult:
         if _is_there(unit):
             there = self._ledger.examine(unit.target)
-            entry = self._ledger.admitted(there, unit)
+            entry = self._ledger.admitted(there, unit, is_it=_is_it(unit))
             return FetchResult(unit, "already there", unit.target, (there.report,), entry=entry)
         salvage = self._salvage and not unit.is_folder
         if not unit.may_be_fetched and not salvage:
             return FetchResult(unit, "refused", None, unit.reports)
-        if not self._replace:
+        if self._replace is None:
             _check_free(unit.target)
         if not unit.may_be_fetched:
             _check_free(_salvaged(unit))
@@ -123,7 +136,7 @@ class _Run:
         report = examined.report
         entry = self._ledger.arrived(examined, unit)
         if report.verdict is Verdict.SAFE:
-            self._admit(lying, unit)
+            self._admit(lying, unit, examined)
             entry = self._ledger.admitted(examined, unit)
             return FetchResult(unit, "fetched", unit.target, (report,), entry=entry)
         if salvage:
@@ -139,9 +152,11 @@ class _Run:
     def _download(self, unit: Unit) -> str:
         """Bring all files of *unit* into quarantine and compare them with what is claimed; returns where it lies."""
         reference = reference_of(unit.address)
-        place = os.path.join(self._plan.folder, QUARANTINE)
         if reference is not None:
-            place = os.path.join(place, f"{reference.repo.replace('/', '--')}@{reference.revision}")
+            own = f"{reference.repo.replace('/', '--')}@{reference.revision}"
+        else:
+            own = hashlib.sha256(shown_address(unit.address).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        place = os.path.join(self._plan.folder, QUARANTINE, own)
         for file in unit.files:
             if reference is not None:
                 from modelhub.source import hub
@@ -170,11 +185,14 @@ class _Run:
         download(address, file.size, path, self._on_note)
         return path
 
-    def _admit(self, lying: str, unit: Unit) -> None:
-        """Give what lies in quarantine its name, whole or not at all."""
+    def _admit(self, lying: str, unit: Unit, examined: Examination) -> None:
+        """Give what lies in quarantine, and is still what was *examined*, its name, whole or not at all."""
+        if stat_of(lying) != examined.stat:
+            raise ChangedDuringRead(f"{lying}: it changed after it was scanned", path=lying)
         try:
             os.makedirs(os.path.dirname(os.path.abspath(unit.target)), exist_ok=True)
-            if self._replace:
+            if self._replace is not None:
+                self._replace()
                 _swap(lying, unit.target, os.path.join(self._plan.folder, QUARANTINE))
             elif unit.is_folder:
                 os.rename(lying, unit.target)
@@ -237,6 +255,15 @@ def _swap(lying: str, target: str, quarantine: str) -> None:
     shutil.rmtree(before, ignore_errors=True)
 
 
+def _check_no_links(quarantine: str) -> None:
+    """Raise :class:`SourceError` for a link in the *quarantine*, or in its place: it would be written through."""
+    found = [quarantine]
+    for place, folders, files in os.walk(quarantine):
+        found += [os.path.join(place, name) for name in (*folders, *files)]
+    for path in filter(os.path.islink, found):
+        raise SourceError(f"{path}: a link, through which nothing is downloaded", path=path, hint="remove it")
+
+
 def _remove_others(folder: str, wanted: set[str]) -> None:
     """Leave only the files *wanted*, by relative path, in the quarantined *folder*, and huggingface_hub's own."""
     for place, _, names in os.walk(folder):
@@ -251,13 +278,30 @@ def _remove_others(folder: str, wanted: set[str]) -> None:
 def _is_there(unit: Unit) -> bool:
     """Whether all files of *unit* lie at their target, by their length and, where it is known, their SHA-256."""
     for file in unit.files:
-        below = file.path.removeprefix(unit.path).split("/") if unit.is_folder else []
-        path = os.path.join(unit.target, *below)
         try:
-            _compare(path, file)
+            _compare(_at_target(unit, file), file)
         except SourceError:
             return False
     return True
+
+
+def _is_it(unit: Unit) -> bool:
+    """Whether what is there by its length is what *unit* names: by its SHA-256, or by git's id of a file on the Hub."""
+    on_hub = reference_of(unit.address) is not None
+    for file in unit.files:
+        if file.sha256 is None:
+            if not on_hub:
+                return False
+            with open_local(_at_target(unit, file)) as source:
+                if git_id_of(source) != file.etag:
+                    return False
+    return True
+
+
+def _at_target(unit: Unit, file: PlannedFile) -> str:
+    """Where *file* lies when *unit* lies at its target."""
+    below = file.path.removeprefix(unit.path).split("/") if unit.is_folder else []
+    return os.path.join(unit.target, *below)
 
 
 def _compare(path: str, file: PlannedFile) -> None:

@@ -119,7 +119,7 @@ def update(catalog: Catalog, newer: Newer, *, quiet: bool = True) -> FetchResult
     if len(plan.units) != 1 or plan.units[0].is_folder != newer.came.is_folder:
         raise SourceError(f"{newer.address}: is not one model any more, as {path} is", path=path)
     plan = replace(plan, units=(replace(plan.units[0], target=path),), asked=newer.came.download.asked)
-    [done] = fetch(plan, catalog, replace=True, quiet=quiet)
+    [done] = fetch(plan, catalog, replace=lambda: _check_unchanged(catalog, path), quiet=quiet)
     if done.action == "fetched" and done.entry is not None and entry.digest and done.entry.digest:
         catalog.derive(
             "update",

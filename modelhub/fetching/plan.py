@@ -14,11 +14,11 @@ from urllib.parse import unquote, urlsplit
 
 from modelhub.errors import NotFound, SourceError
 from modelhub.fetching.choose import choose_folder, choose_loose
-from modelhub.fetching.names import check_name, check_names
 from modelhub.judging import ScanOptions, judge
 from modelhub.scan import Policy, ScanReport, Verdict, load_policy
 from modelhub.source import names_one_model, shown_address
 from modelhub.source.buckets import BucketReference
+from modelhub.source.names import check_name, check_names
 from modelhub.source.network import File, RemoteFolder, folder_around, model_folders, open_address, place_at, place_of
 from modelhub.source.remote import RangesIgnored
 

@@ -36,10 +36,11 @@ class Ledger:
         """Write down what lies in quarantine, and where it came from."""
         return self._put(examined, unit, is_quarantined=True)
 
-    def admitted(self, examined: Examination, unit: Unit) -> Entry | None:
-        """Write down that what was in quarantine, or is there already, lies at the target now."""
+    def admitted(self, examined: Examination, unit: Unit, *, is_it: bool = True) -> Entry | None:
+        """Write down that what was in quarantine, or is there already, lies at the target now; and, unless it may be
+        something else (*is_it*), where it came from."""
         there = replace(examined, stat=examined.stat._replace(path=os.path.abspath(unit.target)))
-        return self._put(there, unit, is_quarantined=False)
+        return self._put(there, unit, is_quarantined=False, is_it=is_it)
 
     def salvaged(self, examined: Examination, unit: Unit, target: str) -> Entry | None:
         """Write down that *target* has the tensors of what was in quarantine, and is not there any more."""
@@ -60,7 +61,15 @@ class Ledger:
         if self.catalog is not None:
             self.catalog.origins.forget_quarantined()
 
-    def _put(self, examined: Examination, unit: Unit, *, is_quarantined: bool, salvaged: bool = False) -> Entry | None:
+    def _put(
+        self,
+        examined: Examination,
+        unit: Unit,
+        *,
+        is_quarantined: bool,
+        salvaged: bool = False,
+        is_it: bool = True,
+    ) -> Entry | None:
         if self.catalog is None:
             return None
         entry = self.catalog.record(
@@ -78,6 +87,8 @@ class Ledger:
             problem=Inspection(examined.container, examined.identity).problem,
             is_quarantined=is_quarantined,
         )
+        if not is_it:
+            return entry
         files = tuple(file.as_dict() for file in unit.files)
         came = Download(shown_address(unit.address), self.plan.asked, files, salvaged, __version__)
         self.catalog.origins.put_download(examined.digest, came)

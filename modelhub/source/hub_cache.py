@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from modelhub.errors import MissingExtra, NotFound, SourceError
 from modelhub.source.address import HUB
-from modelhub.source.resolve import Found, cannot_be_listed, find_sources, is_model_name, is_one_model
+from modelhub.source.resolve import Found, cannot_be_listed, find_sources, is_model_name, is_one_model, listing_of
 
 _REPOSITORY = re.compile(r"(models|datasets|spaces|kernels)--(.+)")
 _CACHED = re.compile(r"(models|datasets|spaces|kernels)--([^/]+)/snapshots/([^/]+)(?:/(.*))?", re.DOTALL)
@@ -88,10 +88,9 @@ class HubCache:
             while waiting:
                 folder = waiting.pop()
                 try:
-                    with os.scandir(folder) as listing:
-                        entries = sorted(listing, key=lambda entry: entry.name)
-                except OSError as error:
-                    yield cannot_be_listed(folder, error)
+                    entries = listing_of(folder)
+                except SourceError as error:
+                    yield error
                     continue
                 if is_one_model(entries):
                     hidden: list[str] = []
@@ -154,10 +153,9 @@ class HubCache:
     def _others(self, repositories: set[str]) -> Iterator[Found | SourceError]:
         """What lies in the cache beside its repositories: the blobs of all of them, and what is not the cache's."""
         try:
-            with os.scandir(self.folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            yield cannot_be_listed(self.folder, error)
+            entries = listing_of(self.folder)
+        except SourceError as error:
+            yield error
             return
         for entry in entries:
             if entry.path in repositories or entry.name.startswith("."):
@@ -186,6 +184,8 @@ def _snapshots(repository: str) -> list[str]:
     for place, _, names in os.walk(refs):
         for name in names:
             path = os.path.join(place, name)
+            if not os.path.isfile(path):  # a FIFO would never answer
+                continue
             try:
                 with open(path, encoding="ascii", errors="replace") as file:
                     commit = file.read(_COMMIT + 1).strip()

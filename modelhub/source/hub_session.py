@@ -46,6 +46,7 @@ def endpoint() -> str:
     address = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     try:
         parts = urlsplit(address)
+        _ = parts.port  # raises for what is none
     except ValueError as error:
         raise AccessDenied("HF_ENDPOINT: not an address") from error
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):

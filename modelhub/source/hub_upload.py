@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from modelhub.errors import AccessDenied, MissingExtra, Offline
+from modelhub.errors import AccessDenied, ChangedDuringRead, MissingExtra, Offline, SourceError
 from modelhub.source.hub import Reference
 from modelhub.source.hub_session import asking, endpoint
 
@@ -38,22 +38,37 @@ def create_repository(reference: Reference, *, private: bool) -> None:
 
 
 def upload(
-    reference: Reference, files: Mapping[str, str | bytes], *, message: str, as_request: bool, quiet: bool
+    reference: Reference,
+    files: Mapping[str, str | bytes],
+    digests: Mapping[str, str],
+    *,
+    message: str,
+    as_request: bool,
+    quiet: bool,
 ) -> Uploaded:
     """Commit *files*, by their paths in the repository each a path here or bytes, to the revision of *reference*; with
-    *as_request* as a pull request to it. All or nothing of it is there in the end."""
+    *as_request* as a pull request to it. All or nothing of it is there in the end.
+
+    Raises :class:`ChangedDuringRead`, and commits nothing, where the bytes sent for a path do not have the SHA-256 that
+    *digests* say.
+    """
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if quiet:
         disable_progress_bars()
     name = str(reference)
-    additions = [CommitOperationAdd(path, content) for path, content in files.items()]
+    try:
+        additions = [CommitOperationAdd(path, content) for path, content in files.items()]
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{name}: cannot be pushed: {error}", path=name) from error
     with asking(name):
         try:
             for each in additions:  # one by one: in threads of huggingface_hub's own, our rules would not hold
                 _api().preupload_lfs_files(
                     reference.repo, [each], revision=reference.revision, create_pr=as_request, free_memory=False
                 )
+                if each.upload_info.sha256.hex() != digests.get(each.path_in_repo, each.upload_info.sha256.hex()):
+                    raise ChangedDuringRead(f"{files[each.path_in_repo]!s}: it changed while it was pushed")
             done = _api().create_commit(
                 reference.repo, additions, commit_message=message, revision=reference.revision, create_pr=as_request
             )

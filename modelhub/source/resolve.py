@@ -111,10 +111,9 @@ class _Finder:
         while folders:
             folder, real = folders.pop()
             try:
-                with os.scandir(folder) as listing:
-                    entries = sorted(listing, key=lambda entry: entry.name)
-            except OSError as error:
-                yield cannot_be_listed(folder, error)
+                entries = listing_of(folder)
+            except SourceError as error:
+                yield error
                 continue
             if is_one_model(entries):
                 yield from self._one(Found(folder, is_folder=True))
@@ -196,6 +195,15 @@ def is_entered(entry: os.DirEntry[str], siblings: set[str]) -> bool:
 
 
 _CACHED_REPOSITORY = re.compile(r"(models|datasets|spaces|kernels)--.+")
+
+
+def listing_of(folder: str) -> list[os.DirEntry[str]]:
+    """What lies in *folder*, by name. Raises :class:`SourceError` where that cannot be told."""
+    try:
+        with os.scandir(folder) as listing:
+            return sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        raise cannot_be_listed(folder, error) from error
 
 
 def cannot_be_listed(folder: str, error: OSError) -> SourceError:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from modelhub import __version__
 from modelhub.errors import AccessDenied, MissingExtra, NotFound, SourceError
+from modelhub.source.address import shown_address
 from modelhub.source.egress import check_url, watch_for
 
 try:
@@ -80,14 +81,18 @@ class Web:
         self._client.close()
 
     @contextmanager
-    def get(self, url: str, headers: Mapping[str, str], name: str) -> Iterator[httpx2.Response]:
-        """The answer to a GET of *url* after all redirections, its body unread; *name* is what people call it.
+    def get(
+        self, url: str, headers: Mapping[str, str], name: str, *, told_by: str | None = None
+    ) -> Iterator[httpx2.Response]:
+        """The answer to a GET of *url* after all redirections, its body unread; *name* is what people call it,
+        *told_by* the address of whoever named it, unless the user did: it may lead no further than a redirection of
+        theirs.
 
         A server that is busy is asked again twice. Raises :class:`NotFound`, :class:`AccessDenied` or
         :class:`SourceError` for an answer of 400 or more (but 412 and 416, which are for the caller to judge), for a
         redirection to where none may lead, and when there is no answer.
         """
-        response = self._patiently(url, headers, name)
+        response = self._patiently(url, headers, name, told_by)
         try:
             if response.status_code >= 400 and response.status_code not in (412, 416):
                 raise _refusal(response, name, self._access)
@@ -97,10 +102,10 @@ class Web:
         finally:
             response.close()
 
-    def _patiently(self, url: str, headers: Mapping[str, str], name: str) -> httpx2.Response:
+    def _patiently(self, url: str, headers: Mapping[str, str], name: str, told_by: str | None) -> httpx2.Response:
         for attempt in range(1, _TRIES + 1):
             try:
-                response = self._follow(url, headers, name)
+                response = self._follow(url, headers, name, told_by)
             except httpx2.TransportError as error:
                 if attempt == _TRIES or isinstance(error, httpx2.UnsupportedProtocol):
                     raise SourceError(f"{name}: cannot be reached: {_reason(error)}", path=name) from error
@@ -115,10 +120,10 @@ class Web:
             time.sleep(wait)
         raise AssertionError
 
-    def _follow(self, url: str, headers: Mapping[str, str], name: str) -> httpx2.Response:
+    def _follow(self, url: str, headers: Mapping[str, str], name: str, told_by: str | None) -> httpx2.Response:
         """Send the request, and again to wherever it is redirected."""
         current = _parsed(url, name)
-        check_url(current, None, name, self._trusted)
+        check_url(current, None if told_by is None else _parsed(told_by, name), name, self._trusted)
         for _ in range(_HOPS + 1):
             response = self._send(current, headers, name)
             if response.status_code not in _MOVED or "location" not in response.headers:
@@ -179,8 +184,8 @@ def _ssl_context() -> ssl.SSLContext:
 
 
 def origin_of(url: httpx2.URL | str) -> str:
-    """``scheme://host:port`` of *url*, the port always told."""
-    parsed = httpx2.URL(url)
+    """``scheme://host:port`` of *url*, the port always told. Raises :class:`SourceError` for what is no address."""
+    parsed = _parsed(url, shown_address(url)) if isinstance(url, str) else url
     return f"{parsed.scheme}://{parsed.host}:{parsed.port or {'https': 443, 'http': 80}.get(parsed.scheme, 0)}"
 
 

@@ -226,9 +226,10 @@ def test_what_is_no_address(hub: Hub, data: bytes, address: str) -> None:
     assert modelhub("inspect", address).code == 2
 
 
-def test_an_endpoint_that_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", ["https://[x", "https://x:abc"])
+def test_an_endpoint_that_is_no_address(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``HF_ENDPOINT`` that is no address is told as such."""
-    monkeypatch.setenv("HF_ENDPOINT", "https://[x")
+    monkeypatch.setenv("HF_ENDPOINT", address)
     ran = modelhub("scan", "hf://org/m")
     assert ran.code == 2
     assert "HF_ENDPOINT: not an address" in ran.out

@@ -229,3 +229,17 @@ def test_clients_are_loaded_for_addresses_of_buckets_alone(tmp_path: Path) -> No
     )
     assert "modelhub.source.network" in done.stdout.split()
     assert not {"botocore", "google.auth", "modelhub.source.s3", "modelhub.source.gcs"} & set(done.stdout.split())
+
+
+def test_a_bucket_that_is_one_model(buckets: Buckets, store: str, tmp_path: Path) -> None:
+    """A bucket that is a pipeline itself is fetched as one; what else lies in quarantine stays there."""
+    there = pipeline(tmp_path)
+    for name in ("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"):
+        buckets.put("models", name, there[name])
+    kept = Path(".modelhub-quarantine/other/evil.pt")
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(SYSTEM)
+    ran = fetched(f"{store}://models")
+    assert (ran.code, ran.json()["units"][0]["action"]) == (0, "fetched")
+    assert kept.read_bytes() == SYSTEM
+    assert not list(Path("models").rglob("evil.pt"))

@@ -269,3 +269,15 @@ def test_names_of_what_no_revision_has(tmp_path: Path) -> None:
     assert cache.address_of(str(tmp_path / "models--a--b" / "blobs" / "x")).startswith(str(tmp_path))
     assert cache.address_of("hf://org/m/a.pt") == "hf://org/m/a.pt"
     assert cache.address_of("models--a--b/snapshots/r1/x") == "models--a--b/snapshots/r1/x"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs there")
+def test_a_reference_that_never_answers(cache: Path) -> None:
+    """A FIFO among the references of a cache is passed over."""
+    folder = cache / "models--org--m"
+    (folder / "snapshots" / "r1").mkdir(parents=True)
+    (folder / "snapshots" / "r1" / "evil.pt").write_bytes(SYSTEM)
+    (folder / "refs").mkdir()
+    os.mkfifo(folder / "refs" / "main")
+    done = process("scan", "--hf-cache", str(cache))
+    assert (done.returncode, b"hf://org/m@r1/evil.pt" in done.stdout) == (1, True)

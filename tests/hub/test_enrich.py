@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from modelhub.errors import AccessDenied
+from modelhub.source.web import Web
 from tests.cli.run import modelhub
 from tests.hub.server import Hub
 from tests.sidefiles.build import PNG
@@ -109,6 +111,10 @@ def test_what_is_not_told(hub: Hub, sha256: str, monkeypatch: pytest.MonkeyPatch
         assert (ran.code, words in ran.err) == (2, True), ran.err
     assert [claim["origin"] for claim in shown()["claims"]] == ["metadata"]
     hub.fault = None
+    monkeypatch.setenv("MODELHUB_ENRICH_TOKEN", "SECRET")
+    monkeypatch.setenv("MODELHUB_ENRICH_ENDPOINT", "https://x:abc")
+    ran = modelhub("enrich")
+    assert (ran.code, "https://x:abc: not an address" in ran.err) == (2, True)
     monkeypatch.delenv("MODELHUB_ENRICH_ENDPOINT")
     hub.seen = []
     ran = modelhub("enrich")
@@ -116,3 +122,28 @@ def test_what_is_not_told(hub: Hub, sha256: str, monkeypatch: pytest.MonkeyPatch
     Path("modelhub.toml").write_text(f'enrich_endpoint = "{hub.storage}"\n')
     assert modelhub("enrich").code == 2
     assert hub.seen == []
+
+
+def test_a_service_does_not_lead_to_this_machine(hub: Hub, sha256: str) -> None:
+    """A picture that a service elsewhere says to be on this machine is not asked for, as no redirection is followed."""
+    hub.seen = []
+    web = Web()
+    with (
+        pytest.raises(AccessDenied, match="this machine itself"),
+        web.get(f"{hub.storage}/stop", {}, "picture", told_by="https://service.example"),
+    ):
+        pass
+    web.close()
+    assert hub.seen == []
+    asked: list[str | None] = []
+    real = Web.get
+
+    def get(self, url, headers, name, *, told_by=None):
+        asked.append(told_by)
+        return real(self, url, headers, name, told_by=told_by)
+
+    answer(hub, sha256)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Web, "get", get)
+        assert modelhub("enrich", "--previews").code == 0
+    assert asked == [None, None, hub.storage]

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from modelhub.errors import NoSpace, SourceError
-from modelhub.fetching import fetch, plan_fetch
+from modelhub.fetching import fetch, plan_fetch, recording
 from modelhub.fetching import plan as planning
 from modelhub.fetching.choose import choose_folder, choose_loose
-from modelhub.fetching.names import check_name, check_names
 from modelhub.samples.safetensors_files import write_safetensors
 from modelhub.samples.torch_files import write_torch_zip
 from modelhub.samples.weights import random_weights
+from modelhub.source.names import check_name, check_names
 from modelhub.tensors import DType
 from tests.cli.run import modelhub
 from tests.hub.files import call_of, sparse_checkpoint
@@ -420,3 +420,50 @@ def test_a_note_of_an_earlier_fetch_is_replaced(hub: Hub, tmp_path: Path) -> Non
     commit = repo.commit({"a.safetensors": safetensors(tmp_path, 2), "b.txt": b"x"})
     assert fetched("hf://org/m").code == 0
     assert commit in Path("m/a.safetensors.origin.json").read_text()
+
+
+def test_files_of_one_name_in_quarantine(hub: Hub) -> None:
+    """What lies in quarantine stays there when another address has a file of that name."""
+    first, second = SYSTEM + bytes(1 << 19), SYSTEM + bytes((1 << 19) + 1)
+
+    def whole(handler, part: str) -> bool:  # so that it is judged when it is here
+        del handler.headers["range"]
+        handler.bytes_of(handler.hub.loose[handler.path[1:]], {})
+        return True
+
+    hub.fault = whole
+    for address, data in (("one/evil.pt", first), ("two/evil.pt", second)):
+        ran = fetched(hub.put(address, data))
+        assert (ran.code, ran.json()["units"][0]["action"]) == (1, "in quarantine")
+    assert {path.read_bytes() for path in Path(".modelhub-quarantine").rglob("evil.pt")} == {first, second}
+
+
+def test_what_changes_after_its_scan_is_not_let_in(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that take the place of those that were scanned, as a second fetch's may, do not leave quarantine."""
+    hub.repo("org/m", {"a.safetensors": safetensors(tmp_path, 1)})
+    real = recording.examine
+
+    def examine(container, **options):
+        examined = real(container, **options)
+        Path(container.name).unlink()
+        Path(container.name).write_bytes(SYSTEM)
+        return examined
+
+    monkeypatch.setattr(recording, "examine", examine)
+    [done] = fetch(plan_fetch("hf://org/m", "."))
+    assert done.action == "failed"
+    assert "changed after it was scanned" in str(done.error)
+    assert not Path("m/a.safetensors").exists()
+
+
+@pytest.mark.parametrize("link", [".modelhub-quarantine", ".modelhub-quarantine/x", ".modelhub-quarantine/y/unet"])
+def test_nothing_is_downloaded_through_a_link(hub: Hub, tmp_path: Path, link: str) -> None:
+    """A quarantine that is a link, or has one in it, is told of; nothing is written where it leads."""
+    hub.repo("org/m", {"a.safetensors": safetensors(tmp_path, 1)})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Path(link).parent.mkdir(parents=True, exist_ok=True)
+    Path(link).symlink_to(elsewhere)
+    ran = fetched("hf://org/m")
+    assert (ran.code, "a link, through which nothing is downloaded" in ran.err) == (2, True)
+    assert list(elsewhere.iterdir()) == []

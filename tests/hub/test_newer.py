@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from modelhub.fetching import recording
 from tests.cli.run import modelhub
 from tests.hub.server import Hub
 from tests.hub.test_fetch import fetched, files, hostile, pickled, pipeline, safetensors
@@ -174,3 +175,26 @@ def test_what_was_salvaged_is_not_updated(hub: Hub, tmp_path: Path) -> None:
     assert (code, row["action"]) == (2, "failed")
     assert Path("m/evil.safetensors").read_bytes() == before
     assert not os.path.exists("m/evil.ckpt")
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "pipe/unet/notes.txt"])
+def test_what_the_user_changes_during_an_update(hub: Hub, tmp_path: Path, name: str, monkeypatch) -> None:
+    """A file, or a folder, that the user changes while the newer one is downloaded is not replaced either."""
+    repos = {"org/m": {"a.safetensors": safetensors(tmp_path, 1)}, "org/pipe": pipeline(tmp_path)}
+    for repo, there in repos.items():
+        hub.repo(repo, there)
+        assert fetched(f"hf://{repo}").code == 0
+        weights = next(path for path in there if path.endswith("safetensors"))
+        hub.repos[repo].commit({**there, weights: safetensors(tmp_path, 42)})
+    mine = Path("m", name) if "/" not in name else Path(name)
+    real = recording.examine
+
+    def examine(container, **options):
+        mine.write_bytes(b"mine")
+        return real(container, **options)
+
+    monkeypatch.setattr(recording, "examine", examine)
+    code, row = updated("a" if mine.parent.name == "m" else "pipe")
+    assert (code, row["action"]) == (2, "failed")
+    assert "changed since it was recorded" in row["unit"]["error"]
+    assert mine.read_bytes() == b"mine"

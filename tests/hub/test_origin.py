@@ -163,3 +163,18 @@ def test_one_reading_less(hub: Hub, tmp_path: Path) -> None:
     assert len(shown("x.safetensors")["scans"]) == 1
     assert [each["state"] for each in shown("x.safetensors")["locations"]] == ["live", "moved"]
     assert json.loads(Path("m/x.safetensors.origin.json").read_text())["files"][0]["etag"]
+
+
+def test_what_may_be_something_else_has_no_origin(hub: Hub, tmp_path: Path) -> None:
+    """Other bytes of the same length at a target are not said to have come from there; the same bytes are."""
+    data = safetensors(tmp_path, 1)
+    small = json.dumps({"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    in_git = len(small).to_bytes(8, "little") + small
+    hub.repo("org/m", {"b.safetensors": in_git + b"ab", "c.safetensors": in_git + b"cd"})
+    Path("m").mkdir()
+    Path("a.safetensors").write_bytes(safetensors(tmp_path, 2))
+    Path("m/b.safetensors").write_bytes(in_git + b"xy")
+    Path("m/c.safetensors").write_bytes(in_git + b"cd")
+    for address in (hub.put("a.safetensors", data), "hf://org/m"):
+        assert {unit["action"] for unit in fetched(address).json()["units"]} == {"already there"}
+    assert [len(shown(name)["downloads"]) for name in ("a", "b", "c")] == [0, 0, 1]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from modelhub import pushing
 from tests.cli.run import modelhub
 from tests.hub.server import Hub
 from tests.hub.test_fetch import fetched, hostile, pickled, safetensors
@@ -115,3 +116,60 @@ def test_what_the_hub_refuses(hub: Hub, model: bytes, part: str) -> None:
     assert hub.token not in said
     assert repo.branches["main"] == before
     assert list(json.loads(Path("a.safetensors.receipt.json").read_text()))
+
+
+def test_what_was_not_scanned_is_not_pushed(hub: Hub, tmp_path: Path, model: bytes, monkeypatch) -> None:
+    """Bytes that take the place of those that were scanned, while it is pushed, make no commit."""
+    repo = hub.repo("org/m", {"b.txt": b"x"})
+    before = repo.branches["main"]
+    real = pushing.plan_push
+
+    def plan_push(*arguments, **options):
+        plan = real(*arguments, **options)
+        Path("a.safetensors").write_bytes(safetensors(tmp_path, 9))
+        return plan
+
+    monkeypatch.setattr(pushing, "plan_push", plan_push)
+    code, said = pushed("a.safetensors", "hf://org/m")
+    assert (code, "it changed while it was pushed" in said) == (2, True), said
+    assert repo.branches["main"] == before
+
+
+@pytest.mark.parametrize("kind", ["link", "text", "of others"])
+def test_only_the_files_own_receipt_is_pushed(hub: Hub, tmp_path: Path, model: bytes, kind: str) -> None:
+    """What has a receipt's name and is none, leads elsewhere, or tells of other bytes, stays here."""
+    receipt = Path("a.safetensors.receipt.json")
+    told = receipt.read_bytes()
+    receipt.unlink()
+    if kind == "link":
+        (tmp_path / "secret").write_bytes(told)
+        receipt.symlink_to(tmp_path / "secret")
+    else:
+        receipt.write_bytes(
+            b"secret" if kind == "text" else told.replace(hashlib.sha256(model).hexdigest().encode(), b"0")
+        )
+    code, done = pushed("a.safetensors", "hf://org/m")
+    assert code == 0
+    assert sorted(hub.repos["org/m"].commits[done["commit"]]) == ["README.md", "a.safetensors"]
+
+
+@pytest.mark.parametrize("path", ["../a.safetensors", "x//a.safetensors", "a\u202e.safetensors"])
+def test_paths_that_lead_elsewhere_are_not_pushed(hub: Hub, model: bytes, path: str) -> None:
+    """A path that names no file below the repository is told of before anything is asked."""
+    hub.seen = []
+    code, said = pushed("a.safetensors", f"hf://org/m/{path}")
+    assert (code, "the name of the file" in said) == (2, True), said
+    assert hub.seen == []
+
+
+def test_a_card_with_any_letters(hub: Hub, model: bytes) -> None:
+    """Tags of all scripts and with signs of YAML's are in the card's metadata what they are in the catalog."""
+    tags = ["🌊 sea", "海", 'a"b\\c', "x: [y]", "a\u0085b"]
+    for tag in tags:
+        assert modelhub("tag", "a.safetensors", tag, *CATALOG).code == 0
+    code, done = pushed("a.safetensors", "hf://org/m")
+    assert code == 0
+    _, front, _ = hub.repos["org/m"].commits[done["commit"]]["README.md"].data.decode().split("---\n", 2)
+    kept = modelhub("show", "a.safetensors", *CATALOG, "--format", "json").json()["records"][0]["entry"]["tags"]
+    assert set(kept) <= set(yaml.safe_load(front)["tags"])
+    assert {"🌊 sea", "海"} <= set(kept)
