@@ -143,9 +143,8 @@ def _blended(
     if not alpha and not (beta and recipe.uses_beta):
         return None
     columns = None
-    if place.name in _CONV_IN:
-        least = min(piece.tensor.shape[1] for piece in others)
-        columns = least if least < base.pieces[address].tensor.shape[1] else None
+    if any(piece.tensor.shape != base.pieces[address].tensor.shape for piece in others):  # see _has_latents_in_common
+        columns = min(piece.tensor.shape[1] for piece in others)
     return Blended(others, alpha, beta, columns)
 
 

@@ -90,9 +90,7 @@ def command(
         wanted = BlendRecipe(cast("MethodName", method or "weighted"), models, first, second, precision or Precision())
     if dry_run:
         with plan_blend(wanted, allow_unmatched=allow_unmatched, salvage=salvage) as plan:
-            return answer(
-                sink, BLEND_SCHEMA, lambda: plan_dict(plan, target), lambda: plan_lines(plan, target, sink.verbosity)
-            )
+            return answer(sink, BLEND_SCHEMA, plan_dict, plan_lines, plan, target)
     with progress_of(wanted.models[0], sink) as progress:
         done = blend(
             wanted,
@@ -106,7 +104,7 @@ def command(
         )
     if catalog is not None:
         _remember(done, catalog, sink)
-    return answer(sink, BLEND_SCHEMA, lambda: blend_dict(done), lambda: blend_lines(done, sink.verbosity))
+    return answer(sink, BLEND_SCHEMA, blend_dict, blend_lines, done)
 
 
 def _remember(done: Blend, catalog: str, sink: Sink) -> None:

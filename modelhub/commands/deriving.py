@@ -24,14 +24,14 @@ def progress_of(path: str, sink: Sink) -> Iterator[Callable[[int], None] | None]
 
 
 def answer(
-    sink: Sink, schema: str, value: Callable[[], dict[str, Any]], lines: Callable[[], Iterable[Line]]
+    sink: Sink, schema: str, value: Callable[..., dict[str, Any]], lines: Callable[..., Iterable[Line]], *told: object
 ) -> ExitCode:
-    """Answer with the *value* of a plan or of what was done, or to people with *lines* on it."""
+    """Answer with the *value* of *told*, a plan and its target or what was done, or to people with *lines* on it."""
     if sink.machine:
-        sink.add(value())
+        sink.add(value(*told))
         sink.document(schema, "reports", complete=True)
     else:
-        sink.lines(lines())
+        sink.lines(lines(*told, sink.verbosity))
     return ExitCode.OK
 
 

@@ -57,12 +57,7 @@ def command(
     factors = cast('Literal["fp16", "bf16", "fp32"]', dtype)
     if dry_run:
         with plan_extract(tuned, base, rule, dtype=factors, allow_unmatched=allow_unmatched, salvage=salvage) as plan:
-            return answer(
-                sink,
-                EXTRACT_SCHEMA,
-                lambda: extract_plan_dict(plan, target),
-                lambda: extract_plan_lines(plan, target, sink.verbosity),
-            )
+            return answer(sink, EXTRACT_SCHEMA, extract_plan_dict, extract_plan_lines, plan, target)
     with progress_of(tuned, sink) as progress:
         done = extract(
             tuned,
@@ -77,7 +72,7 @@ def command(
         )
     if catalog is not None:
         _remember(done, catalog, sink)
-    return answer(sink, EXTRACT_SCHEMA, lambda: extraction_dict(done), lambda: extraction_lines(done, sink.verbosity))
+    return answer(sink, EXTRACT_SCHEMA, extraction_dict, extraction_lines, done)
 
 
 def _remember(done: Extraction, catalog: str, sink: Sink) -> None:

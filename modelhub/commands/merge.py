@@ -76,9 +76,7 @@ def command(
         wanted = Recipe(base, tuple(RecipeAdapter(adapter_use(each)) for each in loras), precision or Precision())
     if dry_run:
         with plan_merge(wanted, allow_unmatched=allow_unmatched, again=again, salvage=salvage) as plan:
-            return answer(
-                sink, MERGE_SCHEMA, lambda: plan_dict(plan, target), lambda: plan_lines(plan, target, sink.verbosity)
-            )
+            return answer(sink, MERGE_SCHEMA, plan_dict, plan_lines, plan, target)
     with progress_of(wanted.base, sink) as progress:
         done = merge(
             wanted,
@@ -93,7 +91,7 @@ def command(
         )
     if catalog is not None:
         _remember(done, catalog, sink)
-    return answer(sink, MERGE_SCHEMA, lambda: merge_dict(done), lambda: merge_lines(done, sink.verbosity))
+    return answer(sink, MERGE_SCHEMA, merge_dict, merge_lines, done)
 
 
 def _remember(done: Merge, catalog: str, sink: Sink) -> None:

@@ -50,17 +50,12 @@ def command(
     factors = cast('Literal["fp16", "bf16", "fp32"] | None', dtype)
     if dry_run:
         with plan_resize(lora, rule, dtype=factors, salvage=salvage) as plan:
-            return answer(
-                sink,
-                RESIZE_SCHEMA,
-                lambda: resize_plan_dict(plan, target),
-                lambda: resize_plan_lines(plan, target, sink.verbosity),
-            )
+            return answer(sink, RESIZE_SCHEMA, resize_plan_dict, resize_plan_lines, plan, target)
     with progress_of(lora, sink) as progress:
         done = resize(lora, rule, target=target, dtype=factors, salvage=salvage, force=force, progress=progress)
     if catalog is not None:
         _remember(done, catalog, sink)
-    return answer(sink, RESIZE_SCHEMA, lambda: resizing_dict(done), lambda: resizing_lines(done, sink.verbosity))
+    return answer(sink, RESIZE_SCHEMA, resizing_dict, resizing_lines, done)
 
 
 def _remember(done: Resizing, catalog: str, sink: Sink) -> None:

@@ -142,19 +142,31 @@ def _checked(plan: ConversionPlan, checking: Background[tuple[Integrity, ...]]) 
     try:
         return checking.result()
     finally:
-        _check_unchanged(plan)  # a file that is being written is not a damaged one
+        check_unchanged(plan)  # a file that is being written is not a damaged one
 
 
 def check_target(
-    plan: ConversionPlan, path: str, *, force: bool = False, in_place: bool = False, make_parents: bool = False
+    plan: ConversionPlan,
+    path: str,
+    *,
+    force: bool = False,
+    in_place: bool = False,
+    make_parents: bool = False,
+    merging: bool = False,
 ) -> None:
-    """Refuse a *path* that must not or cannot be written; with *make_parents*, make its missing folders."""
+    """Refuse a *path* that must not or cannot be written; with *make_parents*, make its missing folders.
+
+    *merging*: the target is made of several files, which are not rewritten in place, and no folder is made for it.
+    """
     try:
         if _exists(path):
             read = any(isinstance(source, LocalSource) and _is_same_file(path, source) for source in plan.sources())
             if read and not in_place:
-                hint = "name another target" + (", or say --in-place" if plan.source.endswith(".safetensors") else "")
-                raise WouldOverwrite(f"{path}: it is the source itself", hint=hint)
+                hint = "name another target"
+                if plan.source.endswith(".safetensors") and not merging:
+                    hint += ", or say --in-place"
+                which = "one of the sources" if merging else "the source"
+                raise WouldOverwrite(f"{path}: it is {which} itself", hint=hint)
             if plan.is_folder:
                 if not os.path.isdir(path) or os.listdir(path):
                     raise WouldOverwrite(f"{path}: exists already", hint="name a new folder: none is ever replaced")
@@ -165,7 +177,7 @@ def check_target(
         folder = os.path.dirname(os.path.abspath(path))
         if not os.path.isdir(folder):
             if not make_parents:
-                hint = "make it, or name a folder with / at its end, which is made"
+                hint = "make it" if merging else "make it, or name a folder with / at its end, which is made"
                 raise NotFound(f"{path}: cannot be written: there is no folder {folder}", hint=hint)
             os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -230,7 +242,8 @@ def _ignore(_count: int) -> None:
     pass
 
 
-def _check_unchanged(plan: ConversionPlan) -> None:
+def check_unchanged(plan: ConversionPlan) -> None:
+    """Raise :class:`ChangedDuringRead` where a file that *plan* reads is not what it was when it was opened."""
     for source in plan.sources():
         if isinstance(source, LocalSource):
             source.check_unchanged()

@@ -104,7 +104,7 @@ def _named(base: Base) -> Iterator[tuple[str, NamedModule]]:
         if not (encoder or each.component == "denoiser") or each.native is not native:
             continue
         shape = each.target.shape
-        if len(shape) not in (2, 4) or (encoder and any(table in each.path for table in _TABLES)):
+        if len(shape) not in (2, 4) or 0 in shape or (encoder and any(table in each.path for table in _TABLES)):
             continue
         rows = {(part.address, part.rows) for part in each.target.parts}
         if not taken & rows:

@@ -13,15 +13,14 @@ from torch import Tensor
 from modelhub import __version__
 from modelhub.convert import SALVAGED_KEY, ConversionPlan, OutputFile, Piece, PlannedTensor
 from modelhub.convert.background import Background
-from modelhub.convert.execute import check_target
+from modelhub.convert.execute import check_target, check_unchanged
 from modelhub.convert.integrity import check_sources
-from modelhub.errors import MergeError, WouldOverwrite
+from modelhub.errors import MergeError
 from modelhub.lowrank.base import Difference, ExtractedModule, Extraction, ExtractPlan, Kept, in_total
 from modelhub.lowrank.decomposing import balanced, decompose
 from modelhub.lowrank.spool import TYPES, Spool
 from modelhub.merge.compute import BLOCK
 from modelhub.merge.reading import Rows, torch_type
-from modelhub.source import LocalSource
 from modelhub.tensors import DType
 
 EXTRACT_KEY = "modelhub.extract"
@@ -41,11 +40,8 @@ def execute(
     is not finite or out of range, and what :func:`modelhub.convert.execute` raises.
     """
     path = os.fspath(target)
-    check_target(ConversionPlan(path, ()), path, force=force)
     read = _read(plan)
-    for source in read.sources():
-        if os.path.exists(path) and isinstance(source, LocalSource) and os.path.samefile(path, source.stat.path):
-            raise WouldOverwrite(f"{path}: it is one of the models", hint="name another target")
+    check_target(read, path, force=force, merging=True)
     kept: dict[str, Kept] = {}
     same = 0
     dtype = TYPES[plan.dtype]
@@ -74,10 +70,8 @@ def execute(
             model: {name: found[source.name] for name, source in files.items() if source.name in found}
             for model, files in plan.files.items()
         }
+        check_unchanged(read)
         conversion = spool.write({}, _metadata(plan, kept, digests), force=force)
-    for source in read.sources():
-        if isinstance(source, LocalSource):
-            source.check_unchanged()
     return Extraction(plan, conversion, kept, same, left, digests)
 
 

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from modelhub import __version__
 from modelhub.convert import SALVAGED_KEY, ConversionPlan, OutputFile, PlannedTensor
-from modelhub.convert.execute import check_target
+from modelhub.convert.execute import check_target, check_unchanged
 from modelhub.convert.integrity import check_sources
-from modelhub.errors import MergeError, WouldOverwrite
+from modelhub.errors import MergeError
 from modelhub.lowrank.base import Kept, ResizedModule, ResizePlan, Resizing, in_total
 from modelhub.lowrank.decomposing import Decomposed, balanced, kept_rank
 from modelhub.lowrank.spool import TYPES, Spool
 from modelhub.merge.peft import CONFIG
 from modelhub.merge.reading import whole
-from modelhub.source import LocalSource
 from modelhub.tensors import DType
 
 RESIZE_KEY = "modelhub.resize"
@@ -44,11 +43,8 @@ def execute(
     :func:`modelhub.convert.execute` raises.
     """
     path = os.fspath(target)
-    check_target(ConversionPlan(path, ()), path, force=force)
     read = _read(plan)
-    (source,) = read.sources()
-    if os.path.exists(path) and isinstance(source, LocalSource) and os.path.samefile(path, source.stat.path):
-        raise WouldOverwrite(f"{path}: it is the source itself", hint="name another target")
+    check_target(read, path, force=force, merging=True)
     folder = os.path.dirname(os.path.abspath(path))
     if any(module.alpha is None for module in plan.modules) and os.path.exists(os.path.join(folder, CONFIG)):
         hint = "name another folder: the scales are in the factors now"
@@ -61,6 +57,7 @@ def execute(
             kept[module.name] = _resize(module, plan, spool)
             if progress is not None:
                 progress(sum(piece.tensor.nbytes for piece in module.tensors.values()))
+        check_unchanged(read)
         conversion = spool.write(plan.copied, _metadata(plan, kept, checked.digest.sha256), force=force)
     return Resizing(plan, conversion, kept, checked.digest.sha256)
 

@@ -16,13 +16,23 @@ from modelhub.merge.reading import whole
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A change, and the update that carries it out."""
+    """A change, the update that carries it out, and the adapter and module that it is, for people."""
 
     change: Change
     update: Update
+    which: str
 
     def to(self, weight: Tensor, first: int) -> None:
-        """Change the rows of the base's tensor that *weight* is, from row *first* on, those of them that it is for."""
+        """Change the rows of the base's tensor that *weight* is, from row *first* on, those of them that it is for.
+
+        Raises :class:`MergeError` where the tensors of the module turn out not to fit each other.
+        """
+        try:
+            self._to(weight, first)
+        except (MergeError, RuntimeError) as error:  # torch's word for shapes that do not go together
+            raise MergeError(f"{self.which}: {str(error).splitlines()[0]:.200}") from error
+
+    def _to(self, weight: Tensor, first: int) -> None:
         begin, end = self.change.rows
         low, high = max(first, begin), min(first + weight.shape[0], end)
         if low >= high:
@@ -71,4 +81,4 @@ def _applied(change: Change, adapters: Sequence[PlannedAdapter], dtype: torch.dt
         raise MergeError(f"{which}: {error}") from error
     if not (update.by_rows or change.transposed) and change.rows[1] - change.rows[0] != change.shape[0]:
         raise MergeError(f"{which}: it needs the whole weight, which lies in several tensors of the base")
-    return Applied(change, update)
+    return Applied(change, update, which)

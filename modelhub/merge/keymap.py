@@ -58,13 +58,14 @@ _ALIASES = (
 """Other names of modules: diffusers' attention processors, and XLabs' (``qkv1`` is of the image, ``qkv2`` of text)."""
 
 _BLOCKS = (
-    (re.compile(r"(?:.*\.)?input_blocks\.(\d+)\."), "IN"),
-    (re.compile(r"(?:.*\.)?output_blocks\.(\d+)\."), "OUT"),
+    (re.compile(r"(?:.*\.)?input_blocks\.(\d{1,4})\."), "IN"),
+    (re.compile(r"(?:.*\.)?output_blocks\.(\d{1,4})\."), "OUT"),
     (re.compile(r"(?:.*\.)?(middle)_block\."), "M"),
-    (re.compile(r"(?:.*\.)?double_blocks\.(\d+)\."), "D"),
-    (re.compile(r"(?:.*\.)?(?:single_blocks|single_transformer_blocks)\.(\d+)\."), "S"),
-    (re.compile(r"(?:.*\.)?joint_blocks\.(\d+)\."), "J"),
+    (re.compile(r"(?:.*\.)?double_blocks\.(\d{1,4})\."), "D"),
+    (re.compile(r"(?:.*\.)?(?:single_blocks|single_transformer_blocks)\.(\d{1,4})\."), "S"),
+    (re.compile(r"(?:.*\.)?joint_blocks\.(\d{1,4})\."), "J"),
 )
+_TRANSFORMER_BLOCK = re.compile(r"transformer_blocks\.(\d{1,4})\.")
 _FLUX_ENDS = (
     (re.compile(r"(?:model\.diffusion_model\.)?(img|txt|time|vector|guidance)_in\."), "IN"),
     (re.compile(r"(?:model\.diffusion_model\.)?final_layer\."), "OUT"),
@@ -253,8 +254,8 @@ def block_of(name: str, *, flux: bool = False) -> str:
 
 
 def _block_of_transformer(name: str, *, joint: bool) -> str:
-    if name.startswith("transformer_blocks."):
-        return f"{'J' if joint else 'D'}{int(name.split('.')[1]):02}"
+    if (match := _TRANSFORMER_BLOCK.match(name)) is not None:
+        return f"{'J' if joint else 'D'}{int(match[1]):02}"
     return block_of(name, flux=not joint)
 
 
@@ -271,14 +272,17 @@ def _seen(view: View, shape: Shape) -> Shape:
 
 
 def _add_diffusers(made: KeyMap, fused: Fused, name: str, shape: Shape) -> None:
-    """diffusers' modules as rows of the native tensor *name*."""
-    rows, address = shape[0], Address("", name)
+    """diffusers' modules as rows of the native tensor *name*; none where it has not as many rows as they."""
+    rows, address = shape[0] if shape else 0, Address("", name)
+    counts = _rows(fused, rows)
+    if sum(counts) != rows or min(counts) < 1:
+        return
     ending = ".bias" if name.endswith(".bias") else ".weight"
     if fused.swapped:
         made._add(("denoiser",), fused.diffusers[0] + ending, shape, _swapped(address, rows))
         return
     first = 0
-    for module, count in zip(fused.diffusers, _rows(fused, rows), strict=True):
+    for module, count in zip(fused.diffusers, counts, strict=True):
         part = Part(address, (first, first + count), 0)
         made._add(("denoiser",), module + ending, (count, *shape[1:]), (part,))
         first += count
@@ -288,7 +292,7 @@ def _add_native(made: KeyMap, fused: Fused, shapes: Shapes, address: _Addressing
     """The native module as rows of diffusers' tensors, which have *shapes*."""
     for ending in (".weight", ".bias"):
         names = [module + ending for module in fused.diffusers]
-        if not all(name in shapes for name in names):
+        if not all(shapes.get(name) for name in names):
             continue
         total = sum(shapes[name][0] for name in names)
         shape = (total, *shapes[names[0]][1:])

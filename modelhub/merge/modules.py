@@ -65,6 +65,8 @@ def adapter_modules(container: Container) -> Adapter:
     scales = PeftScales(container.name, state_dict.metadata)
 
     def piece(tensor: TensorInfo) -> Piece:
+        if tensor.dtype.bits < 8 or tensor.dtype.is_complex or not tensor.dtype.storable:
+            raise NotMerged(f"its tensor {tensor.name!r:.100} is of type {tensor.dtype.label}, which is not merged")
         return Piece(*storages.locate(tensor))
 
     def number(tensor: TensorInfo) -> float | None:

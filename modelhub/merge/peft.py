@@ -34,8 +34,10 @@ class PeftScales:
         """The number, perhaps not finite, that divided by *rank* is the module's scale; ``None`` where none is said.
 
         *module* is its name, dotted, with or without its component before it. Raises :class:`NotMerged` where a pattern
-        that comes before its own is not understood.
+        that comes before its own is not understood, or the configuration cannot be read.
         """
+        if self._settings is None:
+            raise NotMerged("its adapter's configuration, in which its alpha may stand, cannot be read")
         prefixes = _PREFIXES.get(component or "", ())
         names = {module, *(module.removeprefix(f"{prefix}.") for prefix in prefixes)}
         for prefix in (*prefixes, ""):
@@ -87,22 +89,23 @@ def _fits(pattern: str, names: Iterable[str]) -> bool:
     return any(name == literal or (pattern[:1] != "^" and name.endswith(f".{literal}")) for name in names)
 
 
-def _settings(path: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
+def _settings(path: str, metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """The configuration; empty where there is none, ``None`` where it cannot be read."""
     if "lora_adapter_metadata" in metadata:
         return _object(metadata["lora_adapter_metadata"])
     beside = os.path.join(os.path.dirname(path), CONFIG)
     if os.path.isfile(beside):
         try:
             with open_local(beside) as source:
-                return _object(source.read_at(0, min(source.size, _LARGEST)))
+                return _object(source.read_at(0, source.size)) if source.size <= _LARGEST else None
         except SourceError:
-            return {}
+            return None
     return {key: _value(metadata[key]) for key in _KEYS if key in metadata}
 
 
-def _object(text: str | bytes) -> Mapping[str, Any]:
+def _object(text: str | bytes) -> Mapping[str, Any] | None:
     value = _value(text)
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) else None
 
 
 def _value(text: str | bytes) -> Any:

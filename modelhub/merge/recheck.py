@@ -80,7 +80,7 @@ def _largest_error(made: Piece, planned: PlannedTensor, maker: Maker, precision:
     step = shape[0] if maker.whole else max(1, _BLOCK // max(1, columns))
     size, worst, largest = 0.0, 0.0, 0.0
     excess = -math.inf
-    for first in range(0, shape[0], step):
+    for first in range(0, shape[0] if columns else 0, step):
         rows = (min(step, shape[0] - first), *shape[1:])
         exact = _read(old, first * columns, rows, torch_type(piece.tensor.dtype))
         before = exact.clone()

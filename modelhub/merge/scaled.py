@@ -95,7 +95,8 @@ class Scaled:
         low, width = self.block
         scales = self.scales_of(first, last)[np.arange(first, last) // low - first // low]
         blocks = wide.reshape(last - first, -1, width)
-        blocks *= scales[:, :, None]
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by who computes with it
+            blocks *= scales[:, :, None]
         return wide.reshape(last - first, self.columns)
 
 
@@ -166,7 +167,7 @@ def _known(made: Assembly, scales: list[Assembly], further: list[str], settings:
     if settings is not None:
         settings = settings if isinstance(settings, Mapping) else {}
         word = settings.get("format")
-        if word not in _FORMATS or not settings.keys() <= _SETTINGS:
+        if not isinstance(word, str) or word not in _FORMATS or not settings.keys() <= _SETTINGS:
             odd = sorted(map(str, settings.keys() - _SETTINGS))
             return f"quantised as {word!r:.60}" + (f" with {', '.join(odd):.100}" if odd else "")
     if made.dtype not in EIGHT_BITS:
@@ -189,9 +190,9 @@ def _known(made: Assembly, scales: list[Assembly], further: list[str], settings:
 
 def _block(weight: Shape, scales: Shape) -> tuple[int, int] | None:
     """Rows and columns that have one scale; ``None`` where the shapes do not say it."""
-    if not prod(weight):
+    if not weight or not prod(weight) or not prod(scales):
         return None
-    rows, columns = (weight[0], prod(weight[1:])) if weight else (1, 1)
+    rows, columns = weight[0], prod(weight[1:])
     if prod(scales) == 1:
         return rows, columns
     if scales[0] == rows and prod(scales) == rows:

@@ -84,7 +84,7 @@ def _flux(shapes: Shapes, doubles: str, singles: str, embedder: str) -> Iterator
             "txt_attn.norm.key_norm": "attn.norm_added_k",
         }.items():
             yield Fused(f"{native}.{theirs}", (f"{block}.{ours}",))
-    hidden = shapes.get(embedder, (0,))[0]
+    hidden = (shapes.get(embedder) or (0,))[0]
     for i in range(_count(shapes, singles)):
         native, block = f"single_blocks.{i}", f"single_transformer_blocks.{i}"
         fused = shapes.get(f"{native}.linear1.weight") or shapes.get(f"{block}.proj_mlp.weight") or (0,)

@@ -160,7 +160,7 @@ def number(given: str | float) -> float:
     """The weight *given*. Raises :class:`SettingsError`."""
     try:
         value = float(given)
-    except ValueError:
+    except (ValueError, OverflowError):
         value = float("nan")
     if not -1e6 < value < 1e6:
         raise SettingsError(f"{given!r:.60} is no weight", hint=_HINT)

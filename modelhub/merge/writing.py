@@ -14,7 +14,7 @@ import torch
 
 from modelhub.convert import Conversion, ConversionPlan, OutputFile, Piece, PlannedTensor
 from modelhub.convert.background import Background
-from modelhub.convert.execute import check_target, in_source_order, write_copied
+from modelhub.convert.execute import check_target, check_unchanged, in_source_order, write_copied
 from modelhub.convert.execute import execute as write_conversion
 from modelhub.convert.integrity import check_sources
 from modelhub.convert.stream import BLOCK
@@ -25,7 +25,7 @@ from modelhub.merge.base import Address, Told
 from modelhub.merge.compute import Buffers, Computed
 from modelhub.merge.reading import bytes_of
 from modelhub.merge.recipe import recipe_path
-from modelhub.source import LocalSource, Source
+from modelhub.source import Source
 
 Progress = Callable[[int], None]
 Compute = Callable[[Address, PlannedTensor, Buffers], Computed | None]
@@ -72,10 +72,8 @@ class Computing:
         """Write *plan* to *path*; as :func:`modelhub.convert.execute`, and the recipe's place must be free too."""
         if os.path.lexists(recipe_path(path)) and not force:
             raise WouldOverwrite(f"{recipe_path(path)}: exists already")
-        check_target(plan, path, force=force)
-        for source in self._others.sources():
-            if os.path.exists(path) and isinstance(source, LocalSource) and os.path.samefile(path, source.stat.path):
-                raise WouldOverwrite(f"{path}: it is one of the sources itself", hint="name another target")
+        read = replace(self._others, outputs=(*plan.outputs, *self._others.outputs))
+        check_target(read, path, force=force, merging=True)
         with _torch_threads(max(1, (os.cpu_count() or 1) // self._workers)):
             return write_conversion(plan, path, force=force, progress=progress, writer=self)
 
@@ -111,9 +109,7 @@ class Computing:
         verify(replace(plan, outputs=outputs), path, progress=progress, marks=self._marks)
         if self._recheck is not None:
             self.checked = self._recheck(path)
-        for source in self._others.sources():
-            if isinstance(source, LocalSource):
-                source.check_unchanged()
+        check_unchanged(self._others)
 
     def _write_tensor(
         self, output: OutputFile, planned: PlannedTensor, part: PartFile, told: Progress, stopped: threading.Event

@@ -286,3 +286,15 @@ def test_opposite_directions_have_no_arc() -> None:
     assert slerp_factors(1.0, 2.0, 3.0, 0.5) is None
     assert slerp_factors(0.0, 2.0, 2.0, 0.25) == (0.75, 0.25)
     assert slerp_factors(1.0, 1.0, 0.0, 0.25) == (0.75, 0.25)
+
+
+def test_shapes_that_no_model_has_are_blended(tmp_path: Path) -> None:
+    """A first convolution that is no convolution, and a matrix without columns, are tensors like others."""
+    a = base_weights("sd-1")
+    conv = "model.diffusion_model.input_blocks.0.0.weight"
+    empty = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    a |= {conv: torch.ones(8), empty: torch.zeros(8, 0)}
+    paths = write(tmp_path, a=a, b={**a, conv: torch.full((8,), 3.0)})
+    done = modelhub.blend(paths, target=tmp_path / "out.safetensors", verify_tensors=len(a))
+    assert any(address.tensor == empty for address in done.checked)
+    assert torch.equal(load_file(tmp_path / "out.safetensors")[conv], torch.full((8,), 2.0))

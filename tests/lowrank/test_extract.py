@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import modelhub
 from modelhub.convert import ConversionOptions, convert
-from modelhub.errors import IncompatibleArchitecture, MergeError, SettingsError, UnmatchedKeys
+from modelhub.errors import ChangedDuringRead, IncompatibleArchitecture, MergeError, SettingsError, UnmatchedKeys
 from modelhub.lowrank import RankRule, dynamic_rank, plan_extract
 from modelhub.lowrank.base import FactorType
 from modelhub.lowrank.decomposing import balanced, decompose
@@ -294,3 +294,35 @@ def test_rules_for_ranks(dynamic: tuple[str, float] | None, expected: int) -> No
     matrix = (left * torch.tensor([8.0, 4.0, 2.0, 1.0])) @ right.T
     found = decompose(matrix.float(), RankRule(4, dynamic=dynamic), 4)  # type: ignore[arg-type]
     assert len(found.values) == expected
+
+
+def test_models_that_change_meanwhile_are_noticed(tmp_path: Path) -> None:
+    """Where a model is written to while it is read, nothing is made of it."""
+    weights = base_weights("sd-1")
+    name = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    base, tuned = tmp_path / "base.safetensors", tmp_path / "tuned.safetensors"
+    save_file(weights, base)
+    save_file(weights | {name: weights[name] * 2}, tuned)
+
+    def touch(_: int) -> None:
+        with base.open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"x")
+
+    with pytest.raises(ChangedDuringRead):
+        modelhub.extract(tuned, base, target=tmp_path / "out.safetensors", progress=touch)
+    assert {path.name for path in tmp_path.iterdir()} == {base.name, tuned.name}
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0)])
+def test_weights_without_elements_are_no_modules(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """A matrix that has no rows or no columns is left out, of an extraction as of the bytes that are counted."""
+    weights = base_weights("sd-1")
+    name = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    weights[name] = torch.zeros(shape)
+    save_file(weights, tmp_path / "base.safetensors")
+    other = name.replace("to_k", "to_v")
+    save_file(weights | {other: weights[other] * 2}, tmp_path / "tuned.safetensors")
+    models = tmp_path / "tuned.safetensors", tmp_path / "base.safetensors"
+    done = modelhub.extract(*models, RankRule(2), target=tmp_path / "out.safetensors", progress=lambda _: None)
+    assert len(done.kept) == 1

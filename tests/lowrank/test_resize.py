@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import modelhub
-from modelhub.errors import MergeError, WouldOverwrite
+from modelhub.errors import ChangedDuringRead, MergeError, WouldOverwrite
 from modelhub.lowrank import RankRule, in_total, plan_resize
 
 MODULE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -159,3 +159,17 @@ def test_planning_needs_no_torch(tmp_path: Path) -> None:
     with plan_resize(file_of(tmp_path, linear()), RankRule(4)) as plan:
         assert [module.name for module in plan.modules] == [MODULE]
         assert not plan.copied and plan.rule.rank == 4
+
+
+def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
+    """Where the LoRA is written to while it is read, nothing is made of it."""
+    source = file_of(tmp_path, linear())
+
+    def touch(_: int) -> None:
+        with source.open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"x")
+
+    with pytest.raises(ChangedDuringRead):
+        modelhub.resize(source, RankRule(2), target=tmp_path / "out.safetensors", progress=touch)
+    assert {path.name for path in tmp_path.iterdir()} == {source.name}

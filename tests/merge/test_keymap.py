@@ -14,7 +14,7 @@ from modelhub.convert.layouts import diffusers_views
 from modelhub.identify.adapters import modules_of
 from modelhub.identify.names import Names
 from modelhub.merge import merge
-from modelhub.merge.keymap import block_of, keymap_of_checkpoint
+from modelhub.merge.keymap import block_of, keymap_of_checkpoint, keymap_of_folder
 from modelhub.samples.layouts import Architecture, Base, Dialect, checkpoint, lora
 from modelhub.samples.safetensors_files import write_safetensors
 from modelhub.samples.weights import random_weights
@@ -162,3 +162,38 @@ def test_flux(root: str, path: str, tensor: str, rows: list[tuple[int, int, int]
     assert target is not None
     assert {part.address.tensor for part in target.parts} == {f"{root}{tensor}.weight"}
     assert [(*part.rows, part.first) for part in target.parts] == rows
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (7, 0)])
+def test_shapes_that_no_model_has_are_no_crash(shape: tuple[int, ...]) -> None:
+    """Whatever shape one tensor of a checkpoint or of a folder has, the other modules have their places."""
+    flux = {
+        "img_in.weight": (4, 8),
+        "double_blocks.0.img_attn.qkv.weight": (12, 4),
+        "single_blocks.0.linear1.weight": (28, 4),
+        "final_layer.adaLN_modulation.1.weight": (8, 4),
+    }
+    for name in flux:
+        keymap = keymap_of_checkpoint({**flux, name: shape})
+        for each in keymap.modules:
+            for part in each.target.parts:
+                whole = shape if part.address.tensor == name else flux[part.address.tensor]
+                assert 0 <= part.rows[0] <= part.rows[1] <= (whole[0] if whole else 1)
+    folder = {
+        "x_embedder.weight": (4, 8),
+        **{f"single_transformer_blocks.0.attn.to_{each}.weight": (4, 4) for each in "qkv"},
+        "single_transformer_blocks.0.proj_mlp.weight": (16, 4),
+        "norm_out.linear.weight": (8, 4),
+    }
+    for name in folder:
+        components = {"transformer": {**folder, name: shape}}
+        assert keymap_of_folder(components, {("transformer", each): "file" for each in folder}).modules
+
+
+def test_numbers_of_blocks_that_are_none() -> None:
+    """A name may say any number of a block, or none: it is in no block that users know."""
+    long = "1" * 5000
+    assert block_of(f"model.diffusion_model.input_blocks.{long}.0.weight") == ""
+    names = [f"transformer_blocks.{each}.attn.to_q.weight" for each in (long, "x", "")]
+    shapes = {"transformer": dict.fromkeys(names, (4, 4))}
+    assert keymap_of_folder(shapes, {("transformer", name): "file" for name in names}).blocks == frozenset()

@@ -20,6 +20,7 @@ from modelhub.errors import (
     IncompatibleArchitecture,
     MergeError,
     MissingExtra,
+    NotFound,
     UnmatchedKeys,
     UnsafeModelError,
     VerificationFailed,
@@ -898,3 +899,99 @@ def test_weights_of_eight_bits_without_a_scale(tmp_path: Path, dtype: str) -> No
     stored = {role: as_stored(array) for role, array in arrays.items()}
     before = weights[name].to(torch.float64)
     assert_merged(found[name], reference.lora(before.numpy(), stored, None, 1.0), before)
+
+
+@pytest.mark.parametrize(
+    ("roles", "told"),
+    [
+        ({"bias_values": (3,), "bias_indices": (2, 3), "bias_size": ()}, "do not make a lora module"),
+        ({"hada_w1_a": (48, 4, 1), "hada_w1_b": (4, 32), "hada_w2_a": (48, 4, 1), "hada_w2_b": (4, 32)}, "shapes"),
+        ({"lokr_w1": (2, 2), "lokr_w2_a": (24, 4, 1), "lokr_w2_b": (1, 16)}, "does not fit"),
+    ],
+)
+def test_shapes_that_do_not_go_together_name_the_module(
+    tmp_path: Path, roles: dict[str, tuple[int, ...]], told: str
+) -> None:
+    """Tensors whose outer sizes fit the weight and whose inner ones do not fit each other are an error that names the
+    file and the module, whenever that turns out."""
+    weights = base_weights("sd-1")
+    site = sites("sd-1")[LINEAR][0]
+    weights[site.tensor] = torch.zeros(48, 32)
+    base, name = tmp_path / "base.safetensors", site.named("kohya")
+    save_file(weights, base)
+    tensors = {f"{name}.{role}": torch.ones(shape) for role, shape in roles.items()}
+    if "bias_values" in roles:
+        tensors |= {f"{name}.lora_up.weight": torch.ones(48, 4), f"{name}.lora_down.weight": torch.ones(4, 32)}
+    adapter = tmp_path / "a.safetensors"
+    save_file(tensors, adapter)
+    with pytest.raises(MergeError, match=rf"a\.safetensors: {name}: .*({told})"):
+        merge(base, [str(adapter)], target=tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "C64"])
+def test_types_that_nothing_is_computed_in_are_not_merged(sdxl, tmp_path: Path, dtype: str) -> None:
+    """A factor of packed or complex numbers is not taken for what it is not: its module is not merged."""
+    base, weights = sdxl
+    rows, columns = weights[SITE.tensor].shape
+    name = SITE.named("kohya")
+    bits = DType[dtype].bits
+    sizes = {f"{name}.lora_up.weight": (dtype, [rows, 4], rows * bits // 2)}
+    sizes[f"{name}.lora_down.weight"] = "F32", [4, columns], 16 * columns
+    header, end = {}, 0
+    for tensor, (kind, shape, size) in sizes.items():
+        header[tensor] = {"dtype": kind, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    adapter = tmp_path / "a.safetensors"
+    adapter.write_bytes(len(head).to_bytes(8, "little") + head + bytes(end))
+    with pytest.raises(UnmatchedKeys, match=f"of type {dtype}, which is not merged"):
+        merge(base, [str(adapter)], target=tmp_path / "out.safetensors")
+    with pytest.raises(MergeError, match="no module of LoRA"):
+        modelhub.resize(adapter, target=tmp_path / "out.safetensors")
+
+
+def test_a_recipe_in_a_base_is_not_believed(tmp_path: Path) -> None:
+    """What stands for a recipe in the base's metadata is no obstacle, whatever it says."""
+    weights = base_weights("sdxl")
+    recipe = 'schema = "modelhub.recipe/1"\n[base]\npath = "b"\n[[adapter]]\npath = "a"\nweight = {}\n'
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    for weight in ("1" + "0" * 400, "1e999", "[]", '"x"'):
+        save_file(weights, tmp_path / "base.safetensors", {"modelhub.merge": recipe.format(weight)})
+        with plan_merge(tmp_path / "base.safetensors", [str(adapter)]) as plan:
+            assert plan.changes
+
+
+def test_a_configuration_that_cannot_be_read_is_not_guessed(sdxl, tmp_path: Path) -> None:
+    """A PEFT adapter whose configuration is there and is broken is not merged as if it had none; an adapter with
+    alphas of its own does not ask for it."""
+    base, weights = sdxl
+    for broken in ('{"lora_alpha": 6', "[]", "6", "[" * 100_000):
+        adapter = peft_file(tmp_path / "a.safetensors", weights, {"lora_adapter_metadata": broken})
+        with pytest.raises(UnmatchedKeys, match="configuration, in which its alpha may stand, cannot be read"):
+            merge(base, [str(adapter)], target=tmp_path / "no.safetensors")
+    adapter = peft_file(tmp_path / "a.safetensors", weights, {})
+    for broken in ('{"lora_alpha": 6', '{"lora_alpha": 6}' + " " * (1 << 20)):
+        (tmp_path / "adapter_config.json").write_text(broken)
+        with pytest.raises(UnmatchedKeys, match="cannot be read"):
+            merge(base, [str(adapter)], target=tmp_path / "no.safetensors")
+    with plan_merge(base, [str(lora_file(tmp_path / "b.safetensors", weights, alpha=2.0))]) as plan:
+        assert plan.changes
+
+
+def test_hints_are_those_of_a_merge(sdxl, tmp_path: Path) -> None:
+    """What is said of a target that cannot be is what a merge can do: it has no --in-place, and makes no folders."""
+    base, weights = sdxl
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    for taken in (base, adapter):
+        with pytest.raises(WouldOverwrite, match="one of the sources") as caught:
+            merge(base, [str(adapter)], target=taken, force=True)
+        assert caught.value.hint == "name another target"
+    for work in (
+        lambda target: merge(base, [str(adapter)], target=target),
+        lambda target: modelhub.resize(adapter, target=target),
+    ):
+        with pytest.raises(NotFound) as missing:
+            work(tmp_path / "nowhere" / "out.safetensors")
+        assert missing.value.hint == "make it"

@@ -305,3 +305,37 @@ def test_blends_and_extractions_see_numbers(tmp_path: Path) -> None:
     for name, (rows, change) in changes.items():
         made = (found[f"{name}.weight"] - plain[f"{name}.weight"])[rows].to(torch.float64).numpy()
         assert np.linalg.norm(made - change) < 2e-3 * np.linalg.norm(change)
+
+
+@pytest.mark.parametrize("scales", [(0, 4), (96, 0, 1), (0,)])
+def test_scales_without_elements_are_refused(tmp_path: Path, scales: tuple[int, ...]) -> None:
+    """Scales that have no elements are said not to fit the weight."""
+    save_file(quantised() | {f"{QKV}.scale_weight": torch.zeros(scales)}, tmp_path / "base.safetensors")
+    lora, _ = adapter(tmp_path / "a.safetensors")
+    with pytest.raises(MergeError, match="which do not fit"):
+        merge(tmp_path / "base.safetensors", [lora], target=tmp_path / "out.safetensors")
+
+
+def test_a_format_that_is_no_word_is_refused(tmp_path: Path) -> None:
+    """ComfyUI's word for how a layer is quantised may be any JSON; what is no known word is refused."""
+    for word in ([], {}, None, 8):
+        metadata = {"_quantization_metadata": json.dumps({"layers": {QKV: {"format": word}}})}
+        save_file(quantised(), tmp_path / "base.safetensors", metadata)
+        lora, _ = adapter(tmp_path / "a.safetensors")
+        with pytest.raises(MergeError, match="quantised as"):
+            merge(tmp_path / "base.safetensors", [lora], target=tmp_path / "out.safetensors")
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_scales_of_what_no_adapter_changes_are_copied(tmp_path: Path) -> None:
+    """A weight of no dimension with a scale, and a scale that carries its numbers out of range, are only copied."""
+    odd = {"odd.weight": torch.tensor(1.0).to(E4M3), "odd.scale_weight": torch.tensor(1.0)}
+    weights = quantised() | odd | {"double_blocks.0.img_mlp.0.scale_weight": torch.tensor(3e38)}
+    base, target = tmp_path / "base.safetensors", tmp_path / "out.safetensors"
+    save_file(weights, base)
+    lora, changes = adapter(tmp_path / "a.safetensors")
+    merge(base, [lora], target=target)
+    assert_same(load(target), weights, {f"{name}.{leaf}" for name in changes for leaf in ("weight", "scale_weight")})
+    save_file(weights | {f"{QKV}.scale_weight": torch.tensor(3e38)}, base)
+    with pytest.raises(MergeError, match="not finite"):
+        merge(base, [lora], target=target, force=True)

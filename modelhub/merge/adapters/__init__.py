@@ -47,7 +47,7 @@ def make_update(
     """
     try:
         update = ALGORITHMS[algorithm](tensors, alpha, shape)
-    except (RuntimeError, KeyError, IndexError) as error:  # torch's word for shapes that do not go together
+    except (RuntimeError, KeyError, IndexError, TypeError) as error:  # torch's word for shapes that do not go together
         raise MergeError(f"its tensors do not make a {algorithm} module: {str(error).splitlines()[0]:.200}") from error
     if magnitudes is None:
         return update
