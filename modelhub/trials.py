@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 
 from modelhub import __version__
@@ -307,11 +307,15 @@ def _write_once(path: str, data: bytes) -> None:
     """Write *data* to *path*, which is named after it, whole or not at all."""
     if os.path.exists(path):
         return
-    part = f"{path}.part"
+    part = f"{path}.{os.urandom(4).hex()}.partial"  # another run may be writing the same
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(part, "wb") as file:
+        with open(part, "xb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
+        with suppress(OSError):
+            os.remove(part)
         raise SourceError(f"{path}: the image cannot be kept there: {error.strerror}") from error

@@ -20,13 +20,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from modelhub.errors import AccessDenied, Malformed, NotFound, SourceError
+from modelhub.errors import Malformed
 from modelhub.scan.contracts import CALLS, STATES
 from modelhub.scan.policy import Allowed, Policy
+from modelhub.user_files import read_user_file
 
 _TIER = "own"
 _FIELDS = frozenset({"module", "names", "call", "build", "pairs", "items", "reason"})
-_LARGEST = 1 << 20
 _HINT = "a policy file has [[allow]] tables of module, names, call, build, pairs, items and reason; see docs/rules.md"
 
 
@@ -36,8 +36,8 @@ def extended(policy: Policy, path: str) -> Policy:
     Raises :class:`NotFound`, :class:`AccessDenied` or :class:`SourceError` when the file cannot be read, and
     :class:`Malformed` when it is anything else than exact names in known roles.
     """
-    data = _read(path)
     try:
+        data = read_user_file(path, "policy file")
         own = dict(_entries(tomllib.loads(data.decode("utf-8")), policy))
     except (ValueError, TypeError, KeyError, RecursionError) as error:  # UnicodeDecodeError and TOMLDecodeError too
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
@@ -48,21 +48,6 @@ def extended(policy: Policy, path: str) -> Policy:
     return replace(
         policy, version=f"{policy.version}+own:{mark}", allowed={**policy.allowed, **own}, own=tuple(sorted(own))
     )
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
-    except FileNotFoundError as error:
-        raise NotFound(f"{path}: no such policy file", path=path) from error
-    except PermissionError as error:
-        raise AccessDenied(f"{path}: the policy file may not be read", path=path) from error
-    except OSError as error:
-        raise SourceError(f"{path}: the policy file cannot be read: {error.strerror}", path=path) from error
-    if len(data) > _LARGEST:
-        raise Malformed(f"{path}: not a policy file: it is larger than {_LARGEST} bytes", hint=_HINT)
-    return data
 
 
 def _entries(data: Mapping[str, Any], policy: Policy) -> Iterator[tuple[tuple[str, str], Allowed]]:

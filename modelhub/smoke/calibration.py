@@ -16,16 +16,17 @@ Of good models' measurements the worst is taken, with room for another good one 
 from __future__ import annotations
 
 import json
-import math
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from modelhub.errors import AccessDenied, Malformed, NotFound, SourceError
+from modelhub.errors import Malformed
 from modelhub.smoke.checks.base import Thresholds
 from modelhub.smoke.spec import SmokeResult
+from modelhub.user_files import read_user_file
 
 PROBE_ROOM = 3.0
 """How many times the worst error of good models: with 10 % of noise on its weights a small trained network's grows
@@ -36,8 +37,6 @@ DEVIATION_ROOM = 1.25
 
 PSNR_ROOM = 2.0
 """dB below that of good models: half of how far published autoencoders differ from one picture to the next."""
-
-_LARGEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +124,7 @@ def read_calibrations(path: str) -> dict[str, Calibration]:
     else than the module shows.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
-    except FileNotFoundError as error:
-        raise NotFound(f"{path}: no such file of thresholds", path=path) from error
-    except PermissionError as error:
-        raise AccessDenied(f"{path}: the thresholds may not be read", path=path) from error
-    except OSError as error:
-        raise SourceError(f"{path}: the thresholds cannot be read: {error.strerror}", path=path) from error
-    try:
-        if len(data) > _LARGEST:
-            raise ValueError(f"it is larger than {_LARGEST} bytes")
-        said = tomllib.loads(data.decode("utf-8"))
+        said = tomllib.loads(read_user_file(path, "file of thresholds").decode("utf-8"))
         return {architecture: _calibration(architecture, table) for architecture, table in said.items()}
     except (ValueError, TypeError, RecursionError) as error:  # UnicodeDecodeError and TOMLDecodeError, too
         raise Malformed(f"{path}: not a file of thresholds: {error}", hint=_HINT) from error
@@ -157,7 +145,7 @@ def _calibration(architecture: str, table: Any) -> Calibration:
     deviation, models = table["deviation"], table["models"]
     if not isinstance(deviation, list) or len(deviation) != 2:
         raise ValueError("deviation is no pair of numbers")
-    if not all(type(each) in (int, float) and math.isfinite(each) and each > 0 for each in [*numbers, *deviation]):
+    if not all(type(each) in (int, float) and 0 < each <= sys.float_info.max for each in [*numbers, *deviation]):
         raise ValueError(f"a threshold of [{architecture:.60}] is no number above 0")
     if not isinstance(models, list) or not models or not all(isinstance(each, str) for each in models):
         raise ValueError("models is no list of names")

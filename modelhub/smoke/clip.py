@@ -53,33 +53,36 @@ def clip_of(path: str) -> ClipSpec:
 def _config(state_dict: StateDict) -> Mapping[str, object]:
     """What ``CLIPConfig`` takes, from the shapes."""
 
-    def shape(name: str) -> tuple[int, ...]:
-        return tuple(state_dict[name].shape)
+    def shape(name: str, dimensions: int) -> tuple[int, ...]:
+        found = tuple(state_dict[name].shape)
+        if len(found) != dimensions or 0 in found:
+            raise NotTestable(f"it is no CLIP model: its tensor {name!r} has the shape {list(found)}")
+        return found
 
     def tower(prefix: str, width: int) -> dict[str, object]:
         layers = {int(match[1]) for name in state_dict if (match := _LAYER.match(name.removeprefix(prefix)))}
-        inner = state_dict[prefix + _MLP].shape[0] if prefix + _MLP in state_dict else 4 * width
+        inner = shape(prefix + _MLP, 2)[0] if prefix + _MLP in state_dict else 4 * width
         return {
             "hidden_size": width,
             "intermediate_size": inner,
             "num_hidden_layers": max(layers, default=-1) + 1,
             "num_attention_heads": max(1, width // _HEAD_WIDTH),
-            "hidden_act": "quick_gelu" if shape(_NEEDED[0])[1] in _OPENAI_WIDTHS else "gelu",
-            "projection_dim": shape("text_projection.weight")[0],
+            "hidden_act": "quick_gelu" if shape(_NEEDED[0], 2)[1] in _OPENAI_WIDTHS else "gelu",
+            "projection_dim": shape("text_projection.weight", 2)[0],
         }
 
-    words, width = shape(_NEEDED[0])
-    vision_width, _, patch, _ = shape(_NEEDED[3])
+    words, width = shape(_NEEDED[0], 2)
+    vision_width, _, patch, _ = shape(_NEEDED[3], 4)
     text = tower(_TEXT, width) | {
         "vocab_size": words,
-        "max_position_embeddings": shape(_NEEDED[1])[0],
+        "max_position_embeddings": shape(_NEEDED[1], 2)[0],
         "bos_token_id": words - 2,
         "eos_token_id": words - 1,
     }
     vision = tower(_VISION, vision_width) | {
         "patch_size": patch,
-        "image_size": patch * round((shape(_NEEDED[4])[0] - 1) ** 0.5),
+        "image_size": patch * round((shape(_NEEDED[4], 2)[0] - 1) ** 0.5),
     }
     if vision_width >= _WIDE_VISION:
         vision["num_attention_heads"] = _WIDE_HEADS
-    return {"text_config": text, "vision_config": vision, "projection_dim": shape("text_projection.weight")[0]}
+    return {"text_config": text, "vision_config": vision, "projection_dim": shape("text_projection.weight", 2)[0]}

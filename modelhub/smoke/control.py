@@ -70,10 +70,10 @@ def _widths(unet: dict[str, Shape] | Shapes) -> tuple[tuple[int, ...], tuple[int
 
 
 def _numbered(shapes: Shapes, name: str) -> Iterator[int]:
-    """The first dimension of the tensors whose *name* has the numbers from 0 on."""
+    """The first dimension of the tensors whose *name* has the numbers from 0 on, as far as they have one."""
     number = 0
-    while name.format(number) in shapes:
-        yield shapes[name.format(number)][0]
+    while shape := shapes.get(name.format(number)):
+        yield shape[0]
         number += 1
 
 

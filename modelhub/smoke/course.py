@@ -34,6 +34,11 @@ class Course:
     def sampler(self) -> Sampler:
         return Sampler(self.spec, self.modules, self.place)
 
+    def drawn(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The drawn pictures that a pipeline may start from, ``(1, 3, size, size)`` from 0 to 1."""
+        first, second = (torch.from_numpy(each).permute(2, 0, 1)[None] for each in images.drawn(self.spec.size))
+        return first, second
+
     def picture(self, latents: torch.Tensor, *, kept: bool = True) -> dict[str, Any]:
         """What the picture of *latents* looks like in numbers; it is the test's image if *kept*."""
         decoded = self.decoded(latents)
@@ -55,11 +60,12 @@ class Course:
             self.teller.stage("comparing the image with its prompt")
             try:
                 scorer = self.kept.scorer(self.spec, self.place)
-            except CannotLoad as error:  # says nothing of the model that is tested
-                self.teller.tell(clip=f"not measured: {error}")
+                scores = None if scorer is None else scorer.scores(np.clip(picture, 0, 1), self.spec.prompts[:2])
+            except (CannotLoad, RuntimeError, ValueError, IndexError) as error:  # not the tested model's fault
+                self.teller.tell(clip=f"not measured: {' '.join(str(error).split()):.300}")
                 return
-            if scorer is not None:
-                own, other = scorer.scores(np.clip(picture, 0, 1), self.spec.prompts[:2])
+            if scores is not None:
+                own, other = scores
                 self.teller.tell(clip={"prompt": own, "other": other, "model": os.path.basename(self.spec.clip.path)})
 
     def encoded(self, pictures: torch.Tensor) -> torch.Tensor:

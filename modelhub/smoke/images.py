@@ -73,8 +73,11 @@ def read_png(path: str) -> Picture:
     """The picture in the PNG file *path*. Raises ``OSError`` for what is none."""
     from PIL import Image
 
-    with Image.open(path, formats=("PNG",)) as image:
-        return np.asarray(image.convert("RGB"), np.float32) / 255
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return np.asarray(image.convert("RGB"), np.float32) / 255
+    except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # Pillow's words for damage
+        raise OSError(f"{path}: {error}") from error
 
 
 def similarity(one: Picture, other: Picture) -> dict[str, float | None]:

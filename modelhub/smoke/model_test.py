@@ -34,7 +34,7 @@ def try_model(course: Course) -> None:
     teller.stage("probing the UNet")
     teller.tell(probe=sampler.probe(latents, empty))
     teller.stage("sampling")
-    first, second = (torch.from_numpy(each).permute(2, 0, 1)[None] for each in images.drawn(spec.size))
+    first, second = course.drawn()
     started = first if takes_picture(spec.pipeline) else None
     sampled = sampler.sample(prompt, empty, guidance=spec.guidance, picture=started)
     plane = sampled.latents.float().cpu().numpy()[0, 0]

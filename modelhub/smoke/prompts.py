@@ -12,17 +12,16 @@ What an option says goes before what the file says.
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from modelhub.errors import AccessDenied, Malformed, NotFound, SourceError
+from modelhub.errors import Malformed
 from modelhub.smoke.spec import Settings
+from modelhub.user_files import read_user_file
 
-_LARGEST = 1 << 20
 _MOST = 16
 """Prompts, and seeds: 256 images of one model."""
 
@@ -38,18 +37,7 @@ def with_prompts(settings: Settings, path: str) -> Settings:
     anything that the module does not name, and for values that are none.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
-    except FileNotFoundError as error:
-        raise NotFound(f"{path}: no such file of prompts", path=path) from error
-    except PermissionError as error:
-        raise AccessDenied(f"{path}: the prompts may not be read", path=path) from error
-    except OSError as error:
-        raise SourceError(f"{path}: the prompts cannot be read: {error.strerror}", path=path) from error
-    try:
-        if len(data) > _LARGEST:
-            raise ValueError(f"it is larger than {_LARGEST} bytes")
-        said = _checked(tomllib.loads(data.decode("utf-8")))
+        said = _checked(tomllib.loads(read_user_file(path, "file of prompts").decode("utf-8")))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and TOMLDecodeError, too
         raise Malformed(f"{path}: not a file of prompts: {error}", hint=_HINT) from error
     given = {name: value for name, value in said.items() if getattr(settings, name) in (None, *_DEFAULTS[name])}
@@ -70,7 +58,7 @@ def _checked(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number_within(least: float, most: float) -> Callable[[Any], bool]:
-    return lambda value: type(value) in (int, float) and math.isfinite(value) and least <= value <= most
+    return lambda value: type(value) in (int, float) and least <= value <= most
 
 
 def _whole_within(bounds: tuple[int, int], step: int = 1) -> Callable[[Any], bool]:

@@ -12,6 +12,7 @@ import torch
 
 from modelhub.smoke import images
 from modelhub.smoke.course import Course
+from modelhub.smoke.loading import CannotLoad
 from modelhub.smoke.spec import Component
 
 _SMALLEST = 16
@@ -19,7 +20,10 @@ _SMALLEST = 16
 
 
 def try_upscaler(course: Course, component: Component) -> None:
-    """Tell whether spandrel loads the network of *component*'s tensors, and how well it gives drawn pictures back."""
+    """Tell whether spandrel loads the network of *component*'s tensors, and how well it gives drawn pictures back.
+
+    Raises :class:`CannotLoad` for one that takes something else than grey or coloured pictures.
+    """
     spec, teller, place = course.spec, course.teller, course.place
     assert component.tensors is not None
     tensors = {name: course.files.see(view) for name, view in component.tensors.items()}
@@ -41,9 +45,11 @@ def try_upscaler(course: Course, component: Component) -> None:
         "loaded": len(tensors),
         "non_finite": {"count": len(bad), "names": bad[:20]},
     }
-    if bad or not isinstance(network, spandrel.ImageModelDescriptor) or network.input_channels not in (1, 3):
+    if bad:
         teller.tell(upscaler=told)
         return
+    if not isinstance(network, spandrel.ImageModelDescriptor) or network.input_channels not in (1, 3):
+        raise CannotLoad(f"there is no test yet for {told['network']} of {network.input_channels} channels")
     supported = {torch.float16: network.supports_half, torch.bfloat16: network.supports_bfloat16}
     network.to(place.device, place.dtype if supported.get(place.dtype, True) else torch.float32).eval()
     teller.stage("giving pictures back")

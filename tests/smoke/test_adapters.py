@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from modelhub.samples.runnable import Weights, healthy, save, shapes
+from modelhub.samples.runnable import Weights, from_picture, healthy, save, shapes
 from modelhub.smoke import Settings, SmokeResult, parts
 from modelhub.smoke.kept import Kept
 from modelhub.smoke.prepare import prepare
@@ -194,6 +195,19 @@ def test_a_base_that_fails_says_nothing_of_the_adapter(tmp_path: Path, tried: Tr
     result = carried_out(spec, tmp_path)
     assert result.outcome == "not testable"
     assert result.sentence.startswith("its base fails: NaN or infinite values are in")
+
+
+@pytest.mark.parametrize("weights", [adapter(), {"emb_params": torch.randn(3, 768)}], ids=["lora", "embedding"])
+def test_a_base_that_starts_from_a_picture_is_given_one(tmp_path: Path, weights: Weights) -> None:
+    """An adapter is tried on a model for inpainting as on any other of its architecture."""
+    base = save(from_picture("sd-1", 9), tmp_path / "inpainting.safetensors", torch.float32)
+    save_file(weights, tmp_path / "adapter.safetensors")
+    spec = prepare(str(tmp_path / "adapter.safetensors"), replace(SETTINGS, preset="thorough", steps=1), lambda _: base)
+    assert isinstance(spec, SmokeSpec)
+    assert spec.pipeline == "StableDiffusionInpaintPipeline"
+    result = carried_out(spec, tmp_path)
+    assert outcomes(result)["adapter.effect"] == "passed", result.sentence
+    assert "grid.images" in outcomes(result)
 
 
 def test_a_base_is_loaded_once_for_many_adapters(tmp_path: Path, bases: dict[str, str]) -> None:

@@ -80,6 +80,8 @@ def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
         ("[sd-1]\nprobe = 3", "[sd-1] has no deviation"),
         ("[sd-1", "not a file of thresholds"),
         (to_toml({"sd-1": SD_1}).replace("0.06", "-1"), "a threshold of [sd-1] is no number above 0"),
+        (to_toml({"sd-1": SD_1}).replace("0.06", "1" + "0" * 400), "a threshold of [sd-1] is no number above 0"),
+        (to_toml({"sd-1": SD_1}).replace("0.06", "nan"), "a threshold of [sd-1] is no number above 0"),
         (to_toml({"sd-1": SD_1}).replace("0.06", "true"), "a threshold of [sd-1] is no number above 0"),
         (to_toml({"sd-1": SD_1}).replace("[0.8, 1.25]", "[1]"), "deviation is no pair of numbers"),
         (to_toml({"sd-1": SD_1}).replace('"2026-11-25"', "3"), "date is no text"),

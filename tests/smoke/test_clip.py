@@ -87,6 +87,31 @@ def test_a_models_image_is_scored(tmp_path: Path, vocabulary: str) -> None:
     assert "it has no usable 'vision_model.post_layernorm.weight'" in str(result.facts["clip"])
 
 
+def test_a_clip_model_that_cannot_be_run_is_no_fault_of_the_model(tmp_path: Path, vocabulary: str) -> None:
+    """Of a tensor that does not fit, or words that it has no tokens for, the score's absence is all that is told."""
+    spec = prepare(
+        save(healthy("sd-1"), tmp_path / "model.safetensors", torch.float32), replace(SETTINGS, tokenizer=vocabulary)
+    )
+    assert isinstance(spec, SmokeSpec)
+    odd, few = clip_weights(), clip_weights()
+    odd["vision_model.post_layernorm.weight"] = torch.ones(3)
+    few["text_model.embeddings.token_embedding.weight"] = torch.ones(2, 128)
+    for weights in (odd, few):
+        clip = clip_of(save(weights, tmp_path / "clip.safetensors", torch.float32))
+        result = carried_out(replace(spec, clip=clip), tmp_path)
+        assert result.outcome in ("passed", "suspect"), result.sentence
+        assert str(result.facts["clip"]).startswith("not measured: ")
+
+
+def test_a_clip_model_of_odd_shapes_is_none(tmp_path: Path) -> None:
+    """A table of words that is no table is said, and no crash."""
+    for name in ("text_model.embeddings.token_embedding.weight", "vision_model.embeddings.patch_embedding.weight"):
+        for shape in ((5,), (0, 0), (4, 4, 0, 0)):
+            weights = clip_weights() | {name: torch.ones(shape)}
+            with pytest.raises(NotTestable, match="it is no CLIP model: its tensor"):
+                clip_of(save(weights, tmp_path / "clip.safetensors", torch.float32))
+
+
 @pytest.mark.parametrize(("own", "other", "found"), [(0.3, 0.2, {}), (0.2, 0.2, {"clip.score": "suspect"})])
 def test_an_image_that_fits_another_prompt_better_is_suspect(own: float, other: float, found: dict[str, str]) -> None:
     """The two prompts of the test are held against each other: no threshold is needed."""

@@ -86,6 +86,13 @@ def test_a_value_that_is_no_number_fails(tried: Tried, kind: str) -> None:
     assert result.image is None
 
 
+def test_a_tensor_without_dimensions_is_no_crash(tried: Tried) -> None:
+    """What has one number where a convolution should be is told as what does not fit its base."""
+    weights = under_diffusers_names(controlnet()) | {"controlnet_down_blocks.0.weight": torch.tensor(1.0)}
+    result = tried(weights)
+    assert (result.outcome, "it is for a UNet of the widths" in result.sentence) == ("not testable", True)
+
+
 def test_a_lost_tensor_fails(tried: Tried) -> None:
     """What diffusers would fill with random numbers is told by its name in the file."""
     weights = controlnet()

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from modelhub.errors import SourceError
 from modelhub.samples.runnable import healthy_vae, save
 from modelhub.smoke import Ahead, Crew, Limits, Settings, SmokeSpec, ahead, run
 from modelhub.smoke.prepare import prepare
 from modelhub.smoke.spec import TensorFile
-from modelhub.trials import Trials
+from modelhub.trials import Trials, _keep_image
 
 SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
 
@@ -100,6 +101,32 @@ def test_a_run_answers_in_order_and_stops_for_nothing(spec: SmokeSpec, tmp_path:
         "ValueError",
         "failed",
     ]
+
+
+def test_an_image_that_cannot_be_kept_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does one that another run is writing at the same time: each writes a file of its own, and all of it."""
+    image = b"\x89PNG" * 1000
+
+    def beside(written: str, path: str) -> None:
+        with monkeypatch.context() as other:
+            other.setattr(os, "replace", replaced)
+            _keep_image(image, str(tmp_path))  # another run comes to its end meanwhile
+        assert Path(written).read_bytes() == image
+        replaced(written, path)
+
+    replaced = os.replace
+    monkeypatch.setattr(os, "replace", beside)
+    _, path = _keep_image(image, str(tmp_path))
+    assert [each.read_bytes() for each in tmp_path.rglob("*.*")] == [image]
+    os.remove(path)
+
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SourceError, match="the image cannot be kept there: No space left on device"):
+        _keep_image(image, str(tmp_path))
+    assert not list(tmp_path.rglob("*.*"))
 
 
 def cached(path: Path) -> bool:

@@ -51,6 +51,7 @@ def test_an_option_goes_before_the_file() -> None:
         ("seeds = [true]", "not a list of 1 to 16 different whole numbers from 0"),
         ("seeds = [[1]]", "not a list of 1 to 16 different whole numbers from 0"),
         ("guidance = nan", "guidance is nan, not a number from 0 to 50"),
+        ("guidance = 1" + "0" * 400, "not a number from 0 to 50"),
         ("guidance = true", "not a number from 0 to 50"),
         ("steps = 0", "not a whole number from 1 to 150"),
         ("size = 100", "size is 100, not a multiple of 64 from 64 to 2048"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 from modelhub.samples.runnable import Weights
 from modelhub.smoke import Settings, SmokeResult, prepare, upscaling
+from modelhub.smoke.loading import CannotLoad
 from modelhub.smoke.spec import SmokeSpec
 from tests.smoke.course import carried_out, outcomes, unpassed
 from tests.smoke.upscalers import compact
@@ -64,6 +66,19 @@ def test_weights_that_overflow_fail(tried: Tried) -> None:
     for name in ("body.2.weight", "body.4.weight"):
         weights[name] *= 1e30
     assert "image.finite" in unpassed(tried(weights))
+
+
+def test_what_takes_no_picture_is_not_tested(tmp_path: Path) -> None:
+    """A network of four channels is whole, and nothing drawn can be given to it: that is no fault of it."""
+    upscaling._spandrel()
+    network = importlib.import_module("spandrel.architectures.ESRGAN").ESRGAN(
+        in_nc=4, out_nc=4, num_filters=8, num_blocks=1, scale=2
+    )
+    save_file(network.state_dict(), tmp_path / "four.safetensors")
+    spec = prepare(str(tmp_path / "four.safetensors"), SETTINGS)
+    assert isinstance(spec, SmokeSpec)
+    with pytest.raises(CannotLoad, match=r"there is no test yet for .* of 4 channels"):
+        carried_out(spec, tmp_path)
 
 
 @pytest.mark.parametrize("change", ["lost", "strange"])

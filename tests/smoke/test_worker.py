@@ -7,6 +7,7 @@ The course of a test is run within this process, so that torch is imported once;
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -301,6 +302,18 @@ def test_an_image_is_compared_with_the_accepted_one(tmp_path: Path) -> None:
     assert outcomes(other)["image.reference"] == "failed"
     lost = carried_out(replace(spec, reference=str(tmp_path / "lost.png")), tmp_path)
     assert unpassed(lost) == {"image.reference": "suspect"}
+
+
+def test_a_damaged_reference_is_no_picture(tmp_path: Path) -> None:
+    """Whatever is wrong in it, reading it says so in the one way that is expected."""
+    whole = images.png(images.drawn(64)[0])
+    path = tmp_path / "damaged.png"
+    huge = whole[:16] + (1 << 20).to_bytes(4, "big") * 2 + whole[24:29]
+    huge += zlib.crc32(huge[12:]).to_bytes(4, "big") + whole[33:]
+    for data in (whole.replace(b"IDAT", b"ID\xd6T"), huge, whole[: len(whole) // 2], b"\x89PNG", b""):
+        path.write_bytes(data)
+        with pytest.raises(OSError, match=r"damaged|truncated|PNG"):
+            images.read_png(str(path))
 
 
 def test_what_a_vae_gives_back_is_compared_too(tmp_path: Path) -> None:
