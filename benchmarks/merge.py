@@ -251,7 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines += [f"Not installed, and not measured: {', '.join(lacking)}.", ""]
     about = machine.description(directory, ("torch",))
     about += [f"* {peers.versions(installed)}" if installed else "* no peers"]
-    report.write("merge.md", ["# Merging", "", *about, "", *lines])
+    told = ["each run once" if options.runs == 1 else f"median [least-most] of {options.runs} runs", "in turn"]
+    note = "`modelhub merge` also digests base and adapters for its recipe, and compares what it copied with the base."
+    report.write("merge.md", ["# Merging", "", f"Whole processes: {', '.join(told)}.", note, "", *about, "", *lines])
 
 
 if __name__ == "__main__":
