@@ -58,6 +58,9 @@ class Outline:
 
 
 _MOST_OUTLINES = 16
+_LONGEST = 1 << 20
+"""Characters of names and sizes of shapes, together, of a list that is remembered; trainers' have a tenth of it."""
+
 _outlines: dict[tuple[tuple[str, ...], tuple[tuple[int, ...], ...]], Outline | None] = {}
 
 
@@ -106,9 +109,10 @@ def _outlined(names: Names) -> Outline | None:
     if modules and counted >= _SHARE * len(names.tensors):
         facts = [module.form[:2] for module in modules]
         outline = Outline(counted, _described(modules, facts), narrowed(modules), _alphas(modules, facts))
-    while len(_outlines) >= _MOST_OUTLINES:
-        del _outlines[next(iter(_outlines))]
-    _outlines[key] = outline
+    if sum(map(len, key[0])) + sum(map(len, key[1])) <= _LONGEST:
+        while len(_outlines) >= _MOST_OUTLINES:
+            del _outlines[next(iter(_outlines))]
+        _outlines[key] = outline
     return outline
 
 

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from modelhub.errors import SourceError
-from modelhub.identify import Adapter, Identity, identify_state_dict
+from modelhub.identify import Adapter, Identity, adapters, identify_state_dict
 from modelhub.identify import modules as module_room
 from modelhub.identify.modules import Module
 from modelhub.identify.probe import Probe
@@ -450,3 +450,12 @@ def test_no_long_shape_is_remembered() -> None:
         assert Module("a", "a", None, {("lora", "down"): tensor}).rank == 1
         hits.append(module_room._form.cache_info().hits)
     assert hits[1] == hits[0] + 1
+
+
+def test_no_long_list_is_remembered() -> None:
+    """A library's lists of tensors are told again at once; a header of a hundred megabytes is not kept for that."""
+    module = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    shapes: Shapes = {f"{module}.lora_up.weight": (320, 4), f"{module}.lora_down.weight": (4, 320)}
+    for more, length, is_kept in (("few", 10, True), ("many", 1 << 20, False)):
+        assert adapter_of(known({**shapes, more: (1,) * length})).rank == 4
+        assert any(more in key[0] for key in adapters._outlines) is is_kept
