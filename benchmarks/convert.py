@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from benchmarks import machine, report
 from benchmarks.build import DEFAULT_DIR, FILES, build
-from benchmarks.measure import Summary, interleaved, read_through
+from benchmarks.measure import Summary, forget, interleaved, read_through
 
 MAX_MEMORY = 100e6
 MIN_SPEEDUP = 4.0
@@ -161,7 +161,7 @@ def measure(
     """Seconds and bytes of each of *methods* on the file *source*, the output beside it."""
     target = source + ".converted.safetensors"
 
-    def prepare() -> None:
+    def prepare(_: str) -> None:
         if os.path.exists(target):
             os.remove(target)
         os.sync()
@@ -177,20 +177,11 @@ def measure(
             os.remove(target)
 
 
-def forget(path: str) -> None:
-    """Have the kernel throw the file *path* out of the page cache (``posix_fadvise``; clean pages only)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-
-
 def measure_verify(source: str, runs: int) -> dict[str, Summary]:
     """Seconds that ``modelhub verify OUT --source SRC`` takes, beside reading both files once, from disk."""
     target = source + ".verified.safetensors"
 
-    def prepare() -> None:
+    def prepare(_: str) -> None:
         os.sync()
         forget(source)
         forget(target)

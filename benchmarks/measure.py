@@ -109,16 +109,17 @@ def interleaved(
     commands: Mapping[str, Sequence[str]],
     times: int,
     *,
-    before: Callable[[], None] = lambda: None,
+    before: Callable[[str], None] = lambda _: None,
     expected: Mapping[str, int | None] | None = None,
     budget: float = float("inf"),
     run: Callable[[Sequence[str]], Run] = run,
 ) -> dict[str, Summary]:
     """Run each of *commands* *times* times, in turn, so that a slow minute of the machine hits all of them.
 
-    Each round begins with another one, so that none always runs after the same neighbour. *before* runs before each
-    and is not measured. One that has used up *budget* seconds sits out the rounds that are left. Raises
-    ``RuntimeError`` when one ends with another exit code than *expected* says (0 where it says nothing).
+    Each round begins with another one, so that none always runs after the same neighbour. *before* is called with the
+    name of each before it runs, which is not measured. One that has used up *budget* seconds sits out the rounds that
+    are left. Raises ``RuntimeError`` when one ends with another exit code than *expected* says (0 where it says
+    nothing).
     """
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     names = list(commands)
@@ -127,7 +128,7 @@ def interleaved(
         for name in names[start:] + names[:start]:
             if sum(earlier.wall for earlier in runs[name]) >= budget:
                 continue
-            before()
+            before(name)
             done = run(commands[name])
             code = (expected or {}).get(name, 0)
             if code is not ANY and done.exit_code != code:
@@ -146,3 +147,16 @@ def read_through(path: str) -> None:
         buffer = bytearray(1 << 20)
         while file.readinto(buffer):
             pass
+
+
+def forget(path: str) -> None:
+    """Have the kernel throw *path*, a file or a folder of files, out of the page cache (clean pages only)."""
+    if os.path.isdir(path):
+        for name in os.listdir(path):
+            forget(os.path.join(path, name))
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)

@@ -2,8 +2,8 @@
 
 The yardstick is a plain copy of the base with its bytes forced to disk, and what the products of the adapter's factors
 alone take; beside it run sd-mecha and diffusers (``load_lora_weights``, ``fuse_lora``, ``save_pretrained``), each in an
-environment of its own that is made where it lacks. The base comes from the page cache; the output is removed and the
-disk idle before each run. Of the large files those of one architecture are there at a time.
+environment of its own that is made where it lacks. The base comes from the page cache, which holds nothing else; the
+output is removed and the disk idle before each run. Of the large files those of one architecture are there at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks import machine, peers, report
 from benchmarks.build import DEFAULT_DIR
-from benchmarks.measure import ANY, Summary, interleaved, read_through, usual
+from benchmarks.measure import ANY, Summary, forget, interleaved, read_through, usual
 from modelhub.convert import ConversionOptions, convert
 from modelhub.lowrank import RankRule, extract
 from modelhub.samples.layouts import Base, checkpoint, lora
@@ -156,17 +156,20 @@ def measure(
         convert(base, folder, options=ConversionOptions(layout="diffusers"))
     target = os.path.join(directory, f"{name}.merged.safetensors")
 
-    def prepare() -> None:
+    def prepare(method: str) -> None:
         _remove(target)
         _remove(f"{target}.recipe.toml")
         os.sync()
-        for path in (base, *loras, *((folder,) if "diffusers" in methods else ())):
+        read, other = (folder, base) if method == "diffusers" else (base, folder)
+        if os.path.exists(other):
+            forget(other)  # memory may not hold both and the output
+        for path in (read, *loras):
             read_through(path)
 
     commands = {method: command(method, base, folder, loras, target, pythons) for method in methods}
     try:
         found = interleaved(commands, runs, before=prepare, expected=dict.fromkeys(_PEERS, ANY))
-        prepare()
+        prepare("modelhub")
         return found, peak_anonymous(commands["modelhub"])
     finally:
         _remove(target)

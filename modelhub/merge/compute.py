@@ -143,7 +143,7 @@ class Computation:
             stored = get("stored", self._source, (count, *shape[1:]))
             self._rows.read(first * columns, stored)
             before = get("before", self._dtype, stored.shape, device).copy_(stored)
-            merged = get("merged", self._dtype, stored.shape, device).copy_(before)
+            merged = get("merged", self._dtype, stored.shape, device).copy_(stored)
             self._maker.make(merged, first)
             yield first, stored, before, merged
 
