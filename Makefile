@@ -11,7 +11,7 @@ FILES  ?= 40000
 
 .PHONY: demo test test-big test-gpu test-postgres kill lint format bench fuzz clean
 
-demo: $(VENV)/core
+demo: $(VENV)/smoke
 	$(BIN)/modelhub demo build/demo
 
 test: $(VENV)/dev lint
@@ -57,8 +57,9 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/core: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e .
+$(VENV)/smoke: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) torch
+	$(PIP) -e '.[smoke]'
 	touch $@
 
 $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -66,4 +67,4 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[all]'
 	$(PIP) --no-deps spandrel einops  # not torchvision, which is there for torch with CUDA only, and not needed
 	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --dest $(VENV)/wheels lpips==0.1.4 torchmetrics==1.9.0
-	touch $@ $(VENV)/core
+	touch $@ $(VENV)/smoke

@@ -110,10 +110,11 @@ def test_before_the_first_storage_only_a_bound_is_told(tmp_path):
 @settings(max_examples=60)
 @given(st.data())
 def test_no_damage_makes_it_raise(tmp_path_factory, data):
-    """Whatever bytes of what is left are changed, it opens and says that it is cut off."""
+    """Whatever bytes behind the first four, which make it an archive, are changed: it opens and says that it is cut
+    off."""
     whole = of(tmp_path_factory.mktemp("cut"), data.draw(st.sampled_from(["1.6", "2.1", "2.13"])), "archive")
     cut = bytearray(whole[: data.draw(st.integers(100, len(whole) - 800))])
     for _ in range(data.draw(st.integers(1, 5))):
-        cut[data.draw(st.integers(0, min(len(cut) - 1, 4000)))] = data.draw(st.integers(0, 255))
+        cut[data.draw(st.integers(4, min(len(cut) - 1, 4000)))] = data.draw(st.integers(0, 255))
     container = opened(bytes(cut), "m.ckpt")
     assert container.anomalies
