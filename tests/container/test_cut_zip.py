@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+import torch.utils.serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
