@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dtype", type=click.Choice(("fp16", "bf16", "fp32")), default="fp16", show_default=True, help="The factors' type."
 )
+@click.option("--exact", is_flag=True, help="Compute all singular values of each module, in float64: slow.")
 @click.option("--allow-unmatched", is_flag=True, help="Leave out what TUNED lacks or has in another shape.")
 @click.option("--salvage", is_flag=True, help="Take the tensors of files that are not SAFE as well.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is a file that exists.")
@@ -38,6 +39,7 @@ def command(
     target: str,
     rule: RankRule,
     dtype: str,
+    exact: bool,
     allow_unmatched: bool,
     salvage: bool,
     force: bool,
@@ -56,7 +58,9 @@ def command(
 
     factors = cast('Literal["fp16", "bf16", "fp32"]', dtype)
     if dry_run:
-        with plan_extract(tuned, base, rule, dtype=factors, allow_unmatched=allow_unmatched, salvage=salvage) as plan:
+        with plan_extract(
+            tuned, base, rule, dtype=factors, exact=exact, allow_unmatched=allow_unmatched, salvage=salvage
+        ) as plan:
             return answer(sink, EXTRACT_SCHEMA, extract_plan_dict, extract_plan_lines, plan, target)
     with progress_of(tuned, sink) as progress:
         done = extract(
@@ -65,6 +69,7 @@ def command(
             rule,
             target=target,
             dtype=factors,
+            exact=exact,
             allow_unmatched=allow_unmatched,
             salvage=salvage,
             force=force,
@@ -80,5 +85,5 @@ def _remember(done: Extraction, catalog: str, sink: Sink) -> None:
 
     models = (("tuned", done.plan.tuned), ("base", done.plan.base))
     inputs = [(digest_at(path, done.digests[role]), role) for role, path in models]
-    params = rule_dict(done.plan.rule)
+    params = rule_dict(done.plan.rule) | {"exact": done.plan.exact}
     remember("extract", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)

@@ -73,15 +73,18 @@ def plan_extract(
     rule: RankRule | None = None,
     *,
     dtype: FactorType = "fp16",
+    exact: bool = False,
     allow_unmatched: bool = False,
     salvage: bool = False,
     policy: Policy | None = None,
 ) -> Iterator[ExtractPlan]:
     """A context manager: the plan of a LoRA that makes *tuned* of *base*, two checkpoints or diffusers folders.
 
-    *rule* says the ranks, *dtype* the factors' type. *allow_unmatched* leaves out modules that *tuned* lacks or has in
-    another shape, *salvage* also takes files whose verdict is not SAFE. Raises :class:`IncompatibleArchitecture`,
-    :class:`UnmatchedKeys` or :class:`MergeError`, and what opening, judging and reading the files raises.
+    *rule* says the ranks, *dtype* the factors' type. With *exact* all singular values of each module are computed,
+    which is slow (:func:`modelhub.lowrank.krylov.leading` says how near they are without). *allow_unmatched* leaves out
+    modules that *tuned* lacks or has in another shape, *salvage* also takes files whose verdict is not SAFE. Raises
+    :class:`IncompatibleArchitecture`, :class:`UnmatchedKeys` or :class:`MergeError`, and what opening, judging and
+    reading the files raises.
     """
     with ExitStack() as stack:
         yield open_extract(
@@ -91,6 +94,7 @@ def plan_extract(
             judge=lambda container: judge(container, policy, salvage=salvage, done="extracted from"),
             rule=_checked(rule),
             dtype=dtype,
+            exact=exact,
             allow_unmatched=allow_unmatched,
         )
 
@@ -102,6 +106,7 @@ def extract(
     *,
     target: Path,
     dtype: FactorType = "fp16",
+    exact: bool = False,
     allow_unmatched: bool = False,
     salvage: bool = False,
     policy: Policy | None = None,
@@ -115,7 +120,14 @@ def extract(
     """
     check_torch()
     with plan_extract(
-        tuned, base, rule, dtype=dtype, allow_unmatched=allow_unmatched, salvage=salvage, policy=policy
+        tuned,
+        base,
+        rule,
+        dtype=dtype,
+        exact=exact,
+        allow_unmatched=allow_unmatched,
+        salvage=salvage,
+        policy=policy,
     ) as plan:
         from modelhub.lowrank.extracting import execute
 

@@ -77,8 +77,8 @@ class ExtractedModule:
 class ExtractPlan:
     """Everything that an extraction will do. ``others`` are the pairs, tuned and base, of blended components' tensors
     that no module is made of (norms, biases, embeddings), of which only the change is told. ``files`` are those of
-    ``tuned`` and of ``base``, by relative name. ``metadata`` is what is said of the LoRA beforehand; ``notes`` are
-    sentences."""
+    ``tuned`` and of ``base``, by relative name. ``metadata`` is what is said of the LoRA beforehand; ``exact`` has
+    all singular values computed; ``notes`` are sentences."""
 
     tuned: str
     base: str
@@ -89,6 +89,7 @@ class ExtractPlan:
     dtype: FactorType
     files: Mapping[str, Mapping[str, Source]]
     metadata: Mapping[str, str]
+    exact: bool = False
     salvaged: bool = False
     notes: tuple[str, ...] = ()
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from modelhub.lowrank.base import RankRule
-
-_EXACT = 512
-"""Rows or columns up to which all singular values are computed: fewer cost less than approximating some."""
+from modelhub.lowrank.krylov import leading, orders_of
 
 _COLUMNS = 1 << 10
 """Columns that are computed with in F64 at a time."""
 
-_OVERSAMPLED = 16
-_MOST_ROUNDS = 12
-_SETTLED = 1e-6
+_FIRST_LIMIT = 32
+_TAME = 1e-10, 1e10
+"""Between these sizes of the largest element no square of F32 that counts is lost or out of range."""
 
 
 class Decomposed(NamedTuple):
@@ -30,33 +30,37 @@ class Decomposed(NamedTuple):
     energy: float
 
 
-def decompose(matrix: Tensor, rule: RankRule, most: int) -> Decomposed:
-    """As many singular values of *matrix*, F32, as *rule* keeps, *most* at most.
+def decompose(matrix: Tensor, rule: RankRule, most: int, *, exact: bool = False) -> Decomposed:
+    """As many singular values of *matrix*, F32 and not zero, as *rule* keeps, *most* at most.
 
-    Where the smaller side has up to 512 rows, or where *rule* needs the sum of all values, they are exact: the
-    eigenvalues of the Gram matrix in F64, which has the values down to 1e-8 of the first. Else they come from a random
-    subspace of ``most + 16`` dimensions that is iterated until the energy in it grows by less than a millionth a
-    round (Halko, Martinsson, Tropp 2011, arXiv 0909.4061, algorithm 4.4). By their theorem 10.9 and corollary 10.10 its
-    error after q rounds exceeds the best one's by a factor whose (2q + 1)th root is taken; whatever it is, the energy
-    that is told is what the kept vectors really hold.
+    They come from a Krylov space where that settles (:func:`modelhub.lowrank.krylov.leading` says how near they are); a
+    rule that may need fewer than *most* is tried with 32 values first, then twice as many, and so on. Otherwise, with
+    *exact*, and where *rule* needs the sum of all values, they are from the eigenvalues of the Gram matrix in F64,
+    which has the values down to 1e-8 of the first. A matrix of a lower rank may have fewer.
     """
+    lowest, highest = (abs(float(each)) for each in torch.aminmax(matrix))
+    largest = max(lowest, highest)
+    if not _TAME[0] < largest < _TAME[1]:
+        scale = math.ldexp(1.0, math.frexp(largest)[1])
+        found = decompose(matrix / scale, rule, most, exact=exact)
+        return Decomposed(found.values * scale, found.left, found.right * scale, found.energy * scale**2)
     if matrix.shape[0] > matrix.shape[1]:
-        turned = decompose(matrix.T, rule, most)
+        turned = decompose(matrix.T, rule, most, exact=exact)
         values = _divisible(turned.values)
         return Decomposed(turned.values, turned.right.T / values, turned.left.T * turned.values[:, None], turned.energy)
-    energy = _energy(matrix)
-    whole = rule.dynamic is not None and rule.dynamic[0] == "sv_cumulative"
-    if whole or min(matrix.shape) <= max(_EXACT, 2 * most):
-        values, left = _largest_first(_gram(matrix))
-        kept = kept_rank(values, energy, rule, most)
-        left = left[:, :kept]
-        return Decomposed(values[:kept], left, _product(left, matrix), energy)
-    basis = _iterated(matrix, most)
-    right = _product(basis, matrix)
-    values, turn = _largest_first(right @ right.T)
-    kept = kept_rank(values, energy, rule, most)
-    turn = turn[:, :kept]
-    return Decomposed(values[:kept], basis @ turn, turn.T @ right, energy)
+    energy = energy_of(matrix)
+    whole = exact or (rule.dynamic is not None and rule.dynamic[0] == "sv_cumulative")
+    for limit in () if whole else _limits(rule, most):
+        space = leading(matrix, limit, energy)
+        if space is None:
+            break
+        kept = kept_rank(space.values, energy, rule, limit)
+        if limit == most or kept < limit:
+            turn = space.turn[:, :kept]
+            return Decomposed(space.values[:kept], space.basis @ turn, turn.T @ space.seen.T, energy)
+    values, left = orders_of(_gram(matrix))
+    left = left[:, : kept_rank(values, energy, rule, most)]
+    return Decomposed(values[: left.shape[1]], left, _product(left, matrix), energy)
 
 
 def kept_rank(values: Tensor, energy: float, rule: RankRule, most: int) -> int:
@@ -81,9 +85,19 @@ def _first_reaching(shares: Tensor, number: float) -> int:
     return int((shares < number * (1 - 1e-12)).sum()) + 1
 
 
-def _energy(matrix: Tensor) -> float:
-    parts = torch.split(matrix, _COLUMNS, 1)
-    return sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in parts)
+def _limits(rule: RankRule, most: int) -> Iterator[int]:
+    """How many values are looked for: *most*, or by a rule that may need fewer these first."""
+    limit = _FIRST_LIMIT
+    while rule.dynamic is not None and limit < most:
+        yield limit
+        limit *= 2
+    yield most
+
+
+def energy_of(matrix: Tensor) -> float:
+    """The sum of the squares of all elements of *matrix*, or of all its singular values."""
+    rows = matrix if matrix.is_contiguous() else matrix.T
+    return float(torch.linalg.vector_norm(rows, dim=1).to(torch.float64).square().sum())
 
 
 def _gram(matrix: Tensor) -> Tensor:
@@ -95,33 +109,9 @@ def _gram(matrix: Tensor) -> Tensor:
     return gram
 
 
-def _iterated(matrix: Tensor, most: int) -> Tensor:
-    """An orthonormal basis ``[rows, most + 16]`` of nearly the space that *matrix* is largest in, in F64."""
-    size = min(most + _OVERSAMPLED, matrix.shape[0])
-    generator = torch.Generator().manual_seed(size)
-    basis = torch.linalg.qr(matrix @ torch.randn(matrix.shape[1], size, generator=generator)).Q
-    before = 0.0
-    for _ in range(_MOST_ROUNDS):
-        other = torch.linalg.qr(matrix.T @ basis).Q
-        seen = matrix @ other
-        caught = float(torch.linalg.svdvals(seen.T @ seen)[:most].sum())
-        basis = torch.linalg.qr(seen).Q
-        if caught - before <= _SETTLED * caught:
-            break
-        before = caught
-    orthonormal: Tensor = torch.linalg.qr(basis.to(torch.float64)).Q
-    return orthonormal
-
-
 def _product(left: Tensor, matrix: Tensor) -> Tensor:
     """``left.T @ matrix`` in F64."""
     return torch.cat([left.T @ columns.to(torch.float64) for columns in torch.split(matrix, _COLUMNS, 1)], 1)
-
-
-def _largest_first(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The singular values, the largest first, and the left singular vectors of what *gram* is the Gram matrix of."""
-    squares, vectors = torch.linalg.eigh(gram)
-    return squares.clamp(min=0).sqrt().flip(0), vectors.flip(1)
 
 
 def balanced(found: Decomposed) -> tuple[Tensor, Tensor]:

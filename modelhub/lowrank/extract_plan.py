@@ -36,6 +36,7 @@ def open_extract(
     judge: Callable[[Container], bool],
     rule: RankRule,
     dtype: FactorType,
+    exact: bool = False,
     allow_unmatched: bool = False,
 ) -> ExtractPlan:
     """The plan of extracting what *tuned_path* has and *base_path* has not; good until *stack* is closed.
@@ -89,7 +90,8 @@ def open_extract(
         dtype,
         {"tuned": tuned.files, "base": base.files},
         metadata,
-        not safe,
+        exact=exact,
+        salvaged=not safe,
     )
 
 

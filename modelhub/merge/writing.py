@@ -76,7 +76,7 @@ class Computing:
             raise WouldOverwrite(f"{recipe_path(path)}: exists already")
         read = replace(self._others, outputs=(*plan.outputs, *self._others.outputs))
         check_target(read, path, force=force, merging=True)
-        with _torch_threads(max(1, (os.cpu_count() or 1) // self._workers)):
+        with torch_threads(max(1, (os.cpu_count() or 1) // self._workers)):
             return write_conversion(plan, path, force=force, progress=progress, writer=self)
 
     def write(self, output: OutputFile, part: PartFile, told: Progress) -> None:
@@ -215,7 +215,8 @@ def _sha256(source: Source, stopped: threading.Event) -> str:
 
 
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """Have each thread of this process compute with *count* of torch's."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

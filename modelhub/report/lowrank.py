@@ -104,6 +104,7 @@ def extract_plan_dict(plan: ExtractPlan, target: str) -> dict[str, Any]:
         "base": plan.base,
         **rule_dict(plan.rule),
         "dtype": plan.dtype,
+        "exact": plan.exact,
         "modules": [{"name": module.name, "shape": list(module.shape)} for module in plan.modules],
         "unmatched": unmatched_list(plan.unmatched),
         "notes": list(plan.notes),

@@ -16,7 +16,6 @@ from modelhub.convert import ConversionOptions, convert
 from modelhub.errors import ChangedDuringRead, IncompatibleArchitecture, MergeError, SettingsError, UnmatchedKeys
 from modelhub.lowrank import RankRule, dynamic_rank, plan_extract
 from modelhub.lowrank.base import FactorType
-from modelhub.lowrank.decomposing import balanced, decompose
 from modelhub.samples.layouts import Base, lora
 from modelhub.tensors import DType
 from tests.merge.build import Weights, base_weights
@@ -259,41 +258,6 @@ def test_weights_whose_scales_are_not_understood_are_refused(tmp_path: Path, bar
             tmp_path / "tuned.safetensors", tmp_path / "base.safetensors", target=target, allow_unmatched=True
         )
     assert not target.exists()
-
-
-@pytest.mark.parametrize("shape", [(96, 640), (640, 96), (700, 1200), (1200, 700)])
-def test_the_decomposition_is_the_best_there_is(shape: tuple[int, int]) -> None:
-    """Exact or from a random subspace, a rank keeps the energy that the singular values of the matrix say."""
-    generator = torch.Generator().manual_seed(1)
-    matrix = torch.randn(*shape, generator=generator) * torch.logspace(0, -2, shape[1])
-    values = torch.linalg.svdvals(matrix.double())
-    found = decompose(matrix, RankRule(16), 16)
-    up, down = balanced(found)
-    error = float((matrix.double() - up @ down).norm())
-    assert error == pytest.approx(float(values[16:].norm()), rel=2e-4)
-    assert found.energy == pytest.approx(float(values.square().sum()), rel=1e-6)
-    torch.testing.assert_close(found.values, values[:16], rtol=2e-3, atol=0)
-
-
-def test_noise_alone_is_decomposed_as_well(tmp_path: Path) -> None:
-    """Where no direction stands out the random subspace still has at least 99.5% of what the best one has."""
-    matrix = torch.randn(800, 900, generator=torch.Generator().manual_seed(3))
-    values = torch.linalg.svdvals(matrix.double())
-    found = decompose(matrix, RankRule(32), 32)
-    assert float(found.values.square().sum()) >= 0.995 * float(values[:32].square().sum())
-
-
-@pytest.mark.parametrize(
-    ("dynamic", "expected"),
-    [(("sv_ratio", 3.9), 2), (("sv_fro", 0.9), 2), (("sv_cumulative", 0.9), 3), (("sv_fro", 1.0), 4), (None, 4)],
-)
-def test_rules_for_ranks(dynamic: tuple[str, float] | None, expected: int) -> None:
-    """Each rule keeps what its definition says of the singular values 8, 4, 2 and 1."""
-    left, _ = torch.linalg.qr(torch.randn(30, 4, dtype=torch.float64))
-    right, _ = torch.linalg.qr(torch.randn(50, 4, dtype=torch.float64))
-    matrix = (left * torch.tensor([8.0, 4.0, 2.0, 1.0])) @ right.T
-    found = decompose(matrix.float(), RankRule(4, dynamic=dynamic), 4)  # type: ignore[arg-type]
-    assert len(found.values) == expected
 
 
 def test_models_that_change_meanwhile_are_noticed(tmp_path: Path) -> None:
