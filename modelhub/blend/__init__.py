@@ -106,6 +106,7 @@ def blend(
             force=force,
             verify_tensors=verify_tensors,
             expected=recipe.digests,
+            recipe=recipe.file,
             device=device,
             progress=progress,
         )

@@ -25,7 +25,7 @@ TAKES: Mapping[MethodName, tuple[int, ...]] = {
 @dataclass(frozen=True, slots=True)
 class BlendRecipe:
     """What a blend is made of: *models* A, B and perhaps C, the ratios that *method* takes, and, where they are known,
-    the SHA-256 of each model's files by name."""
+    the SHA-256 of each model's files by name; ``file`` and ``output`` as in a :class:`~modelhub.merge.Recipe`."""
 
     method: MethodName
     models: tuple[str, ...]
@@ -33,6 +33,8 @@ class BlendRecipe:
     beta: Weights = field(default_factory=lambda: Weights(0.0))
     precision: Precision = field(default_factory=Precision)
     digests: tuple[Mapping[str, str], ...] = ()
+    file: str | None = field(default=None, compare=False)
+    output: str | None = field(default=None, compare=False)
 
     @property
     def uses_beta(self) -> bool:

@@ -28,6 +28,7 @@ def execute(
     force: bool = False,
     verify_tensors: int = 0,
     expected: Sequence[Mapping[str, str]] = (),
+    recipe: str | None = None,
     threads: int | None = None,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
@@ -66,12 +67,14 @@ def execute(
         others=[piece for change in plan.changes.values() for piece in change.others],
         recheck=again if verify_tensors else None,
         workers=threads,
+        recipe=recipe,
     )
     done = writer.execute(plan.conversion, path, force=force, progress=progress)
     digests = tuple({name: writer.digests[mark] for name, mark in marks.items()} for marks in plan.recipe.digests)
-    recipe = replace(plan.recipe, digests=digests)
-    beside = write_recipe(written_blend(recipe, os.path.dirname(os.path.abspath(path))), path, force=force)
-    return Blend(plan, done, writer.told, recipe, beside, writer.checked)
+    blended = replace(plan.recipe, digests=digests)
+    text = written_blend(blended, os.path.dirname(os.path.abspath(path)))
+    beside = write_recipe(text, path, force=force, carried_out=recipe)
+    return Blend(plan, done, writer.told, blended, beside, writer.checked)
 
 
 def _expected(plan: BlendPlan, given: Sequence[Mapping[str, str]]) -> Mapping[str, str]:

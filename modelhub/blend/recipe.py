@@ -2,6 +2,7 @@
 
 schema = "modelhub.blend/1"
 version = "0.1.0"               # of modelhub
+output = "blended.safetensors"  # absent: what the recipe's own name says, without .recipe.toml
 method = "weighted"
 dtype = "keep"                  # or fp16, bf16, fp32
 exact = false                   # computed in float64
@@ -30,6 +31,7 @@ from modelhub.merge.toml import (
     WEIGHT_KEYS,
     check_keys,
     head_lines,
+    output_of,
     path_in,
     precision_of,
     quoted,
@@ -64,7 +66,8 @@ def _lines(recipe: BlendRecipe, folder: str | None) -> Iterator[str]:
 def read_blend(path: str) -> BlendRecipe:
     """The recipe in the file *path*, its paths made those of this process.
 
-    Raises :class:`NotFound`, :class:`SourceError`, or :class:`SettingsError` for what is no recipe of a blend.
+    Raises :class:`NotFound`, :class:`SourceError`, :class:`LimitExceeded` for one of more than 4 MiB, or
+    :class:`SettingsError` for what is no recipe of a blend.
     """
     table = recipe_table(read_text(path), path, BLEND_SCHEMA, frozenset({"method", "model", "alpha", "beta"}))
     folder = os.path.dirname(path)
@@ -84,6 +87,8 @@ def read_blend(path: str) -> BlendRecipe:
             weights_of(table.get("beta", {"weight": 0.0}), WORDS),
             precision_of(table, path),
             tuple({str(k): str(v) for k, v in each.get("sha256", {}).items()} for each in models),
+            path,
+            output_of(table, path),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SettingsError(f"{path}: not a recipe: {type(error).__name__} {error!s:.100}") from error

@@ -8,7 +8,7 @@ import click
 
 from modelhub.commands import making
 from modelhub.commands.computing import computing
-from modelhub.commands.deriving import answer, digest_at, progress_of, remember
+from modelhub.commands.deriving import answer, digest_at, named_target, progress_of, remember
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     metavar="ROW",
     help="Alpha of each block: a row of 12, 17, 20, 26 or 61, or IN04=0.5,M00=1,...",
 )
-@click.option("-o", "--output", "target", metavar="OUT", required=True, help="The file or folder to write.")
+@click.option(
+    "-o", "--output", "target", metavar="OUT", help="The file or folder to write. [with --recipe: what FILE names]"
+)
 @click.option("--recipe", metavar="FILE", help="Blend what FILE says, a recipe as it is written beside each output.")
 @computing
 @click.option("--allow-unmatched", is_flag=True, help="Keep A's tensors where B or C has none or another shape.")
@@ -53,7 +55,7 @@ def command(
     alpha: str | None,
     beta: str | None,
     blocks: str | None,
-    target: str,
+    target: str | None,
     recipe: str | None,
     precision: Precision | None,
     allow_unmatched: bool,
@@ -90,11 +92,11 @@ def command(
         wanted = BlendRecipe(cast("MethodName", method or "weighted"), models, first, second, precision or Precision())
     if dry_run:
         with plan_blend(wanted, allow_unmatched=allow_unmatched, salvage=salvage) as plan:
-            return answer(sink, BLEND_SCHEMA, plan_dict, plan_lines, plan, target)
+            return answer(sink, BLEND_SCHEMA, plan_dict, plan_lines, plan, target or wanted.output)
     with progress_of(wanted.models[0], sink) as progress:
         done = blend(
             wanted,
-            target=target,
+            target=named_target(target, wanted.output),
             allow_unmatched=allow_unmatched,
             salvage=salvage,
             force=force,

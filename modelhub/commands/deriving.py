@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from modelhub.commands import ExitCode
 from modelhub.report.plain import Line
 from modelhub.report.sink import Sink
@@ -21,6 +23,14 @@ def progress_of(path: str, sink: Sink) -> Iterator[Callable[[int], None] | None]
         if bar is not None:
             bar.begin_file(path)
         yield bar.advance if bar is not None else None
+
+
+def named_target(target: str | None, recipe: str | None = None) -> str:
+    """Where the output goes: to *target*, else where a *recipe* says. Raises :class:`click.UsageError` for nowhere."""
+    found = target if target is not None else recipe
+    if found is None:
+        raise click.UsageError("Missing option '-o' / '--output'.", ctx=click.get_current_context())
+    return found
 
 
 def answer(

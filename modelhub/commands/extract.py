@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from modelhub.commands import making
-from modelhub.commands.deriving import answer, digest_at, progress_of, remember
+from modelhub.commands.deriving import answer, digest_at, named_target, progress_of, remember
 from modelhub.commands.ranks import choosing_ranks
 from modelhub.report.sink import Sink
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("extract")
 @click.argument("tuned", metavar="TUNED")
 @click.argument("base", metavar="BASE")
-@click.option("-o", "--output", "target", metavar="OUT", required=True, help="The safetensors file to write.")
+@click.option("-o", "--output", "target", metavar="OUT", help="The safetensors file to write.")
 @choosing_ranks(32)
 @click.option(
     "--dtype", type=click.Choice(("fp16", "bf16", "fp32")), default="fp16", show_default=True, help="The factors' type."
@@ -36,7 +36,7 @@ def command(
     *,
     tuned: str,
     base: str,
-    target: str,
+    target: str | None,
     rule: RankRule,
     dtype: str,
     exact: bool,
@@ -67,7 +67,7 @@ def command(
             tuned,
             base,
             rule,
-            target=target,
+            target=named_target(target),
             dtype=factors,
             exact=exact,
             allow_unmatched=allow_unmatched,

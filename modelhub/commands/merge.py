@@ -9,7 +9,7 @@ import click
 
 from modelhub.commands import making
 from modelhub.commands.computing import computing
-from modelhub.commands.deriving import answer, digest_at, progress_of, remember
+from modelhub.commands.deriving import answer, digest_at, named_target, progress_of, remember
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     help="An adapter and how strongly it is applied: A.safetensors:0.8, or A.safetensors:unet=1,te=0.4,IN04=0.5, or "
     "a row of block weights, A.safetensors:lbw=1/0/0.5/... May be given several times.",
 )
-@click.option("-o", "--output", "target", metavar="OUT", required=True, help="The file or folder to write.")
+@click.option(
+    "-o", "--output", "target", metavar="OUT", help="The file or folder to write. [with --recipe: what FILE names]"
+)
 @click.option("--recipe", metavar="FILE", help="Merge what FILE says, a recipe as it is written beside each output.")
 @computing
 @click.option("--allow-unmatched", is_flag=True, help="Leave out modules that have no place in BASE, and list them.")
@@ -42,7 +44,7 @@ def command(
     *,
     base: str | None,
     loras: tuple[str, ...],
-    target: str,
+    target: str | None,
     recipe: str | None,
     precision: Precision | None,
     allow_unmatched: bool,
@@ -76,11 +78,11 @@ def command(
         wanted = Recipe(base, tuple(RecipeAdapter(adapter_use(each)) for each in loras), precision or Precision())
     if dry_run:
         with plan_merge(wanted, allow_unmatched=allow_unmatched, again=again, salvage=salvage) as plan:
-            return answer(sink, MERGE_SCHEMA, plan_dict, plan_lines, plan, target)
+            return answer(sink, MERGE_SCHEMA, plan_dict, plan_lines, plan, target or wanted.output)
     with progress_of(wanted.base, sink) as progress:
         done = merge(
             wanted,
-            target=target,
+            target=named_target(target, wanted.output),
             allow_unmatched=allow_unmatched,
             again=again,
             salvage=salvage,

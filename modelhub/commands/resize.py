@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from modelhub.commands import making
-from modelhub.commands.deriving import answer, progress_of, remember
+from modelhub.commands.deriving import answer, named_target, progress_of, remember
 from modelhub.commands.ranks import choosing_ranks
 from modelhub.report.sink import Sink
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("resize")
 @click.argument("lora", metavar="LORA")
-@click.option("-o", "--output", "target", metavar="OUT", required=True, help="The safetensors file to write.")
+@click.option("-o", "--output", "target", metavar="OUT", help="The safetensors file to write.")
 @choosing_ranks(16)
 @click.option("--dtype", type=click.Choice(("fp16", "bf16", "fp32")), help="The factors' type. [default: LORA's]")
 @click.option("--salvage", is_flag=True, help="Take the tensors of files that are not SAFE as well.")
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def command(
     *,
     lora: str,
-    target: str,
+    target: str | None,
     rule: RankRule,
     dtype: str | None,
     salvage: bool,
@@ -52,7 +52,9 @@ def command(
         with plan_resize(lora, rule, dtype=factors, salvage=salvage) as plan:
             return answer(sink, RESIZE_SCHEMA, resize_plan_dict, resize_plan_lines, plan, target)
     with progress_of(lora, sink) as progress:
-        done = resize(lora, rule, target=target, dtype=factors, salvage=salvage, force=force, progress=progress)
+        done = resize(
+            lora, rule, target=named_target(target), dtype=factors, salvage=salvage, force=force, progress=progress
+        )
     if catalog is not None:
         _remember(done, catalog, sink)
     return answer(sink, RESIZE_SCHEMA, resizing_dict, resizing_lines, done)

@@ -127,6 +127,7 @@ def merge(
             force=force,
             verify_tensors=verify_tensors,
             expected=recipe.digests,
+            recipe=recipe.file,
             device=device,
             progress=progress,
         )

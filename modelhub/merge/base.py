@@ -137,12 +137,17 @@ class RecipeAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a merge is made of; ``digests`` are the SHA-256 of the base's files, where they are known."""
+    """What a merge is made of; ``digests`` are the SHA-256 of the base's files, where they are known.
+
+    One that was read has the ``file`` that it was read from, and the ``output`` that this says, if it says one.
+    """
 
     base: str
     adapters: tuple[RecipeAdapter, ...]
     precision: Precision = field(default_factory=Precision)
     digests: Mapping[str, str] = field(default_factory=dict)
+    file: str | None = field(default=None, compare=False)
+    output: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ def execute(
     force: bool = False,
     verify_tensors: int = 0,
     expected: Mapping[str, str] | None = None,
+    recipe: str | None = None,
     threads: int | None = None,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
@@ -35,7 +36,8 @@ def execute(
 
     All that :func:`modelhub.convert.execute` promises of its target holds here. Tensors that nothing changes are
     copied and compared byte for byte. *verify_tensors* of those that change are computed once more, in F64 and in other
-    blocks, and compared with what was written. *expected* are SHA-256 that the base's files must have, by name.
+    blocks, and compared with what was written. *expected* are SHA-256 that the base's files must have, by name;
+    *recipe* is the file of the recipe that is carried out, which stays as it is where the output's would lie.
     *progress* is told bytes as they are written, ``plan.size`` altogether. *threads* is how many tensors are computed
     at a time, *device* what computes them, as torch names it (``cuda``).
 
@@ -79,11 +81,12 @@ def execute(
         others=_pieces(plan),
         recheck=again if verify_tensors else None,
         workers=threads,
+        recipe=recipe,
     )
     done = writer.execute(plan.conversion, path, force=force, progress=progress)
     digests = {name: writer.digests[mark] for name, mark in marks.items()}
-    recipe = replace(plan.recipe, digests=digests)
-    beside = write_recipe(written_recipe(recipe, os.path.dirname(os.path.abspath(path))), path, force=force)
+    text = written_recipe(replace(plan.recipe, digests=digests), os.path.dirname(os.path.abspath(path)))
+    beside = write_recipe(text, path, force=force, carried_out=recipe)
     return Merge(plan, done, writer.told, digests, beside, writer.checked)
 
 

@@ -5,6 +5,7 @@ with the files' names alone is in the output's metadata under :data:`RECIPE_KEY`
 
     schema = "modelhub.recipe/1"
     version = "0.1.0"               # of modelhub
+    output = "merged.safetensors"   # absent: what the recipe's own name says, without .recipe.toml
     dtype = "keep"                  # or fp16, bf16, fp32
     exact = false                   # computed in float64
     seed = 7                        # rounded stochastically; absent: to the nearest
@@ -31,9 +32,11 @@ from typing import Any, cast
 from modelhub.errors import SettingsError
 from modelhub.merge.base import AdapterUse, Recipe, RecipeAdapter
 from modelhub.merge.toml import (
+    ENDING,
     WEIGHT_KEYS,
     check_keys,
     head_lines,
+    output_of,
     path_in,
     precision_of,
     quoted,
@@ -50,7 +53,15 @@ RECIPE_KEY = "modelhub.merge"
 
 def recipe_path(target: str) -> str:
     """Where the recipe of the file or folder *target* lies."""
-    return f"{target.rstrip(os.sep)}.recipe.toml"
+    return f"{target.rstrip(os.sep)}{ENDING}"
+
+
+def lies_beside(recipe: str | None, target: str) -> bool:
+    """Whether the file *recipe* lies where that of the file or folder *target* does."""
+    try:
+        return recipe is not None and os.path.samefile(recipe, recipe_path(target))
+    except OSError:
+        return False
 
 
 def written_recipe(recipe: Recipe, folder: str | None = None) -> str:
@@ -74,20 +85,23 @@ def _lines(recipe: Recipe, folder: str | None) -> Iterator[str]:
 def read_recipe(path: str) -> Recipe:
     """The recipe in the file *path*, its paths made those of this process.
 
-    Raises :class:`NotFound`, :class:`SourceError`, or :class:`SettingsError` for what is no recipe.
+    Raises :class:`NotFound`, :class:`SourceError`, :class:`LimitExceeded` for one of more than 4 MiB, or
+    :class:`SettingsError` for what is no recipe.
     """
-    return parsed_recipe(read_text(path), os.path.dirname(path), path)
+    return parsed_recipe(read_text(path), os.path.dirname(path), path, file=path)
 
 
-def parsed_recipe(data: bytes, folder: str, name: str) -> Recipe:
-    """The recipe in *data*, whose paths are relative to *folder*; *name* is what errors call it."""
+def parsed_recipe(data: bytes, folder: str, name: str, *, file: str | None = None) -> Recipe:
+    """The recipe in *data*, whose paths are relative to *folder*; *name* is what errors call it, *file* where it was
+    read from."""
     table = recipe_table(data, name, RECIPE_SCHEMA, frozenset({"base", "adapter"}))
     try:
         base = table["base"]
         check_keys(base, {"path", "sha256"}, name, "the base")
         adapters = tuple(_adapter(each, folder, name) for each in table.get("adapter", []))
         digests = {str(key): str(value) for key, value in base.get("sha256", {}).items()}
-        return Recipe(os.path.join(folder, base["path"]), adapters, precision_of(table, name), digests)
+        output = None if file is None else output_of(table, file)
+        return Recipe(os.path.join(folder, base["path"]), adapters, precision_of(table, name), digests, file, output)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SettingsError(f"{name}: not a recipe: {type(error).__name__} {error!s:.100}") from error
 

@@ -9,11 +9,14 @@ from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from modelhub import __version__
-from modelhub.errors import NotFound, SettingsError, SourceError
+from modelhub.errors import LimitExceeded, NotFound, SettingsError, SourceError
 from modelhub.merge.base import Precision, Weights
 from modelhub.merge.weights import COMPONENTS, named_weights, number, weights
 
-HEAD = frozenset({"schema", "version", "dtype", "exact", "seed"})
+ENDING = ".recipe.toml"
+"""What the name of the recipe beside an output has behind the output's own."""
+
+HEAD = frozenset({"schema", "version", "output", "dtype", "exact", "seed"})
 """The keys that every recipe may have."""
 
 WEIGHT_KEYS = frozenset({"weight", "weights", "blocks"})
@@ -55,14 +58,29 @@ def quoted(text: str) -> str:
 
 
 def read_text(path: str) -> bytes:
-    """The bytes of the recipe *path*. Raises :class:`NotFound` or :class:`SourceError`."""
+    """The bytes of the recipe *path*. Raises :class:`NotFound`, :class:`SourceError` or :class:`LimitExceeded`."""
     try:
         with open(path, "rb") as file:
-            return file.read(_LARGEST)
+            data = file.read(_LARGEST + 1)
     except FileNotFoundError as error:
         raise NotFound(f"{path}: no such file") from error
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > _LARGEST:
+        raise LimitExceeded(f"{path}: longer than a recipe is read: {_LARGEST:,} bytes")
+    return data
+
+
+def output_of(table: Mapping[str, Any], path: str) -> str | None:
+    """What the recipe *path*, of which *table* is the text, says is written: by its ``output``, relative to it, or by
+    its own name, ``OUT.recipe.toml``. ``None`` where it does not say. Raises :class:`SettingsError`."""
+    folder, name = os.path.split(path)
+    output = table.get("output", name.removesuffix(ENDING) if name.endswith(ENDING) else None)
+    if output is None:
+        return None
+    if not isinstance(output, str) or not output:
+        raise SettingsError(f"{path}: output is the name of a file or folder")
+    return os.path.join(folder, output)
 
 
 def recipe_table(data: bytes, name: str, schema: str, keys: frozenset[str]) -> dict[str, Any]:

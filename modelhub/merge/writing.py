@@ -20,11 +20,11 @@ from modelhub.convert.integrity import check_sources
 from modelhub.convert.stream import BLOCK
 from modelhub.convert.target import PartFile, write_error
 from modelhub.convert.verify import Mark, verify
-from modelhub.errors import MergeError, WouldOverwrite
+from modelhub.errors import MergeError, ModelHubError, WouldOverwrite
 from modelhub.merge.base import Address, Told
 from modelhub.merge.compute import Buffers, Computed
 from modelhub.merge.reading import bytes_of
-from modelhub.merge.recipe import recipe_path
+from modelhub.merge.recipe import lies_beside, recipe_path
 from modelhub.source import Source
 
 Progress = Callable[[int], None]
@@ -42,7 +42,8 @@ class Computing:
     *pending* are files of which the SHA-256 is not known yet, and what stands for it in the outputs' headers; they are
     read while the outputs are written, each header comes last, and ``digests`` has them by what stood for them.
     *expected* are those that are known beforehand. *others* are what is read beside the plan's own: the checksums that
-    their files have are compared too. *recheck* computes something of the written file or folder once more.
+    their files have are compared too. *recheck* computes something of the written file or folder once more. *recipe* is
+    the file of the recipe that is carried out, which may lie where the output's would.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Computing:
         others: Iterable[Piece] = (),
         recheck: Callable[[str], Mapping[Address, float]] | None = None,
         workers: int | None = None,
+        recipe: str | None = None,
     ) -> None:
         self.told: dict[Address, Told] = {}
         self.checked: Mapping[Address, float] = {}
@@ -64,6 +66,7 @@ class Computing:
         read = (PlannedTensor(p.tensor.name, p.tensor.dtype, p.tensor.shape, (p,), 0, 0) for p in others)
         self._others = ConversionPlan("", (OutputFile("", b"", tuple(read), {}),))
         self._recheck = recheck
+        self._recipe = recipe
         self._workers = workers or min(os.cpu_count() or 1, _MOST_THREADS)
         self._marks: dict[tuple[str, str], tuple[Mark, ...]] = {}
         self._final: dict[str, OutputFile] = {}
@@ -72,7 +75,7 @@ class Computing:
 
     def execute(self, plan: ConversionPlan, path: str, *, force: bool, progress: Progress | None) -> Conversion:
         """Write *plan* to *path*; as :func:`modelhub.convert.execute`, and the recipe's place must be free too."""
-        if os.path.lexists(recipe_path(path)) and not force:
+        if os.path.lexists(recipe_path(path)) and not (force or lies_beside(self._recipe, path)):
             raise WouldOverwrite(f"{recipe_path(path)}: exists already")
         read = replace(self._others, outputs=(*plan.outputs, *self._others.outputs))
         check_target(read, path, force=force, merging=True)
@@ -176,17 +179,26 @@ class _Nothing:
         return None
 
 
-def write_recipe(text: str, target: str, *, force: bool) -> str:
-    """Write the recipe *text* beside *target*, and return its path."""
+def write_recipe(text: str, target: str, *, force: bool, carried_out: str | None = None) -> str:
+    """Write the recipe *text* beside *target*, which is written, and return its path.
+
+    The recipe that was *carried_out* is left as it is where it lies there. Raises what a :class:`PartFile` raises,
+    saying that the target is whole: it stays, since what it was made of is in its metadata too.
+    """
     path = recipe_path(target)
+    if lies_beside(carried_out, target):
+        return path
     data = text.encode(errors="surrogateescape")
-    with PartFile(path, len(data)) as part:
-        try:
-            part.write_at(0, data)
-            part.sync()
-        except OSError as error:
-            raise write_error(error, path, len(data)) from error
-        part.commit(force=force)
+    try:
+        with PartFile(path, len(data)) as part:
+            try:
+                part.write_at(0, data)
+                part.sync()
+            except OSError as error:
+                raise write_error(error, path, len(data)) from error
+            part.commit(force=force)
+    except ModelHubError as error:
+        raise type(error)(f"{error}; {target} is whole, and has the recipe in its metadata", hint=error.hint) from error
     return path
 
 

@@ -7,15 +7,22 @@ from typing import Any
 
 from modelhub.blend import Blend, BlendPlan
 from modelhub.merge import Weights
-from modelhub.report.merged import per_tensor_lines, told_dict, told_lines, unmatched_lines, unmatched_list
+from modelhub.report.merged import (
+    per_tensor_lines,
+    told_dict,
+    told_lines,
+    unmatched_lines,
+    unmatched_list,
+    would_line,
+)
 from modelhub.report.plain import Line, Span, byte_size, counted, line, shortened
 
 _NAMES = "ABC"
 
 
-def plan_lines(plan: BlendPlan, target: str, verbosity: int = 0) -> Iterator[Line]:
+def plan_lines(plan: BlendPlan, target: str | None, verbosity: int = 0) -> Iterator[Line]:
     """What would be blended, tensor by tensor with ``-v``."""
-    yield line(Span("would blend  ", "bold"), Span(target, "bold"))
+    yield would_line("blend", target)
     yield from _models(plan)
     yield line(f"    {_tensors(plan)}, {byte_size(plan.size)}")
     if verbosity > 0:
@@ -65,7 +72,7 @@ def _notes(plan: BlendPlan) -> Iterator[Line]:
         yield line(f"    {shortened(note, 300)}")
 
 
-def plan_dict(plan: BlendPlan, target: str) -> dict[str, Any]:
+def plan_dict(plan: BlendPlan, target: str | None) -> dict[str, Any]:
     """A plan as JSON values."""
     return {
         "target": target,

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from modelhub.lowrank import Extraction, ExtractPlan, Kept, RankRule, ResizePlan, Resizing, in_total
-from modelhub.report.merged import SHOWN, unmatched_lines, unmatched_list
+from modelhub.report.merged import SHOWN, unmatched_lines, unmatched_list, would_line
 from modelhub.report.plain import Line, Span, byte_size, counted, line, shortened
 
 
-def extract_plan_lines(plan: ExtractPlan, target: str, verbosity: int = 0) -> Iterator[Line]:
+def extract_plan_lines(plan: ExtractPlan, target: str | None, verbosity: int = 0) -> Iterator[Line]:
     """What would be extracted, module by module with ``-v``."""
-    yield line(Span("would extract  ", "bold"), Span(target, "bold"), Span(f"  {plan.tuned} less {plan.base}", "dim"))
+    yield would_line("extract", target, f"{plan.tuned} less {plan.base}")
     yield line(f"    {counted(len(plan.modules), 'module')}, {_rule(plan.rule)}, {plan.dtype}")
     if verbosity > 0:
         for module in plan.modules:
@@ -46,9 +46,9 @@ def extraction_lines(done: Extraction, verbosity: int = 0) -> Iterator[Line]:
     yield from _notes(plan.notes)
 
 
-def resize_plan_lines(plan: ResizePlan, target: str, verbosity: int = 0) -> Iterator[Line]:
+def resize_plan_lines(plan: ResizePlan, target: str | None, verbosity: int = 0) -> Iterator[Line]:
     """What would be resized, module by module with ``-v``."""
-    yield line(Span("would resize  ", "bold"), Span(target, "bold"), Span(f"  from {plan.source}", "dim"))
+    yield would_line("resize", target, f"from {plan.source}")
     before = _ranks(module.rank for module in plan.modules)
     yield line(f"    {counted(len(plan.modules), 'module')} of rank {before}: {_rule(plan.rule)}")
     if verbosity > 0:
@@ -70,11 +70,12 @@ def resizing_lines(done: Resizing, verbosity: int = 0) -> Iterator[Line]:
 
 def _kept(kept: Mapping[str, Kept], verbosity: int) -> Iterator[Line]:
     least = min(kept, key=lambda name: kept[name].energy)
-    yield line(
-        f"    rank {_ranks(each.rank for each in kept.values())}; {in_total(kept):.2%} of the energy kept, "
-        f"least {kept[least].energy:.2%}: ",
-        Span(shortened(least, 120), "dim"),
-    )
+    total, lowest = f"{in_total(kept):.2%}", f"{kept[least].energy:.2%}"
+    told = f"    rank {_ranks(each.rank for each in kept.values())}; {total} of the energy kept"
+    if lowest == total:
+        yield line(told)
+    else:
+        yield line(f"{told}, least {lowest}: ", Span(shortened(least, 120), "dim"))
     if verbosity > 0:
         for name, each in kept.items():
             yield line(Span(f"    {each.energy:8.3%}  rank {each.rank:4}  ", "dim"), name)
@@ -95,7 +96,7 @@ def _notes(notes: tuple[str, ...]) -> Iterator[Line]:
         yield line(f"    {shortened(note, 300)}")
 
 
-def extract_plan_dict(plan: ExtractPlan, target: str) -> dict[str, Any]:
+def extract_plan_dict(plan: ExtractPlan, target: str | None) -> dict[str, Any]:
     """A plan of extracting as JSON values."""
     return {
         "target": target,
@@ -127,7 +128,7 @@ def extraction_dict(done: Extraction) -> dict[str, Any]:
     }
 
 
-def resize_plan_dict(plan: ResizePlan, target: str) -> dict[str, Any]:
+def resize_plan_dict(plan: ResizePlan, target: str | None) -> dict[str, Any]:
     """A plan of resizing as JSON values."""
     return {
         "target": target,

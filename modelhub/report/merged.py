@@ -17,9 +17,15 @@ SWALLOWED = 0.25
 """The share of weights that rounding left as they were from which on a merge is warned of."""
 
 
-def plan_lines(plan: MergePlan, target: str, verbosity: int = 0) -> Iterator[Line]:
+def would_line(verb: str, target: str | None, of: str = "") -> Line:
+    """The first line of a plan: what would be done, where to if that is known, and *of* what."""
+    where = (Span(target, "bold"), Span(f"  {of}" if of else "", "dim")) if target is not None else (Span(of, "dim"),)
+    return line(Span(f"would {verb}  ", "bold"), *where)
+
+
+def plan_lines(plan: MergePlan, target: str | None, verbosity: int = 0) -> Iterator[Line]:
     """What would be merged, module by module with ``-v``."""
-    yield line(Span("would merge  ", "bold"), Span(target, "bold"), Span(f"  from {plan.base}", "dim"))
+    yield would_line("merge", target, f"from {plan.base}")
     yield from _adapters(plan)
     yield from _work(plan)
     if verbosity > 0:
@@ -125,7 +131,7 @@ def _notes(plan: MergePlan) -> Iterator[Line]:
         yield line(f"    {shortened(note, 300)}")
 
 
-def plan_dict(plan: MergePlan, target: str) -> dict[str, Any]:
+def plan_dict(plan: MergePlan, target: str | None) -> dict[str, Any]:
     """A plan as JSON values."""
     return {
         "base": plan.base,

@@ -55,6 +55,26 @@ def test_dry_run() -> None:
 
 
 @pytest.mark.usefixtures("files")
+def test_a_recipe_names_its_output() -> None:
+    """Without -o a plan is told, and a recipe's own output is written; its recipe stays as it is."""
+    arguments = ("blend", "a.safetensors", "b.safetensors", "--alpha", "0.25")
+    ran = modelhub(*arguments, "--dry-run")
+    assert ran.code == 0 and ran.out.startswith("would blend")
+    assert "Missing option '-o'" in modelhub(*arguments).err
+    assert modelhub(*arguments, "-o", "out.safetensors").code == 0
+    made, beside = Path("out.safetensors").read_bytes(), Path("out.safetensors.recipe.toml")
+    ran = modelhub("blend", "--recipe", str(beside))
+    assert ran.code == 2 and "out.safetensors: exists already" in ran.err
+    Path("out.safetensors").unlink()
+    beside.write_text(f"# mine\n{beside.read_text()}")
+    assert modelhub("blend", "--recipe", str(beside)).code == 0
+    assert Path("out.safetensors").read_bytes() == made and beside.read_text().startswith("# mine")
+    Path("named.toml").write_text(f'output = "sub.safetensors"\n{beside.read_text()}')
+    assert modelhub("blend", "--recipe", "named.toml").code == 0
+    assert Path("sub.safetensors").read_bytes() == made
+
+
+@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

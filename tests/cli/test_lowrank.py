@@ -52,6 +52,20 @@ def test_extract_then_resize() -> None:
 
 
 @pytest.mark.usefixtures("files")
+def test_plans_need_no_output() -> None:
+    """--dry-run tells the modules without -o; without it -o is missing."""
+    models = ("tuned.safetensors", "base.safetensors")
+    ran = modelhub("extract", *models, "--dry-run")
+    assert ran.code == 0 and ran.out.startswith("would extract  tuned.safetensors less base.safetensors")
+    assert "Missing option '-o'" in modelhub("extract", *models).err
+    assert modelhub("extract", *models, "--exact", "-o", "lora.safetensors").code == 0
+    ran = modelhub("resize", "lora.safetensors", "--dry-run", "--format", "json")
+    (report,) = ran.json()["reports"]
+    assert ran.code == 0 and report["target"] is None
+    assert "Missing option '-o'" in modelhub("resize", "lora.safetensors").err
+
+
+@pytest.mark.usefixtures("files")
 def test_dry_runs() -> None:
     """--dry-run tells the modules and writes nothing."""
     ran = modelhub("extract", "tuned.safetensors", "base.safetensors", "-o", "lora.safetensors", "--dry-run", "-v")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from modelhub.samples.layouts import lora
@@ -15,6 +16,15 @@ from tests.cli.run import modelhub
 from tests.merge.build import base_weights
 
 LORA = """lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"""
+
+
+RECIPE = """schema = "modelhub.recipe/1"
+[base]
+path = "base.safetensors"
+[[adapter]]
+path = "a.safetensors"
+weight = 0.8
+"""
 
 
 @pytest.fixture
@@ -68,6 +78,85 @@ def test_dry_run() -> None:
     (report,) = modelhub(*arguments, "--format", "json").json()["reports"]
     assert not report["done"]
     assert [change["module"] for change in report["changes"]] == [LORA]
+
+
+@pytest.mark.usefixtures("files")
+def test_a_dry_run_needs_no_output() -> None:
+    """A plan is told without -o, of a recipe too, which may name its output; without either nothing is written."""
+    arguments = ("merge", "base.safetensors", "--lora", "a.safetensors")
+    ran = modelhub(*arguments, "--dry-run")
+    assert ran.code == 0 and ran.out.startswith("would merge  from base.safetensors")
+    (report,) = modelhub(*arguments, "--dry-run", "--format", "json").json()["reports"]
+    assert report["target"] is None
+    ran = modelhub(*arguments)
+    assert ran.code == 2 and "Missing option '-o'" in ran.err
+    Path("mine.toml").write_text(RECIPE)
+    (report,) = modelhub("merge", "--recipe", "mine.toml", "--dry-run", "--format", "json").json()["reports"]
+    assert report["target"] is None
+    assert "Missing option '-o'" in modelhub("merge", "--recipe", "mine.toml").err
+
+
+@pytest.mark.usefixtures("files")
+def test_a_recipe_names_its_output() -> None:
+    """Without -o a recipe's own output is written, beside it, and nothing that exists is replaced without --force."""
+    Path("deep").mkdir()
+    Path("deep/mine.toml").write_text(
+        'output = "out.safetensors"\n' + RECIPE.replace('"base', '"../base').replace('"a.', '"../a.')
+    )
+    ran = modelhub("merge", "--recipe", "deep/mine.toml", "--format", "json")
+    assert ran.code == 0, ran.err
+    (report,) = ran.json()["reports"]
+    assert report["target"] == "deep/out.safetensors" and Path("deep/out.safetensors.recipe.toml").exists()
+    ran = modelhub("merge", "--recipe", "deep/mine.toml")
+    assert ran.code == 2 and "exists already" in ran.err
+    Path("deep/out.safetensors.recipe.toml").unlink()
+    before = Path("deep/out.safetensors").read_bytes()
+    ran = modelhub("merge", "--recipe", "deep/mine.toml")
+    assert ran.code == 2 and "deep/out.safetensors: exists already" in ran.err
+    assert Path("deep/out.safetensors").read_bytes() == before
+    assert modelhub("merge", "--recipe", "deep/mine.toml", "-o", "other.safetensors").code == 0
+    assert Path("other.safetensors").read_bytes() == before
+    Path("deep/mine.toml").write_text("output = 3\n" + RECIPE)
+    assert "output is the name of a file" in modelhub("merge", "--recipe", "deep/mine.toml").err
+
+
+@pytest.mark.usefixtures("files")
+def test_the_recipe_of_a_lost_output_makes_it_again() -> None:
+    """OUT.recipe.toml alone makes OUT again where it lay, and stays as it is."""
+    assert modelhub("merge", "base.safetensors", "--lora", "a.safetensors:0.8", "-o", "out.safetensors").code == 0
+    made = Path("out.safetensors").read_bytes()
+    beside = Path("out.safetensors.recipe.toml")
+    beside.write_text(f"# mine\n{beside.read_text()}")
+    kept = beside.read_text()
+    ran = modelhub("merge", "--recipe", str(beside))
+    assert ran.code == 2 and "out.safetensors: exists already" in ran.err
+    Path("out.safetensors").unlink()
+    ran = modelhub("merge", "--recipe", str(beside))
+    assert ran.code == 0, ran.err
+    assert Path("out.safetensors").read_bytes() == made
+    assert beside.read_text() == kept
+
+
+@pytest.mark.usefixtures("files")
+def test_a_recipe_that_is_too_long_is_not_cut() -> None:
+    """A recipe of more than 4 MiB is refused in a sentence, whatever its first part says."""
+    Path("long.toml").write_text(RECIPE + "#" * (4 << 20))
+    ran = modelhub("merge", "--recipe", "long.toml", "-o", "out.safetensors")
+    assert ran.code == 2 and "long.toml: longer than a recipe is read" in ran.err
+    assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.usefixtures("files")
+def test_a_recipe_that_cannot_be_written() -> None:
+    """Where the merge is done and its recipe cannot be written, the output stays, whole and with the recipe in its
+    metadata, and the sentence that the command ends with says so."""
+    name = "x" * 245
+    ran = modelhub("merge", "base.safetensors", "--lora", "a.safetensors", "-o", name)
+    assert ran.code == 2
+    assert f"{name}.recipe.toml: cannot be written: File name too long; {name} is whole" in ran.err
+    with safe_open(name, "pt") as file:
+        assert "a.safetensors" in file.metadata()["modelhub.merge"]
+    assert not [path for path in Path().iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.usefixtures("files")
