@@ -35,11 +35,23 @@ from modelhub.smoke import (
 )
 from modelhub.source import FileStat
 
-KINDS = ("checkpoint", "vae", "lora", "embedding", "hypernetwork", "controlnet", "t2i-adapter", "upscaler", "restorer")
+KINDS = (
+    "checkpoint",
+    "diffusion-model",
+    "vae",
+    "text-encoder",
+    "lora",
+    "embedding",
+    "hypernetwork",
+    "controlnet",
+    "t2i-adapter",
+    "upscaler",
+    "restorer",
+)
 """Kinds that there are tests for."""
 
 _LOADED = ("safetensors", "diffusers-folder", "model-folder")
-_AS_FOLDERS = frozenset({"controlnet", "t2i-adapter"})
+_AS_FOLDERS = frozenset({"controlnet", "diffusion-model", "lora", "t2i-adapter", "text-encoder", "vae"})
 """Kinds of which the folder of one model is tested."""
 
 

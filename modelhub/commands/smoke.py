@@ -72,7 +72,8 @@ def command(
 ) -> int:
     """Load and run each PATH, safetensors, a diffusers folder of them or a record, and check what comes of it.
 
-    Checkpoints of SD 1, SD 2 and SDXL generate an image from text, a VAE encodes and decodes pictures; LoRAs and their
+    Checkpoints of SD 1 to 3.5, SDXL and FLUX.1 generate an image from text; a UNet or transformer alone has what it
+    lacks from --base; a VAE encodes and decodes pictures; a text encoder tells prompts apart; LoRAs and their
     relatives, embeddings, hypernetworks, ControlNets and T2I-Adapters are put on a model, and must change what it
     generates; an upscaler gives back what was made smaller. Without --base that is one of the catalog, or where it
     has none of their architecture, one of random weights. Nothing is unpickled and no network is reached. What the

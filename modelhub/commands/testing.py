@@ -63,7 +63,11 @@ def running(command: Callable[..., int]) -> Callable[..., int]:
         show_default=True,
         help="Element type to run in; auto is fp16 on a GPU, and on a CPU bf16 if it knows it, else fp32.",
     )
-    @click.option("--base", metavar="FILE|RECORD", help="Put adapters on this model. [default: one of the catalog]")
+    @click.option(
+        "--base",
+        metavar="FILE|RECORD",
+        help="Put adapters on this model, and take from it what parts lack. [default: one of the catalog]",
+    )
     @click.option("--tokenizer", metavar="DIR", help="Read prompts with the CLIP vocabulary in DIR.")
     @click.option(
         "--timeout", type=click.FloatRange(1), default=1800, show_default=True, help="Seconds that one model may take."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from modelhub.container.base import Container
 from modelhub.convert.base import Assembly, Draft
@@ -41,8 +41,10 @@ def checkpoint_of(folder: Container, beside: FolderFiles) -> tuple[Draft, dict[s
     return draft.changed(draft.tensors, left=leftovers), dict(sorted(agreed or ()))
 
 
-def component_weights(groups: tuple[Shards, ...], name: str) -> Mapping[str, Shards]:
-    """The one of the *groups* of the folder *name* that each component is loaded from.
+def component_weights(
+    groups: tuple[Shards, ...], name: str, components: Set[str] = FOLDER_COMPONENTS
+) -> Mapping[str, Shards]:
+    """The one of the *groups* of the folder *name* that each of *components* is loaded from.
 
     That is the one of no variant (``fp16``, ``ema``), else the only one there is. Raises :class:`ConversionError` where
     there are only variants, and more than one.
@@ -54,9 +56,9 @@ def component_weights(groups: tuple[Shards, ...], name: str) -> Mapping[str, Sha
         stem, _, variant = os.path.splitext(file)[0].partition(".")
         if shards.path == UNPLACED_FILE:
             chosen[UNPLACED] = shards
-        elif component in FOLDER_COMPONENTS and stem in _STEMS and not variant:
+        elif component in components and stem in _STEMS and not variant:
             chosen[component] = shards
-        elif component in FOLDER_COMPONENTS and stem in _STEMS:
+        elif component in components and stem in _STEMS:
             variants.setdefault(component, []).append(shards)
     for component, several in variants.items():
         if component not in chosen and len(several) > 1:

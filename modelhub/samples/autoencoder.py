@@ -12,16 +12,20 @@ _LEVELS = (128, 256, 512, 512)
 _LATENT = 4
 
 
-def autoencoder(width: float = 1.0) -> Named:
-    """Names and shapes; *width* scales hidden channels, not those of pixels and latents."""
+def autoencoder(width: float = 1.0, latents: int = _LATENT) -> Named:
+    """Names and shapes; *width* scales hidden channels, not those of pixels and *latents*.
+
+    With 16 latents it is that of SD 3 and FLUX.1, which lacks the two 1x1 convolutions.
+    """
     scale = scaler(width)
-    yield from _encoder(scale)
-    yield from _decoder(scale)
-    yield from conv("quant_conv", 2 * _LATENT, 2 * _LATENT, 1)
-    yield from conv("post_quant_conv", _LATENT, _LATENT, 1)
+    yield from _encoder(scale, latents)
+    yield from _decoder(scale, latents)
+    if latents == _LATENT:
+        yield from conv("quant_conv", 2 * latents, 2 * latents, 1)
+        yield from conv("post_quant_conv", latents, latents, 1)
 
 
-def _encoder(scale: Scale) -> Named:
+def _encoder(scale: Scale, latents: int) -> Named:
     inputs = _LEVELS[0]
     yield from conv("encoder.conv_in", scale(inputs), 3, 3)
     for level, outputs in enumerate(_LEVELS):
@@ -32,11 +36,11 @@ def _encoder(scale: Scale) -> Named:
             yield from conv(f"encoder.down.{level}.downsample.conv", scale(outputs), scale(outputs), 3)
     yield from _middle("encoder.mid", scale)
     yield from norm("encoder.norm_out", scale(_LEVELS[-1]))
-    yield from conv("encoder.conv_out", 2 * _LATENT, scale(_LEVELS[-1]), 3)
+    yield from conv("encoder.conv_out", 2 * latents, scale(_LEVELS[-1]), 3)
 
 
-def _decoder(scale: Scale) -> Named:
-    yield from conv("decoder.conv_in", scale(_LEVELS[-1]), _LATENT, 3)
+def _decoder(scale: Scale, latents: int) -> Named:
+    yield from conv("decoder.conv_in", scale(_LEVELS[-1]), latents, 3)
     yield from _middle("decoder.mid", scale)
     for level, outputs in enumerate(_LEVELS):  # stored from the finest level on, run from the coarsest
         inputs = _LEVELS[min(level + 1, len(_LEVELS) - 1)]

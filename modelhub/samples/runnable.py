@@ -63,9 +63,13 @@ def shapes(architecture: str) -> dict[str, tuple[int, ...]]:
     return made
 
 
-def vae_shapes() -> dict[str, tuple[int, ...]]:
+def vae_shapes(latents: int = 4) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a VAE on its own."""
-    return {name: tuple(_CHANNELS.get(n, n) for n in shape) for name, shape in autoencoder(0.25)}
+    made = {name: tuple(_CHANNELS.get(n, n) for n in shape) for name, shape in autoencoder(0.25, latents)}
+    for kind in ("weight", "bias"):  # its outputs are no channels within
+        name = f"encoder.conv_out.{kind}"
+        made[name] = (2 * latents, *made[name][1:])
+    return made
 
 
 def random(named: dict[str, tuple[int, ...]]) -> Weights:
@@ -111,9 +115,12 @@ def _healthy(architecture: str, prediction: str) -> Weights:
     return weights
 
 
-def healthy_vae(scaling: float = 0.18215) -> Weights:
-    """An autoencoder that gives back the mean colours of 8 x 8 pixels; latents have a deviation of about 1."""
-    weights = random(vae_shapes())
+def healthy_vae(scaling: float = 0.18215, latents: int = 4) -> Weights:
+    """An autoencoder that gives back the mean colours of 8 x 8 pixels; latents have a deviation of about 1.
+
+    Of 16 latents, five channels each are the same colour, and the last is nothing.
+    """
+    weights = random(vae_shapes(latents))
     gain = 2 / scaling
     _close_blocks(weights)
     for name, value in weights.items():
@@ -125,12 +132,13 @@ def healthy_vae(scaling: float = 0.18215) -> Weights:
             weights[name] = _first(value.shape)
     colours = [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]
     _open(weights, "encoder.conv_in", colours)
-    _shut(
-        weights, "encoder.norm_out", "encoder.conv_out", [[gain if i == j else 0 for j in range(3)] for i in range(3)]
-    )
-    _open(weights, "decoder.conv_in", [[1 / gain if i == j else 0 for j in range(4)] for i in range(3)])
+    copies = (latents - 1) // 3
+    there = [[gain if i % 3 == j else 0 for j in range(3)] for i in range(3 * copies)]
+    _shut(weights, "encoder.norm_out", "encoder.conv_out", there)
+    back = [[1 / gain / copies if i == j % 3 and j < 3 * copies else 0 for j in range(latents)] for i in range(3)]
+    _open(weights, "decoder.conv_in", back)
     _shut(weights, "decoder.norm_out", "decoder.conv_out", colours)
-    for name in ("quant_conv.weight", "post_quant_conv.weight"):
+    for name in ("quant_conv.weight", "post_quant_conv.weight") if latents == 4 else ():
         weights[name] = _first(weights[name].shape)
     return weights
 

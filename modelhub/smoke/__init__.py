@@ -18,7 +18,7 @@ from modelhub.smoke.checks.base import Thresholds
 from modelhub.smoke.clip import clip_of
 from modelhub.smoke.crew import Crew
 from modelhub.smoke.parts import NotTestable
-from modelhub.smoke.prepare import FindBase, missing_library, prepare
+from modelhub.smoke.prepare import missing_library, prepare
 from modelhub.smoke.run import Limits, Measured, Worker
 from modelhub.smoke.spec import (
     PROMPTS,
@@ -32,6 +32,7 @@ from modelhub.smoke.spec import (
     SmokeSpec,
     TensorFile,
 )
+from modelhub.smoke.whole_parts import FindBase
 
 __all__ = [
     "PROMPTS",
@@ -75,7 +76,7 @@ def smoke(
     """Test the safetensors file, or the diffusers folder of them, at *path*.
 
     An adapter is put on *base*: the path of a checkpoint or folder, or what names one for an architecture; without it,
-    on random weights.
+    on random weights. A model that lacks parts, as a transformer alone, has them from there.
 
     What cannot be tested is a result that says why, and so is a worker that crashes, hangs or needs too much memory.
     Raises :class:`~modelhub.errors.SourceError` when *path* cannot be had and :class:`~modelhub.errors.MissingExtra`

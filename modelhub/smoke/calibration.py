@@ -90,7 +90,8 @@ def calibrated(results: Iterable[SmokeResult], date: str) -> dict[str, Calibrati
 def _measured(result: SmokeResult) -> tuple[float, float, float] | None:
     """The error of the probe, the deviation of the latents and the VAE's PSNR, if all of them are numbers."""
     values = {check.name: check.value for check in result.checks}
-    found = tuple(values.get(name) for name in ("unet.probe", "latents.deviation", "vae.psnr"))
+    probe = "unet.probe" if "unet.probe" in values else "transformer.probe"
+    found = tuple(values.get(name) for name in (probe, "latents.deviation", "vae.psnr"))
     return None if None in found else found  # type: ignore[return-value]
 
 

@@ -9,14 +9,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    T2IAdapter,
+    UNet2DConditionModel,
+)
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from modelhub.smoke.spec import Component, TensorFile, TensorView
 from modelhub.smoke.telling import Teller
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_WITH_T5 = frozenset({"FluxPipeline", "StableDiffusion3Pipeline"})
 _TOLD = 20
 
 
@@ -47,10 +55,11 @@ class Account:
     non_finite: tuple[str, ...] = ()
 
 
-def place_of(device: str, dtype: str) -> Place:
+def place_of(device: str, dtype: str, pipeline: str = "") -> Place:
     """The device and element type for the words of :class:`~modelhub.smoke.spec.Settings`.
 
-    A CPU computes in bf16 if it has instructions for it, else in fp32: in fp16 it takes a hundred times as long. Raises
+    A CPU computes in bf16 if it has instructions for it, else in fp32: in fp16 it takes a hundred times as long.
+    Another device computes in fp16, but a *pipeline* with T5, which overflows in it, in bf16. Raises
     :class:`NoDevice`.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -64,7 +73,7 @@ def place_of(device: str, dtype: str) -> Place:
     if dtype != "auto":
         return Place(chosen, _DTYPES[dtype])
     if chosen.type != "cpu":
-        return Place(chosen, torch.float16)
+        return Place(chosen, torch.bfloat16 if pipeline in _WITH_T5 else torch.float16)
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return Place(chosen, torch.bfloat16 if has_bf16 else torch.float32)
 
@@ -91,6 +100,8 @@ class Files:
         if view.rows is not None:
             rows = tensor[view.rows[0] : view.rows[1]]
             tensor = rows if self._in_memory else rows.clone()  # so that the others do not stay there with it
+        if view.swapped:
+            tensor = torch.cat(tensor.chunk(2)[::-1])
         if view.transposed:
             tensor = tensor.T
         return tensor if view.shape is None else tensor.reshape(view.shape)
@@ -110,7 +121,7 @@ def load(
 ) -> tuple[dict[str, Any], dict[str, Account]]:
     """The modules of *components* by name, in evaluation mode, and the account of each one's tensors."""
     teller.stage("building")
-    modules = {name: _skeleton(name, component) for name, component in components.items()}
+    modules = {name: skeleton(component) for name, component in components.items()}
     teller.stage("loading")
     accounts: dict[str, Account] = {}
     for name, module in modules.items():
@@ -119,29 +130,41 @@ def load(
     return modules, accounts
 
 
-def load_component(name: str, component: Component, files: Files, place: Place) -> tuple[Any, Account]:
-    """The module that *component*, called *name*, is, in evaluation mode, and the account of its tensors."""
-    module = _skeleton(name, component)
+def load_component(component: Component, files: Files, place: Place) -> tuple[Any, Account]:
+    """The module that *component* is, in evaluation mode, and the account of its tensors."""
+    module = skeleton(component)
     account = fill(module, component.tensors, files, place)
     return module.eval().requires_grad_(False), account
 
 
-_OF_DIFFUSERS = {
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-    "controlnet": ControlNetModel,
-    "t2i_adapter": T2IAdapter,
+_OF_DIFFUSERS: Mapping[str, Any] = {
+    each.__name__: each
+    for each in (
+        AutoencoderKL,
+        ControlNetModel,
+        FluxTransformer2DModel,
+        SD3Transformer2DModel,
+        T2IAdapter,
+        UNet2DConditionModel,
+    )
 }
+_OF_TRANSFORMERS: Mapping[str, tuple[Any, Any]] = {
+    "CLIPTextModel": (CLIPTextModel, CLIPTextConfig),
+    "CLIPTextModelWithProjection": (CLIPTextModelWithProjection, CLIPTextConfig),
+    "T5EncoderModel": (T5EncoderModel, T5Config),
+}
+"""The classes that our own configurations name."""
 
 
-def _skeleton(name: str, component: Component) -> Any:
+def skeleton(component: Component) -> Any:
     """The module without memory for its weights. The classes are ours, whatever a configuration says."""
     config: dict[str, Any] = dict(component.config)
     with torch.device("meta"):
-        if name in _OF_DIFFUSERS:
-            return _OF_DIFFUSERS[name].from_config(config)
-        kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
-        return kind(CLIPTextConfig(**{key: value for key, value in config.items() if key != "architectures"}))
+        if "_class_name" in config:
+            return _OF_DIFFUSERS[config["_class_name"]].from_config(config)
+        ((architecture,), told) = config.pop("architectures"), config
+        module, configuration = _OF_TRANSFORMERS[architecture]
+        return module(configuration(**told))
 
 
 def fill(module: Any, tensors: Mapping[str, TensorView] | None, files: Files, place: Place) -> Account:

@@ -9,9 +9,10 @@ import torch
 
 from modelhub.smoke import images
 from modelhub.smoke.course import Course, difference
+from modelhub.smoke.encoding import Encoded, encoding_of
 from modelhub.smoke.grid import try_grid
 from modelhub.smoke.pipelines import takes_picture
-from modelhub.smoke.sampling import Encoded, Sampler, statistics
+from modelhub.smoke.sampling import Sampler, statistics
 
 _COMPARED_STEPS = 2
 """Steps after which a repetition, another prompt and no guidance are compared with the image's own latents."""
@@ -20,6 +21,9 @@ _COMPARED_STEPS = 2
 def try_model(course: Course) -> None:
     """Tell of the course's modules, each by itself, and of the image that they make."""
     spec, teller = course.spec, course.teller
+    if "vae" not in course.modules:
+        _try_text_encoder(course)
+        return
     teller.stage("encoding and decoding drawn pictures")
     latents = _round_trip(course)
     if not spec.pipeline or latents is None:
@@ -31,7 +35,7 @@ def try_model(course: Course) -> None:
     teller.tell(text=_text_statistics(prompt, other))
     if not torch.isfinite(prompt.tokens).all():
         return
-    teller.stage("probing the UNet")
+    teller.stage(f"probing the {'transformer' if 'transformer' in course.modules else 'UNet'}")
     teller.tell(probe=sampler.probe(latents, empty))
     teller.stage("sampling")
     first, second = course.drawn()
@@ -51,6 +55,14 @@ def try_model(course: Course) -> None:
         steps = made[0].steps
         teller.tell(image_to_image={"latents": steps, "difference": difference(made[0].latents, made[1].latents)})
     try_grid(course, sampler, picture=started)
+
+
+def _try_text_encoder(course: Course) -> None:
+    """Tell what a text encoder alone makes of two prompts."""
+    course.teller.stage("encoding prompts")
+    encoding = encoding_of(course.spec, course.modules, course.place)
+    prompt, other = (encoding.encode(text) for text in course.spec.prompts[:2])
+    course.teller.tell(text=_text_statistics(prompt, other))
 
 
 def _round_trip(course: Course) -> torch.Tensor | None:

@@ -7,6 +7,10 @@ from typing import Any
 
 import torch
 from diffusers import (
+    FluxImg2ImgPipeline,
+    FluxPipeline,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusion3Pipeline,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionDepth2ImgPipeline,
@@ -27,6 +31,10 @@ from modelhub.smoke.steering import Steering
 _CLASSES: Mapping[str, Any] = {
     each.__name__: each
     for each in (
+        FluxImg2ImgPipeline,
+        FluxPipeline,
+        StableDiffusion3Img2ImgPipeline,
+        StableDiffusion3Pipeline,
         StableDiffusionAdapterPipeline,
         StableDiffusionControlNetPipeline,
         StableDiffusionDepth2ImgPipeline,
@@ -43,6 +51,8 @@ _CLASSES: Mapping[str, Any] = {
     )
 }
 FROM_PICTURE = {
+    "FluxPipeline": "FluxImg2ImgPipeline",
+    "StableDiffusion3Pipeline": "StableDiffusion3Img2ImgPipeline",
     "StableDiffusionPipeline": "StableDiffusionImg2ImgPipeline",
     "StableDiffusionXLPipeline": "StableDiffusionXLImg2ImgPipeline",
 }
@@ -70,22 +80,38 @@ STRENGTH = 0.6
 
 def pipeline_of(name: str, modules: Mapping[str, Any], scheduler: Any) -> Any:
     """The pipeline of the class *name*, which makes no sound."""
-    given: dict[str, Any] = {"vae": modules["vae"], "unet": modules["unet"], "scheduler": scheduler, "tokenizer": None}
+    given: dict[str, Any] = {"vae": modules["vae"], "scheduler": scheduler, "tokenizer": None}
     given["text_encoder"] = modules.get("text_encoder")
+    if "transformer" in modules:
+        given |= _of_flow(name, modules)
+    else:
+        given |= _of_unet(name, modules)
+    made = _CLASSES[name](**given)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def _of_flow(name: str, modules: Mapping[str, Any]) -> dict[str, Any]:
+    encoders = ("text_encoder_2",) if name.startswith("Flux") else ("text_encoder_2", "text_encoder_3")
+    given = {each: modules.get(each) for each in encoders}
+    given |= {each.replace("text_encoder", "tokenizer"): None for each in encoders}
+    return {"transformer": modules["transformer"], **given}
+
+
+def _of_unet(name: str, modules: Mapping[str, Any]) -> dict[str, Any]:
+    given: dict[str, Any] = {"unet": modules["unet"]}
     given |= {part: modules[part] for part in ("adapter", "controlnet") if part in modules}
     if "XL" in name:
         given |= {"text_encoder_2": modules["text_encoder_2"], "tokenizer_2": None}
         if "Adapter" not in name:
             given["add_watermarker"] = False
-        if given["text_encoder"] is None:  # the refiner
+        if "text_encoder" not in modules:  # the refiner
             given |= {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False}
     elif "Depth" in name:
         given |= {"depth_estimator": None, "feature_extractor": None}
     else:
         given |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    made = _CLASSES[name](**given)
-    made.set_progress_bar_config(disable=True)
-    return made
+    return given
 
 
 def steered(name: str, steering: Steering) -> tuple[str, dict[str, Any]]:
@@ -96,7 +122,11 @@ def steered(name: str, steering: Steering) -> tuple[str, dict[str, Any]]:
 
 def takes_size(name: str) -> bool:
     """Whether the pipeline of the class *name*, which starts from a picture, has to be told its size all the same."""
-    return "Inpaint" in name or name == "StableDiffusionXLInstructPix2PixPipeline"
+    return _of_a_flow(name) or "Inpaint" in name or name == "StableDiffusionXLInstructPix2PixPipeline"
+
+
+def _of_a_flow(name: str) -> bool:
+    return name.startswith(("Flux", "StableDiffusion3"))
 
 
 def takes_picture(name: str) -> bool:
@@ -117,6 +147,8 @@ def picture_inputs(name: str, picture: torch.Tensor, steps: int) -> dict[str, An
         return {"image": picture}
     if "Depth" in name:
         return {"image": torch.full_like(picture, 0.5), "depth_map": picture.mean(dim=1), "strength": 1.0}
+    if _of_a_flow(name):  # its first step is from noise alone
+        return {"image": picture, "strength": min(STRENGTH, (steps - 1) / steps)}
     return {"image": picture, "strength": max(STRENGTH, 1 / steps)}
 
 

@@ -5,7 +5,6 @@ Only safetensors whose scan says ``safe`` are let through.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from modelhub.container import Container, open_path
@@ -14,17 +13,11 @@ from modelhub.identify import identify
 from modelhub.identify.base import Identity
 from modelhub.smoke.adapters import ADAPTERS, adapter_of
 from modelhub.smoke.control import CONTROLS, control_of
-from modelhub.smoke.parts import (
-    Incomplete,
-    NotTestable,
-    Parts,
-    file_of,
-    only_file,
-    parts_of,
-    random_parts,
-    require_safe,
-)
+from modelhub.smoke.flow_parts import FLOWS
+from modelhub.smoke.parts import Incomplete, NotTestable, Parts, file_of, only_file, require_safe
 from modelhub.smoke.spec import UPSCALER, Check, Component, Settings, SmokeResult, SmokeSpec, TensorView
+from modelhub.smoke.unet_parts import random_parts
+from modelhub.smoke.whole_parts import MODELS, FindBase, base_parts, parts_of
 
 _STEPS = {"quick": 4, "standard": 20, "thorough": 20}
 _COMPARED_PROMPTS = 2
@@ -35,14 +28,12 @@ _UPSCALER_SIZE = 512
 _UPSCALERS = frozenset({"upscaler", "restorer"})
 """Kinds that make a picture of a picture, in spandrel's modules."""
 
-FindBase = Callable[[str], str | None]
-"""The path of the model that an adapter for an architecture is put on, if there is one."""
-
 
 def prepare(path: str, settings: Settings, find_base: FindBase = lambda _: None) -> SmokeSpec | SmokeResult:
     """The test of the model at *path*, or the result of one that cannot take place or has failed already.
 
-    An adapter is put on what *find_base* answers, or else on random weights. Raises
+    An adapter is put on what *find_base* answers, or else on random weights; a model that lacks parts has them from
+    there. Raises
     :class:`~modelhub.errors.SourceError` when a file cannot be had, :class:`~modelhub.errors.MissingExtra` without the
     libraries that run it.
     """
@@ -55,9 +46,10 @@ def prepare(path: str, settings: Settings, find_base: FindBase = lambda _: None)
                 return _of_adapter(container, identity, settings, find_base)
             if identity.kind in _UPSCALERS:
                 return _spec(path, identity, _upscaler(container), settings)
-            if identity.kind not in ("checkpoint", "vae"):
+            if identity.kind not in MODELS:
                 raise NotTestable(f"there is no test yet for {identity.kind or 'what was not recognised'}")
-            return _spec(path, identity, parts_of(container, identity), settings)
+            parts, base = parts_of(container, identity, find_base)
+            return replace(_spec(path, identity, parts, settings), base=base)
         except Incomplete as error:
             return _incomplete(path, identity, error.names)
         except (NotTestable, ConversionError) as error:
@@ -80,7 +72,7 @@ def _require_libraries() -> None:
 
 def _spec(path: str, identity: Identity, parts: Parts, settings: Settings) -> SmokeSpec:
     quick, thorough = settings.preset == "quick", settings.preset == "thorough"
-    seed = settings.first_seed
+    seed, steps = settings.first_seed, settings.steps or _STEPS[settings.preset]
     seeds = settings.seeds or tuple(seed + number for number in range(_SEEDS))
     return SmokeSpec(
         path=path,
@@ -91,17 +83,19 @@ def _spec(path: str, identity: Identity, parts: Parts, settings: Settings) -> Sm
         components=parts.components,
         scheduler=parts.scheduler,
         unused=parts.unused,
-        steps=settings.steps or _STEPS[settings.preset],
+        steps=steps,
         size=settings.size or (_QUICK_SIZE if quick else parts.native),
         seed=seed,
-        guidance=settings.guidance,
+        guidance=parts.guidance if settings.guidance is None else settings.guidance,
         prompts=settings.prompts if thorough else settings.prompts[:_COMPARED_PROMPTS],
         device=settings.device,
         dtype=settings.dtype,
         tokenizer=settings.tokenizer,
-        image_to_image=not quick,
+        image_to_image=not quick and (steps > 1 or parts.pipeline not in FLOWS.values()),
         negative=settings.negative,
         seeds=seeds if thorough and parts.pipeline else (),
+        t5=parts.t5,
+        left_out=parts.left_out,
     )
 
 
@@ -124,32 +118,12 @@ def _of_adapter(container: Container, identity: Identity, settings: Settings, fi
     if architecture is None:
         raise NotTestable("it is not known which models it is for")
     base = find_base(architecture)
-    parts = random_parts(architecture) if base is None else _base_parts(base, identity)
-    steers = identity.kind in CONTROLS
-    file = only_file(container) if steers else container
-    adapter = (control_of if steers else adapter_of)(file, identity, parts)
+    possible = (identity.architecture,) if identity.architecture else identity.candidates
+    parts = random_parts(architecture) if base is None else base_parts(base, possible)
+    file = only_file(container)
+    adapter = (control_of if identity.kind in CONTROLS else adapter_of)(file, identity, parts)
     spec = _spec(container.name, identity, parts, settings)
     return replace(spec, files=(*parts.files, file_of(file)), adapter=adapter, base=base, unused=())
-
-
-def _base_parts(path: str, adapter: Identity) -> Parts:
-    """The parts of the base at *path*. Raises :class:`NotTestable` for what the *adapter* is not for."""
-    with open_path(path) as container:
-        identity = identify(container)
-        if identity.kind != "checkpoint":
-            raise NotTestable(f"{path}, its base, is no checkpoint")
-        possible = (adapter.architecture,) if adapter.architecture else adapter.candidates
-        if identity.architecture not in possible:
-            raise NotTestable(
-                f"it is for {' or '.join(map(str, possible))}, and {path}, its base, is {identity.architecture}"
-            )
-        try:
-            require_safe(container)
-            return parts_of(container, identity)
-        except Incomplete as error:
-            raise NotTestable(f"{path}, its base, lacks the tensor {error.names[0]!r:.150}") from error
-        except (NotTestable, ConversionError) as error:
-            raise NotTestable(f"{path}, its base: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def _incomplete(path: str, identity: Identity, names: tuple[str, ...]) -> SmokeResult:

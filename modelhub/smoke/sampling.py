@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
+from modelhub.smoke.encoding import Encoded, Vectors, encoding_of
 from modelhub.smoke.loading import Place
-from modelhub.smoke.pipelines import (
-    FROM_PICTURE,
-    OLD_CALLBACK,
-    beside_noise,
-    picture_inputs,
-    pipeline_of,
-    steered,
-    takes_size,
-)
+from modelhub.smoke.pipelines import FROM_PICTURE, OLD_CALLBACK, picture_inputs, pipeline_of, steered, takes_size
+from modelhub.smoke.probing import probe_flow, probe_unet, unpacked
 from modelhub.smoke.spec import SmokeSpec
 from modelhub.smoke.steering import Steering
-from modelhub.smoke.tokens import tokenizer_for
 
 _SCHEDULERS = {"PNDMScheduler": DDIMScheduler, "DDIMScheduler": DDIMScheduler}
 """Samplers for the schedulers of published folders; PNDM's first steps are no image yet, DDIM's are one."""
-
-PROBED_STEP = 500
-"""The noise step, of 1000, at which the UNet is probed: half noise, half picture."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A prompt as the UNet takes it: the text's encoding, and SDXL's pooled one."""
-
-    tokens: torch.Tensor
-    pooled: torch.Tensor | None = None
-
-    def zeros(self) -> Encoded:
-        return Encoded(torch.zeros_like(self.tokens), None if self.pooled is None else torch.zeros_like(self.pooled))
 
 
 @dataclass(slots=True)
@@ -60,33 +39,17 @@ class Sampler:
 
     def __init__(self, spec: SmokeSpec, modules: Mapping[str, Any], place: Place) -> None:
         self._spec, self._modules, self._place = spec, modules, place
-        self._encoders = {name: modules[name] for name in ("text_encoder", "text_encoder_2") if name in modules}
-        self._tokenizers = [tokenizer_for(encoder.config, spec.tokenizer) for encoder in self._encoders.values()]
+        self._encoding = encoding_of(spec, modules, place)
         self.scheduler = _scheduler(spec.scheduler)
         self._pipelines: dict[str, Any] = {}
 
-    def encode(self, text: str, vectors: Mapping[str, torch.Tensor] | None = None) -> Encoded:
-        """*text* as the pipelines of diffusers encode it: SDXL by the last but one layer of its encoders.
-
-        *vectors*, ``(n, width)`` by encoder, stand before the words as if a token's name were written there.
-        """
-        outputs = []
-        for (name, encoder), tokenizer in zip(self._encoders.items(), self._tokenizers, strict=True):
-            own = (vectors or {}).get(name)
-            ids = tokenizer(text) if own is None else _with_room(tokenizer(text), len(own))
-            with _standing_in(encoder, own):
-                outputs.append(encoder(torch.tensor([ids], device=self._place.device), output_hidden_states=True))
-        if "text_encoder_2" not in self._encoders:
-            return Encoded(outputs[0][0])
-        tokens = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        return Encoded(tokens, outputs[-1][0])
+    def encode(self, text: str, vectors: Vectors | None = None) -> Encoded:
+        """*text* as the pipelines of diffusers encode it, behind an embedding's *vectors*."""
+        return self._encoding.encode(text, vectors)
 
     def empty(self, prompt: Encoded) -> Encoded:
-        """What *prompt* is held against: the encoding of the spec's negative prompt; without words, it is zero with
-        both encoders of SDXL."""
-        if not self._spec.negative and len(self._encoders) > 1:
-            return prompt.zeros()
-        return self.encode(self._spec.negative)
+        """What *prompt* is held against: the encoding of the spec's negative prompt."""
+        return self._encoding.empty(prompt)
 
     def sample(
         self,
@@ -117,6 +80,8 @@ class Sampler:
         sampled = Sampled(torch.empty(0))
 
         def watch(step: int, latents: torch.Tensor) -> None:
+            if latents.dim() == 3:
+                latents = unpacked(latents, self._spec.size, self._spec.size, self._pipelines[name].vae_scale_factor)
             sampled.latents = latents
             sampled.after[step + 1] = latents.clone()
             sampled.steps.append(statistics(latents))
@@ -147,34 +112,10 @@ class Sampler:
         return given
 
     def probe(self, latents: torch.Tensor, empty: Encoded) -> dict[str, float]:
-        """The error of one denoising of noised *latents*, taken as noise and taken as velocity.
-
-        It is the mean squared error over the target's mean square, so that predicting nothing makes 1.
-        """
-        share = self.scheduler.alphas_cumprod[PROBED_STEP]
-        kept, added = float(share**0.5), float((1 - share) ** 0.5)
-        noise = torch.randn(latents.shape, generator=torch.Generator("cpu").manual_seed(self._spec.seed)).to(latents)
-        extra: dict[str, Any] = {}
-        if empty.pooled is not None:
-            side = float(self._spec.size)
-            last = [side, side] if len(self._encoders) > 1 else [6.0]  # the refiner's: an aesthetic score
-            sizes = torch.tensor([[side, side, 0.0, 0.0, *last]], device=latents.device, dtype=latents.dtype)
-            extra["added_cond_kwargs"] = {
-                "text_embeds": empty.pooled.expand(len(latents), -1),
-                "time_ids": sizes.expand(len(latents), -1),
-            }
-        beside = beside_noise(self._spec.pipeline, latents, self._modules["vae"].config.scaling_factor)
-        told = self._modules["unet"](
-            torch.cat([kept * latents + added * noise, *beside], dim=1),
-            torch.tensor(PROBED_STEP, device=latents.device),
-            encoder_hidden_states=empty.tokens.expand(len(latents), -1, -1),
-            **extra,
-        )[0].float()
-        velocity = kept * noise - added * latents
-        return {
-            "epsilon": _relative_error(told, noise.float()),
-            "v_prediction": _relative_error(told, velocity.float()),
-        }
+        """The error of one denoising of noised *latents*, by what is taken to be predicted."""
+        if "transformer" in self._modules:
+            return probe_flow(self._spec, self._modules, latents, empty)
+        return probe_unet(self._spec, self._modules, self.scheduler, latents, empty)
 
 
 def _watched(name: str, watch: Callable[[int, torch.Tensor], None]) -> dict[str, Any]:
@@ -189,39 +130,13 @@ def _watched(name: str, watch: Callable[[int, torch.Tensor], None]) -> dict[str,
     return {"callback_on_step_end": at_end}
 
 
-def _with_room(ids: list[int], count: int) -> list[int]:
-    """*ids* with *count* places between the start and the words, the last of which may be lost; the end, the highest
-    id, stays."""
-    end = ids.index(max(ids))
-    words = ids[1:end]
-    count = min(count, len(ids) - 2)
-    kept = [ids[0], *ids[:1] * count, *words[: len(ids) - 2 - count], ids[end]]
-    return kept + ids[-1:] * (len(ids) - len(kept))
-
-
-@contextmanager
-def _standing_in(encoder: Any, vectors: torch.Tensor | None) -> Iterator[None]:
-    """Within it, *vectors* stand for the tokens behind the start."""
-    if vectors is None:
-        yield
-        return
-
-    def put(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        room = output[:, 1:-1]
-        return torch.cat(
-            [output[:, :1], vectors[None, : room.shape[1]].to(output), room[:, len(vectors) :], output[:, -1:]], 1
-        )
-
-    hook = encoder.get_input_embeddings().register_forward_hook(put)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 def _scheduler(config: Mapping[str, object]) -> Any:
     """The sampler for a published scheduler's *config*; both draw no noise of their own on the way."""
     name = str(config["_class_name"])
+    if name == "FlowMatchEulerDiscreteScheduler":
+        return FlowMatchEulerDiscreteScheduler(
+            **{key: value for key, value in config.items() if key not in ("_class_name", "prediction_type")}
+        )
     told = {key: value for key, value in config.items() if key in _OF_SCHEDULE}
     if name == "EulerDiscreteScheduler":
         return EulerDiscreteScheduler(**told)
@@ -235,10 +150,6 @@ _OF_SCHEDULE = frozenset(
 """What both samplers are told of a schedule; ``clip_sample`` would clip latents, and is DDIM's default."""
 
 
-def _relative_error(found: torch.Tensor, target: torch.Tensor) -> float:
-    return float(((found - target) ** 2).mean() / (target**2).mean())
-
-
 def statistics(latents: torch.Tensor) -> dict[str, float]:
     """The share of *latents* that is not finite, and their standard deviation."""
     finite = torch.isfinite(latents)
@@ -248,11 +159,12 @@ def statistics(latents: torch.Tensor) -> dict[str, float]:
 def encode_picture(vae: Any, picture: torch.Tensor) -> torch.Tensor:
     """The latents of *picture*, ``(n, 3, height, width)`` from -1 to 1, scaled as a UNet takes them."""
     given = picture.to(vae.device, vae.dtype)
-    latents: torch.Tensor = vae.encode(given).latent_dist.mode() * vae.config.scaling_factor
-    return latents
+    latents: torch.Tensor = vae.encode(given).latent_dist.mode() - (vae.config.shift_factor or 0.0)
+    return latents * vae.config.scaling_factor
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """The picture of *latents*, ``(n, 3, height, width)``, around -1 to 1, in fp32."""
-    decoded: torch.Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    given = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    decoded: torch.Tensor = vae.decode(given, return_dict=False)[0]
     return decoded.float()

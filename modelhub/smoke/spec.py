@@ -31,9 +31,9 @@ class Settings:
     (pixels, a multiple of 64) overrule that. *prompts* are that of the image, another one that must make a difference,
     and any number of others, *negative* the one that guidance leads away from. ``thorough`` does what ``standard`` does
     and makes an image of each prompt at each of *seeds* (none: *seed* and the two after it). Without *seed* it is the
-    first of *seeds*, or 0. *device* is ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:1``; *dtype* ``auto``, ``fp32``,
-    ``bf16`` or ``fp16``. *tokenizer* is a folder with the vocabulary of CLIP; without one, words become numbers by
-    their checksum.
+    first of *seeds*, or 0; without *guidance* it is the model's own, mostly 7. *device* is ``auto``, ``cpu``, ``mps``,
+    ``cuda`` or ``cuda:1``; *dtype* ``auto``, ``fp32``, ``bf16`` or ``fp16``. *tokenizer* is a folder with the
+    vocabulary of CLIP; without one, words become numbers by their checksum.
     """
 
     preset: Preset = "quick"
@@ -41,7 +41,7 @@ class Settings:
     size: int | None = None
     seed: int | None = None
     seeds: tuple[int, ...] = ()
-    guidance: float = 7.0
+    guidance: float | None = None
     prompts: tuple[str, ...] = PROMPTS
     negative: str = ""
     device: str = "auto"
@@ -67,13 +67,14 @@ class TensorFile:
 @dataclass(frozen=True, slots=True)
 class TensorView:
     """Where a tensor comes from: *name* in the file number *file*, and how it is looked at, as in
-    :class:`modelhub.convert.layouts.View`."""
+    :class:`modelhub.convert.layouts.View`; *swapped*: its second half of rows comes before the first."""
 
     file: int
     name: str
     rows: tuple[int, int] | None = None
     transposed: bool = False
     shape: tuple[int, ...] | None = None
+    swapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,8 @@ class SmokeSpec:
     *adapter*, all of these are those of the model that it is put on, *base* (``None``: one of random weights).
     *reference* is a PNG file that the image is compared with; with *image_to_image* a model for text starts from a
     picture as well; of every prompt at each of *seeds*, where there are any, an image more is made. *clip* says how
-    well the image shows its prompt, or *no_clip* why nothing does.
+    well the image shows its prompt, or *no_clip* why nothing does. *t5* is the file of T5's tokenizer; *left_out* says
+    what of the model is not run, and why. Without an adapter, *base* is the model that gave what this one lacks.
     """
 
     path: str
@@ -182,6 +184,8 @@ class SmokeSpec:
     seeds: tuple[int, ...] = ()
     clip: ClipSpec | None = None
     no_clip: str = ""
+    t5: str | None = None
+    left_out: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -29,7 +29,7 @@ class Control:
         adapter = component.config["_class_name"] == "T2IAdapter"
         self._part = "adapter" if adapter else "controlnet"
         account: Account
-        self._module, account = load_component("t2i_adapter" if adapter else "controlnet", component, files, place)
+        self._module, account = load_component(component, files, place)
         self.told = account_dict({self._part: account})
         channels = int(str(component.config["in_channels" if adapter else "conditioning_channels"]))
         edges = (torch.from_numpy(images.edges(each)) for each in images.drawn(size))

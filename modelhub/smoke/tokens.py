@@ -62,6 +62,24 @@ class Clip:
         return ids + [padding] * (self._length - len(ids))
 
 
+class T5:
+    """T5's tokenizer, from the ``tokenizer.json`` at *path*, which the tokenizers library reads as data; prompts are
+    cut off at, or filled up with 0 to, *length*."""
+
+    def __init__(self, path: str, length: int) -> None:
+        from tokenizers import Tokenizer as Words
+
+        with open(path, encoding="utf-8") as file:
+            self._tokenizer: Any = Words.from_str(file.read())
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(length)
+        self._length = length
+
+    def __call__(self, text: str) -> list[int]:
+        ids = list(self._tokenizer.encode(text).ids)
+        return ids + [0] * (self._length - len(ids))
+
+
 def tokenizer_for(config: Any, folder: str | None) -> Tokenizer:
     """The tokenizer of an encoder with the transformers *config*: CLIP's from *folder*, or the stand-in."""
     padding = None if config.hidden_act == "quick_gelu" else 0

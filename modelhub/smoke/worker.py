@@ -143,7 +143,7 @@ def _test(spec: SmokeSpec, folder: str, memory: int, teller: Teller, kept: Kept)
     from modelhub.smoke.testing import run_test
 
     try:
-        place = place_of(spec.device, spec.dtype)
+        place = place_of(spec.device, spec.dtype, spec.pipeline)
         if place.device.type == "cpu":  # a GPU's driver reserves more addresses than any limit that would be of use
             _limit(memory)
         run_test(spec, place, folder, teller, kept)

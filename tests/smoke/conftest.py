@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
+
+from modelhub.smoke import images
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +18,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures without details, of which so small a network can tell the velocity."""
+    colours = ([0.9, 0.2, 0.2], [0.1, 0.3, 0.9])
+    plain = [np.broadcast_to(np.array(colour, np.float32), (64, 64, 3)).copy() for colour in colours]
+    monkeypatch.setattr(images, "drawn", lambda _size: plain)

@@ -18,7 +18,7 @@ def carried_out(spec: SmokeSpec, folder: Path, kept: Kept | None = None) -> Smok
     """The result of *spec*, run here."""
     (folder / MEASURED).unlink(missing_ok=True)
     with Teller(str(folder / MEASURED)) as teller:
-        run_test(spec, place_of(spec.device, spec.dtype), str(folder), teller, kept or Kept())
+        run_test(spec, place_of(spec.device, spec.dtype, spec.pipeline), str(folder), teller, kept or Kept())
     values: dict = {}
     for row in (folder / MEASURED).read_text().splitlines():
         values |= json.loads(row)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from modelhub.samples.runnable import Weights, from_picture, healthy, save, shapes
-from modelhub.smoke import Settings, SmokeResult, parts
+from modelhub.smoke import Settings, SmokeResult, unet_parts
 from modelhub.smoke.kept import Kept
 from modelhub.smoke.prepare import prepare
 from modelhub.smoke.spec import SmokeSpec
@@ -99,7 +99,7 @@ def test_an_adapter_for_another_architecture_is_not_tried(tried: Tried) -> None:
 
 def test_without_a_base_it_is_tried_on_random_weights(tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network of its architecture that was never trained still shows that it loads and changes something."""
-    monkeypatch.setattr(parts, "random_shapes", shapes)
+    monkeypatch.setattr(unet_parts, "random_shapes", shapes)
     result = tried(adapter(), None)
     assert (result.outcome, result.sentence) == ("passed", "it works on a base of random weights")
     assert result.facts["base"] == "random weights"
@@ -108,7 +108,7 @@ def test_without_a_base_it_is_tried_on_random_weights(tried: Tried, monkeypatch:
 def test_a_random_base_has_the_shapes_of_published_models() -> None:
     """Adapters of full size fit it."""
     for kind in ("sd-1", "sd-2", "sdxl"):
-        found = parts.random_parts(kind)
+        found = unet_parts.random_parts(kind)
         assert found.components["unet"].tensors is None
         assert found.shapes["unet"]["conv_in.weight"] == (320, 4, 3, 3)
 

@@ -36,14 +36,6 @@ def tried(tmp_path: Path) -> Test:
     return run
 
 
-@pytest.fixture
-def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures without details, of which so small a network can tell the velocity."""
-    colours = ([0.9, 0.2, 0.2], [0.1, 0.3, 0.9])
-    plain = [np.broadcast_to(np.array(colour, np.float32), (64, 64, 3)).copy() for colour in colours]
-    monkeypatch.setattr(images, "drawn", lambda _size: plain)
-
-
 @pytest.mark.parametrize("architecture", ["sd-1", "sd-2", "sdxl"])
 def test_a_healthy_model_passes_every_check(tried: Test, architecture: str) -> None:
     """SD 1, SD 2 and SDXL load completely, denoise, heed prompt, guidance and seed, and make a picture."""

@@ -9,6 +9,7 @@ can express.
 
 from __future__ import annotations
 
+from modelhub.convert.layouts.alone import to_autoencoder, to_text_encoder
 from modelhub.convert.layouts.base import CHECKPOINT, UNPLACED, Layout, Place, Shape, Shapes, View
 from modelhub.convert.layouts.components import FOLDER_COMPONENTS, component_under_diffusers_names
 from modelhub.convert.layouts.configs import Told, given_when_loading
@@ -31,9 +32,11 @@ __all__ = [
     "diffusers_views",
     "given_when_loading",
     "resolve",
+    "to_autoencoder",
     "to_controlnet",
     "to_diffusers",
     "to_ldm",
     "to_t2i_adapter",
+    "to_text_encoder",
     "viewed_shape",
 ]

@@ -80,7 +80,10 @@ def asked(spec: SmokeSpec) -> dict[str, object]:
         told |= {"prompts": list(spec.prompts), "tokenizer": spec.tokenizer or "stand-in"}
         told |= {"negative": spec.negative} if spec.negative else {}
         told |= {"seeds": list(spec.seeds)} if spec.seeds else {}
-    return told if spec.adapter is None else told | {"base": spec.base or "random weights"}
+        told |= {"left_out": spec.left_out} if spec.left_out else {}
+    if spec.adapter is None:
+        return told | {"base": spec.base} if spec.base is not None else told
+    return told | {"base": spec.base or "random weights"}
 
 
 def _fault_of_base(spec: SmokeSpec, measured: Measured, thresholds: Thresholds) -> str | None:
@@ -106,6 +109,8 @@ def _is_whole(spec: SmokeSpec, values: Told) -> bool:
         return "image" in values and "differences" in values
     if UPSCALER in spec.components:
         return "psnr" in values.get("upscaler", {})
+    if "vae" not in spec.components:
+        return "text" in values
     return "psnr" in values.get("vae", {})
 
 
@@ -119,7 +124,9 @@ def _upshot(spec: SmokeSpec, checks: tuple[Check, ...]) -> tuple[str, str]:
         return "passed", f"it works on {'its base' if spec.base is not None else 'a base of random weights'}"
     if UPSCALER in spec.components:
         return "passed", "it gives pictures back"
-    return "passed", "it generates" if any(check.name == "image.flat" for check in checks) else "it decodes"
+    if not spec.pipeline:
+        return "passed", "it decodes" if "vae" in spec.components else "it tells prompts apart"
+    return "passed", "it generates" + (f", {spec.left_out}" if spec.left_out else "")
 
 
 def _checks(spec: SmokeSpec, measured: Measured, thresholds: Thresholds) -> Iterator[Check]:

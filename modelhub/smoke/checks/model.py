@@ -21,7 +21,7 @@ as well."""
 
 _NEEDLESS = re.compile(
     r"[^.]+|model_ema\..+|.*\.position_ids|.*\.logit_scale|loss\..+|.*\.text_projection(\.weight)?"
-    r"|depth_model\..+|cond_stage_model\.model\.transformer\.resblocks\.23\..+|(denoiser|edm_vpred)\..+"
+    r"|(model\.)?model_sampling\..+|depth_model\..+|cond_stage_model\.model\.transformer\.resblocks\.23\..+|(denoiser|edm_vpred)\..+"
 )
 """Tensors that published files have and generating does not need: the noise schedule, averaged weights, what training
 left, the estimator of depth (distances are drawn here), the last layer of SD 2's text encoder."""
@@ -66,7 +66,10 @@ def of_text(text: Told) -> Iterator[Check]:
 
 
 def of_probe(probe: Told, configured: str, thresholds: Thresholds) -> Iterator[Check]:
-    """Whether the UNet denoises, and whether it predicts what it is taken to predict."""
+    """Whether the UNet or transformer denoises, and whether it predicts what it is taken to predict."""
+    if configured == "flow":
+        yield _denoises("transformer", probe[configured], configured, thresholds)
+        return
     other = "epsilon" if configured == "v_prediction" else "v_prediction"
     taken, fitting = probe[configured], probe[other]
     if taken is None or fitting is None:
@@ -76,6 +79,15 @@ def of_probe(probe: Told, configured: str, thresholds: Thresholds) -> Iterator[C
         sentence = f"it predicts {other} and is run as {configured}"
         yield check("unet.prediction", "failed", taken / fitting, f"< {PROBE_MARGIN:g}", sentence)
         return
+    yield _denoises("UNet", taken, configured, thresholds)
+
+
+def _denoises(what: str, taken: float | None, configured: str, thresholds: Thresholds) -> Check:
+    name = f"{what.lower()}.probe"
+    if taken is None:
+        return check(name, "failed", None, "finite", f"the {what}'s prediction has NaN or infinite values")
     blurred = taken >= thresholds.probe
-    words = f"the UNet takes {taken:.2f} of the noise for picture" if blurred else f"the UNet denoises, by {configured}"
-    yield check("unet.probe", "suspect" if blurred else "passed", taken, f"< {thresholds.probe:g}", words)
+    words = (
+        f"the {what} takes {taken:.2f} of the noise for picture" if blurred else f"the {what} denoises, by {configured}"
+    )
+    return check(name, "suspect" if blurred else "passed", taken, f"< {thresholds.probe:g}", words)
