@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from modelhub.smoke.loading import Place
+from modelhub.smoke.loading import CannotLoad, Place
 from modelhub.smoke.spec import SmokeSpec
 from modelhub.smoke.tokens import T5, tokenizer_for
 
@@ -133,12 +133,21 @@ class _T5:
         self._encoder, self._tokenizer, self._place = encoder, tokenizer, place
 
     def __call__(self, text: str) -> torch.Tensor:
-        made: torch.Tensor = self._encoder(torch.tensor([self._tokenizer(text)], device=self._place.device))[0]
+        ids = self._tokenizer(text)
+        if max(ids) >= self._encoder.config.vocab_size:
+            raise CannotLoad("the tokenizer has words that T5 does not know: it is another one's")
+        made: torch.Tensor = self._encoder(torch.tensor([ids], device=self._place.device))[0]
         return made
 
 
 def _t5(spec: SmokeSpec, modules: Mapping[str, Any], name: str, length: int, place: Place) -> _T5 | None:
-    return None if spec.t5 is None or name not in modules else _T5(modules[name], T5(spec.t5, length), place)
+    if spec.t5 is None or name not in modules:
+        return None
+    try:
+        tokenizer = T5(spec.t5, length)
+    except Exception as error:  # the tokenizers library has no class of its own for what it cannot read
+        raise CannotLoad(f"{spec.t5}: it is no tokenizer: {' '.join(str(error).split()):.200}") from error
+    return _T5(modules[name], tokenizer, place)
 
 
 def _with_room(ids: list[int], count: int) -> list[int]:

@@ -148,14 +148,25 @@ def _transformer(lying: Lying, architecture: str) -> tuple[Component, dict[str, 
     try:
         config = flow_configs.sd3(shapes) if architecture == "sd-3" else flow_configs.flux(shapes)
     except Incomplete as error:
-        raise Incomplete(tuple(lying.prefix + name for name in error.names)) from error
+        raise Incomplete(tuple(lying.prefix + _in_file(name, lying) for name in error.names)) from error
     return Component(config, {name: view for name, (_, view) in views.items()}), shapes
+
+
+def _in_file(name: str, lying: Lying) -> str:
+    """What the tensor that diffusers calls *name* is called in the file, which lacks it."""
+    if not _is_native(lying):
+        return name
+    module, _, ending = name.rpartition(".")
+    return next((f"{each.native}.{ending}" for each in places(lying.shapes) if module in each.diffusers), module)
+
+
+def _is_native(lying: Lying) -> bool:
+    return any(name.startswith(("double_blocks.", "joint_blocks.")) for name in lying.shapes)
 
 
 def _views(lying: Lying) -> Iterator[tuple[str, tuple[str, TensorView]]]:
     """diffusers' names; each tensor's name without prefix, and how it is looked at."""
-    own = any(name.startswith(("double_blocks.", "joint_blocks.")) for name in lying.shapes)
-    if not own:
+    if not _is_native(lying):
         yield from ((name, (name, TensorView(*origin))) for name, origin in lying.origins.items())
         return
     if "pos_embed" in lying.shapes:

@@ -3,7 +3,7 @@
     prompts = ["a lighthouse in a storm", "a bowl of lemons"]  # two or more, the image is made of the first one
     negative = "blurry, text"                                  # absent: no words
     seeds = [0, 1, 2]                                          # absent: --seed, and the two after it
-    guidance = 5.5                                             # absent: 7
+    guidance = 5.5                                             # absent: the model's own, mostly 7
     steps = 30                                                 # absent: those of the preset
     size = 768                                                 # pixels, a multiple of 64; absent: that of the preset
 

@@ -38,7 +38,7 @@ def parts_of(container: Container, identity: Identity, find_base: FindBase) -> t
     lost = _lost(parts, identity)
     base = find_base(identity.architecture or "") if lost else None
     if base is not None and not _is_same(base, container.name):
-        parts = _completed(parts, _parts_at(base, (identity.architecture,)))
+        parts = _completed(parts, _parts_at(base, (identity.architecture,))[0])
         lost = _lost(parts, identity)
     else:
         base = None
@@ -53,20 +53,14 @@ def base_parts(path: str, possible: tuple[str | None, ...]) -> Parts:
 
     Raises :class:`NotTestable`.
     """
-    parts = _parts_at(path, possible)
-    identity = Identity(kind="checkpoint", architecture=_architecture(parts, possible))
+    parts, identity = _parts_at(path, possible)
     lost = _lost(parts, identity)
     if lost:
         raise NotTestable(f"{path}, its base, has no {' and no '.join(lost)}")
     return _as_run(parts, identity)
 
 
-def _architecture(parts: Parts, possible: tuple[str | None, ...]) -> str | None:
-    flows = {pipeline: architecture for architecture, pipeline in FLOWS.items()}
-    return flows.get(parts.pipeline) or possible[0]
-
-
-def _parts_at(path: str, possible: tuple[str | None, ...]) -> Parts:
+def _parts_at(path: str, possible: tuple[str | None, ...]) -> tuple[Parts, Identity]:
     with open_path(path) as container:
         identity = identify(container)
         if identity.kind != "checkpoint":
@@ -77,7 +71,7 @@ def _parts_at(path: str, possible: tuple[str | None, ...]) -> Parts:
             )
         try:
             require_safe(container)
-            return _own_parts(container, identity)
+            return _own_parts(container, identity), identity
         except Incomplete as error:
             raise NotTestable(f"{path}, its base, lacks the tensor {error.names[0]!r:.150}") from error
         except (NotTestable, ConversionError) as error:

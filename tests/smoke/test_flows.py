@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,16 +17,20 @@ from modelhub.samples.autoencoder import autoencoder
 from modelhub.samples.flows import FluxTransformer, JointTransformer, flux_transformer, joint_transformer, t5_encoder
 from modelhub.samples.modules import Named
 from modelhub.samples.runnable import Weights, save
-from modelhub.samples.runnable_flows import CLIP_G, CLIP_L, T5, TRANSFORMER, healthy_flow, vae_prefix
+from modelhub.samples.runnable_flows import CLIP_G, CLIP_L, T5, TRANSFORMER, healthy_flow, t5_tokenizer, vae_prefix
 from modelhub.samples.text_encoders import CLIP_G as BIG
 from modelhub.samples.text_encoders import CLIP_L as LARGE
 from modelhub.samples.text_encoders import clip_text_model
-from modelhub.smoke import Settings, SmokeResult, SmokeSpec
+from modelhub.smoke import Settings, SmokeResult, SmokeSpec, tokens
+from modelhub.smoke.encoding import encoding_of
 from modelhub.smoke.flow_parts import flow_components
-from modelhub.smoke.loading import Files, place_of, skeleton
+from modelhub.smoke.loading import CannotLoad, Files, load, place_of, skeleton
 from modelhub.smoke.parts import Opened
+from modelhub.smoke.pipelines import pipeline_of
 from modelhub.smoke.prepare import prepare
 from modelhub.smoke.spec import TensorView
+from modelhub.smoke.telling import Teller
+from modelhub.smoke.tokens import tokenizer_for
 from tests.smoke.course import carried_out, outcomes, unpassed
 from tests.smoke.flows import as_folder
 
@@ -163,6 +168,68 @@ def test_sd_3_without_the_projection_of_its_text_encoder_fails(tmp_path: Path) -
     result = run(file_of(weights, tmp_path), tmp_path)
     assert (result.outcome, unpassed(result)) == ("failed", {"keys.missing": "failed"})
     assert f"{CLIP_L}text_projection.weight" in result.sentence
+
+
+def test_a_transformer_without_a_tensor_that_tells_its_widths_fails(tmp_path: Path) -> None:
+    """The tensor is called what it is called in the file."""
+    weights = healthy_flow("flux-dev")
+    del weights[f"{TRANSFORMER}txt_in.weight"]
+    result = run(file_of(weights, tmp_path), tmp_path)
+    assert (result.outcome, result.sentence) == ("failed", f"there is no tensor '{TRANSFORMER}txt_in.weight'")
+
+
+@pytest.mark.parametrize("text", ["{", t5_tokenizer().replace('"w7": 10', '"w7": 9999')], ids=["broken", "another"])
+def test_a_tokenizer_that_is_none_is_no_fault_of_the_model(tmp_path: Path, text: str) -> None:
+    """One that is broken, or another model's, says nothing of this one."""
+    folder = as_folder(healthy_flow("flux-schnell"), tmp_path / "model")
+    Path(folder, "tokenizer_2", "tokenizer.json").write_text(text)
+    with pytest.raises(CannotLoad, match="tokenizer"):
+        run(folder, tmp_path, replace(SETTINGS, prompts=("w7 w8", "w9")))
+
+
+class _Words:
+    """A tokenizer as diffusers' pipelines take it, around one of ours."""
+
+    model_max_length = 77
+    added_tokens_encoder: dict[str, int] = {}  # noqa: RUF012
+
+    def __init__(self, tokenizer: Callable[[str], list[int]]) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, prompts: list[str], **_: Any) -> Any:
+        return SimpleNamespace(input_ids=torch.tensor([self._tokenizer(each) for each in prompts]))
+
+    def tokenize(self, text: str) -> list[str]:
+        return text.split()
+
+
+@pytest.mark.parametrize("kind", ["sd-3", "sd-3 without T5", "flux-dev"])
+@torch.inference_mode()
+def test_prompts_are_encoded_as_diffusers_does(tmp_path: Path, kind: str) -> None:
+    """The encodings are bit for bit those of its pipelines."""
+    spec = prepare(as_folder(healthy_flow(kind.split(maxsplit=1)[0]), tmp_path / "model"), SETTINGS)
+    assert isinstance(spec, SmokeSpec)
+    place = place_of("cpu", "fp32")
+    with Teller(str(tmp_path / "told")) as teller:
+        modules, _ = load(spec.components, Files(spec.files, place.device), place, teller)
+    if kind.endswith("without T5"):
+        del modules["text_encoder_3"]
+    ours = encoding_of(spec, modules, place).encode("a red bicycle")
+    pipeline = pipeline_of(spec.pipeline, modules, None)
+    pipeline.tokenizer = _Words(tokenizer_for(modules["text_encoder"].config, None))
+    assert spec.t5 is not None
+    if kind.startswith("flux"):
+        pipeline.tokenizer_2 = _Words(tokens.T5(spec.t5, 512))
+        tokens_of_theirs, pooled, _ = pipeline.encode_prompt("a red bicycle")
+    else:
+        pipeline.tokenizer_2 = _Words(tokenizer_for(modules["text_encoder_2"].config, None))
+        pipeline.tokenizer_3 = _Words(tokens.T5(spec.t5, 256))
+        tokens_of_theirs, _, pooled, _ = pipeline.encode_prompt(
+            "a red bicycle", None, None, do_classifier_free_guidance=False
+        )
+    assert torch.equal(ours.tokens, tokens_of_theirs)
+    assert ours.pooled is not None
+    assert torch.equal(ours.pooled, pooled)
 
 
 def test_what_is_not_run_is_named(tmp_path: Path) -> None:
