@@ -1,4 +1,4 @@
-"""A safetensors header as nearly every writer writes it, read in less than half the time that reading JSON takes.
+"""A safetensors header as nearly every writer writes it, read in a fraction of the time that reading JSON takes.
 
 ``{"__metadata__":{...},"name":{"dtype":"F16","shape":[320,768],"data_offsets":[0,491520]},...}``: the metadata first or
 not at all, no white space but padding at the end, no escapes outside the metadata. What is written in any other way,
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate, pairwise, repeat
-from operator import ge
+from math import prod
+from operator import concat, ge
 from typing import Any, NamedTuple
 
 from modelhub.tensors import DTYPE_BY_LABEL, DType, StorageRef, TensorInfo
@@ -21,8 +23,8 @@ from modelhub.tensors import DTYPE_BY_LABEL, DType, StorageRef, TensorInfo
 _LONGEST = 2_000_000
 """Bytes of a header that is read here: the reader of JSON refuses as many marks, and counts them in what is longer."""
 
-_LONGEST_FORM = 256
-"""Characters of a shape or a type that are kept as read once; no tensor has so many dimensions."""
+_LONGEST_KEPT = 512
+"""Characters of an entry whose name, type and shape are kept as read once; models' have a third of it."""
 
 _USUAL = 1 << 14
 """Bytes in which metadata usually end: nobody needs the others as text to find that out."""
@@ -30,13 +32,9 @@ _USUAL = 1 << 14
 _OPENING = '{"__metadata__":'
 _PAIRS = json.JSONDecoder(object_pairs_hook=list)
 _COUNT = "(?:0|[1-9][0-9]{0,17})"  # below 2 ** 63
-_SHAPE = re.compile(rf":\[((?:{_COUNT}(?:,{_COUNT})*)?)\],")
-_OFFSETS = re.compile(rf":\[({_COUNT}),({_COUNT})\]\}},")
-_CONTROL = re.compile(r"[\x00-\x1f]")
-
-_BETWEEN = {2: ":{", 3: "dtype", 4: ":", 6: ",", 7: "shape", 9: "data_offsets"}
-"""Of the ten pieces that the quotes of ``"name":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},`` part an entry into,
-those that are the same in each; 1 is the name, 5 the type, 8 the shape, 10 the offsets."""
+_NAME = re.compile(r'[^"\\\x00-\x1f]*')
+_FORM = re.compile(rf'([A-Z0-9_]*)","shape":\[((?:{_COUNT}(?:,{_COUNT})*)?)')
+_OFFSETS = re.compile(rf"({_COUNT}),({_COUNT})")
 
 
 class Form(NamedTuple):
@@ -45,6 +43,47 @@ class Form(NamedTuple):
     dtype: DType
     shape: tuple[int, ...]
     nbytes: int
+
+
+class Listing(NamedTuple):
+    """The tensors of a header in the order of their bytes: the name and the form of each, and where it begins, counted
+    from the first byte. ``said`` is JSON text of an array of name, type and shape for each."""
+
+    names: Sequence[str]
+    forms: Sequence[Form]
+    begins: Sequence[int]
+    said: Sequence[str]
+
+    @property
+    def elements(self) -> int:
+        """The elements of all tensors together."""
+        return sum(count * prod(shape) for (_, shape, _), count in Counter(self.forms).items())
+
+    @property
+    def nbytes(self) -> int | None:
+        """The bytes of all tensors together, where they lie one after the other; ``None`` where they do not."""
+        ends = list(accumulate([nbytes for _, _, nbytes in self.forms], initial=0))
+        return ends.pop() if ends[:-1] == self.begins else None
+
+    def tensors(self, start: int) -> list[TensorInfo]:
+        """The tensors, where the first byte of them all lies at *start*."""
+        if not self.names:
+            return []
+        dtypes, shapes, sizes = zip(*self.forms, strict=True)
+        starts = map(start.__add__, self.begins)
+        storages = map(_storage, zip(self.names, starts, sizes, *_AS_IT_LIES, strict=False))
+        return list(map(_tensor, zip(self.names, dtypes, shapes, storages, *_PLAINLY, strict=False)))
+
+    def sorted(self) -> Listing:
+        """The same tensors, which are not in the order of their bytes, in it."""
+        order = sorted(range(len(self.names)), key=lambda place: (self.begins[place], self.forms[place].nbytes))
+        return Listing(*([column[place] for place in order] for column in self))
+
+
+_storage = partial(tuple.__new__, StorageRef)
+_tensor = partial(tuple.__new__, TensorInfo)
+_AS_IT_LIES = [repeat(default) for default in StorageRef._field_defaults.values()]
+_PLAINLY = [repeat(default) for default in TensorInfo._field_defaults.values()]
 
 
 class Parted(NamedTuple):
@@ -89,52 +128,41 @@ def _opened(header: bytes) -> tuple[str, list[tuple[str, Any]], int] | None:
     return text, pairs, stop
 
 
-def tensors_of(listing: bytes, start: int) -> list[TensorInfo] | None:
-    """The tensors that *listing* lists, in the order of their bytes, the first of which would lie at *start*."""
+def listed(listing: bytes) -> Listing | None:
+    """What *listing* lists; ``None`` where it is not plainly a list of tensors."""
     if listing == b"}":
-        return []
+        return Listing([], [], [], [])
     try:
         text = listing.decode()
     except UnicodeDecodeError:
         return None
-    number = text.count('":{"dtype":"')
-    if not number or text.count('"') != 10 * number or "\\" in text or not text.endswith("}}"):
+    first, *others = text[:-3].split('":{"dtype":"')
+    if not others or not text.endswith("]}}") or first[:1] != '"':
         return None
-    pieces = (text[:-1] + ",").split('"')
-    if pieces[0] or any(pieces[place::10].count(piece) != number for place, piece in _BETWEEN.items()):
+    forms, _, rests = zip(*map(str.partition, others, repeat('],"data_offsets":[')), strict=True)
+    offsets, marks, nexts = zip(*map(str.partition, rests, repeat(']},"')), strict=True)
+    if marks[-1] or marks.count("") != 1:
         return None
-    names = pieces[1::10]
-    at_once = "".join(names)
-    if len(set(names)) != number or "__metadata__" in names:
+    is_long = max(map(len, others)) > _LONGEST_KEPT or len(first) > _LONGEST_KEPT
+    name, form = (_name, _form) if is_long else (_known_name, _known_form)
+    try:
+        names, quoted = zip(*map(name, (first[1:], *nexts[:-1])), strict=True)
+        forms, tails = zip(*map(form, forms), strict=True)
+    except ValueError:
         return None
-    if not at_once.isprintable() and _CONTROL.search(at_once):
+    if len(set(names)) != len(names):
         return None
-    said = list(zip(pieces[5::10], pieces[8::10], strict=True))
-    forms = {each: form for each in set(said) if max(map(len, each)) <= _LONGEST_FORM and (form := _form(*each))}
-    if len(forms) != len(set(said)):
-        return None
-    dtypes, shapes, sizes = zip(*map(forms.__getitem__, said), strict=True)
-    begins = _begins(pieces[10::10], sizes)
+    begins = _begins(list(offsets), [nbytes for _, _, nbytes in forms])
     if begins is None:
         return None
-    starts = map(start.__add__, begins)
-    storages = map(_storage, zip(names, starts, sizes, *_AS_IT_LIES, strict=False))
-    tensors = list(map(_tensor, zip(names, dtypes, shapes, storages, *_PLAINLY, strict=False)))
-    if any(map(ge, begins, begins[1:])):
-        tensors.sort(key=lambda tensor: tensor.storage[1:3])
-    return tensors
+    found = Listing(names, forms, begins, list(map(concat, quoted, tails)))
+    return found.sorted() if any(map(ge, begins, begins[1:])) else found
 
 
-_storage = partial(tuple.__new__, StorageRef)
-_tensor = partial(tuple.__new__, TensorInfo)
-_AS_IT_LIES = [repeat(default) for default in StorageRef._field_defaults.values()]
-_PLAINLY = [repeat(default) for default in TensorInfo._field_defaults.values()]
-
-
-def _begins(offsets: list[str], sizes: Sequence[int]) -> list[int] | None:
+def _begins(offsets: Sequence[str], sizes: Sequence[int]) -> list[int] | None:
     """Where the tensors of *sizes* begin; ``None`` where one of the *offsets* is not plainly of as many bytes."""
     ends = list(accumulate(sizes, initial=0))
-    if ends[-1] < 1 << 63 and offsets == [f":[{begin},{end}]}}," for begin, end in pairwise(ends)]:
+    if ends[-1] < 1 << 63 and offsets == [f"{begin},{end}" for begin, end in pairwise(ends)]:
         return ends[:-1]
     begins = []
     for text, size in zip(offsets, sizes, strict=True):
@@ -145,19 +173,35 @@ def _begins(offsets: list[str], sizes: Sequence[int]) -> list[int] | None:
     return begins
 
 
-@lru_cache(maxsize=1 << 12)
-def _form(label: str, sizes: str) -> Form | None:
-    """The form of the tensors of the type *label* and the shape *sizes*; ``None`` where there are none."""
-    dtype, match = DTYPE_BY_LABEL.get(label), _SHAPE.fullmatch(sizes)
-    if dtype is None or not dtype.storable or match is None:
-        return None
-    shape = tuple(map(int, match[1].split(","))) if match[1] else ()
+def _name(text: str) -> tuple[str, str]:
+    """A tensor's name, and the beginning of the JSON text of its array. Raises :class:`ValueError` for what is not
+    plainly a name."""
+    if _NAME.fullmatch(text) is None or text == "__metadata__":
+        raise ValueError("not plainly a name")
+    return text, f"[{json.encoder.encode_basestring_ascii(text)},"
+
+
+def _form(text: str) -> tuple[Form, str]:
+    """The form that *text*, ``F16","shape":[320,768``, tells, and the end of the JSON text of its tensor's array.
+    Raises :class:`ValueError` for what is not plainly one."""
+    match = _FORM.fullmatch(text)
+    dtype = DTYPE_BY_LABEL.get(match[1]) if match is not None else None
+    if match is None or dtype is None or not dtype.storable:
+        raise ValueError("not plainly a form")
+    shape = tuple(map(int, match[2].split(","))) if match[2] else ()
     bits = dtype.bits
     for size in shape:
         bits *= size
         if bits > 1 << 66:
-            return None
-    return Form(dtype, shape, bits // 8) if bits % 8 == 0 else None
+            raise ValueError("more elements than can be counted")
+    if bits % 8:
+        raise ValueError("not of whole bytes")
+    return Form(dtype, shape, bits // 8), f'"{match[1]}",[{match[2]}]]'
+
+
+# Files of one trainer have most of their names in common, and all files most of their forms.
+_known_name = lru_cache(maxsize=1 << 15)(_name)
+_known_form = lru_cache(maxsize=1 << 12)(_form)
 
 
 def _is_unicode(metadata: Mapping[str, str]) -> bool:

@@ -81,8 +81,8 @@ def _read(source: Source, anomalies: list[Anomaly]) -> StateDict:
 def _parsed(data: bytes, data_start: int, anomalies: list[Anomaly]) -> tuple[dict[str, str], list[TensorInfo]]:
     """The metadata and the tensors, in the order of their bytes, that the header *data* states."""
     parted = canonical_header.part(data)
-    if parted is not None and (quick := canonical_header.tensors_of(parted.listing, data_start)) is not None:
-        return parted.metadata, quick
+    if parted is not None and (quick := canonical_header.listed(parted.listing)) is not None:
+        return parted.metadata, quick.tensors(data_start)
     header = _parse_header(data, anomalies)
     metadata = _metadata(header.pop(_METADATA, None), anomalies)
     return metadata, sorted(_tensors(header, data_start), key=lambda t: (t.start, t.nbytes))

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, insert, select
 
 from modelhub.db.schema import layout
-from modelhub.tensors import TensorInfo, forms_of
 
 
 class Parted(NamedTuple):
@@ -37,12 +36,10 @@ def part(observation: Mapping[str, Any], *, but_for: frozenset[str] | set[str] =
     return Parted(digest, packed, json.dumps({**observation, "files": rest}, separators=(",", ":")))
 
 
-def layout_of(tensors: Mapping[str, TensorInfo], *, but_for: frozenset[str] | set[str]) -> tuple[str, bytes]:
-    """The digest and the packed text of the layout of one file's *tensors*, as :func:`part` gives them."""
-    quoted = json.encoder.encode_basestring_ascii
-    forms = {form: f'"{form[0].label}",[{",".join(map(str, form[1]))}]' for form in forms_of(tensors)}
-    said = [f"[{quoted(name)},{forms[tensor[1:3]]}]" for name, tensor in tensors.items()]
-    return _packed(f'{{"":[{",".join(said)}]}}', but_for)
+def layout_of(tensors: Iterable[str], *, but_for: frozenset[str] | set[str]) -> tuple[str, bytes]:
+    """The digest and the packed text of the layout of one file, as :func:`part` gives them; each of *tensors* is JSON
+    text of an array of name, element type and shape."""
+    return _packed(f'{{"":[{",".join(tensors)}]}}', but_for)
 
 
 def _packed(text: str, but_for: frozenset[str] | set[str]) -> tuple[str, bytes]:

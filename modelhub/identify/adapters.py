@@ -11,17 +11,20 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
+from typing import NamedTuple
 
+from modelhub.identify.adapter_names import grouped, read_stem, told_by
 from modelhub.identify.base import Adapter, Evidence, Identity
-from modelhub.identify.modules import Module, ModulePrefix
+from modelhub.identify.modules import DIMENSIONS, ModulePrefix, form_of
 from modelhub.identify.names import Names
-from modelhub.identify.narrowing import Narrowed, narrowed
+from modelhub.identify.narrowing import Narrowed, Told, narrowed, told
 from modelhub.identify.prediction import claimed
 from modelhub.identify.probe import Probe
-from modelhub.identify.registry import read_table
 from modelhub.identify.side_file import PEFT_ALPHA
-from modelhub.tensors import Scalar, StateDict, TensorInfo
+from modelhub.tensors import Scalar, StateDict
+
+Shape = tuple[int, ...]
 
 _SHARE = 0.5
 """An adapter file consists of adapter tensors: at least this share of them (IA3 keeps as many plain weights)."""
@@ -30,20 +33,26 @@ _LARGEST_ALPHA = 1e12
 """LyCORIS writes 1e10 and the like for modules that are kept whole; what is larger is no alpha."""
 
 _UNET_HEADS = re.compile(r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_")
-_SUFFIXED = re.compile(r"(.+)_lora(\d*)")
-"""``to_q_lora`` (diffusers' attention processors), ``qkv_lora1`` (XLabs): a leaf joined to its module."""
+_USUAL = 16
+"""Tensors of one module, at most, that are remembered; there may be as many as a header has room for."""
 
 
-Facts = tuple[str, int | None]
-"""A module's algorithm and rank."""
+class Kind(NamedTuple):
+    """What is counted of modules; ``is_unet`` is set for one that lies where only UNets have modules."""
+
+    component: str | None
+    algorithm: str
+    rank: int | None
+    dialect: str
+    is_unet: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """``signatures/adapters.toml``: leaves (algorithm and role, and whether they are weak) and beginnings of names."""
+class Part(NamedTuple):
+    """One module: of which kind, what is told of it, and what its alpha would be called."""
 
-    leaves: Mapping[str, tuple[tuple[str, str], bool]]
-    prefixes: tuple[ModulePrefix, ...]
+    kind: Kind
+    told: Told
+    alpha: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +66,8 @@ class Outline:
     alphas: tuple[tuple[str, ...], ...]
 
 
-_MOST_OUTLINES = 16
 _LONGEST = 1 << 20
 """Characters of names and sizes of shapes, together, of a list that is remembered; trainers' have a tenth of it."""
-
-_outlines: dict[tuple[tuple[str, ...], tuple[tuple[int, ...], ...]], Outline | None] = {}
 
 
 def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Identity | None:
@@ -101,102 +107,43 @@ def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Ident
 
 def _outlined(names: Names) -> Outline | None:
     """The outline of *names*, remembered: a library has many files that differ in nothing but their numbers."""
-    key = tuple(names.tensors), tuple([tensor.shape for tensor in names.tensors.values()])
-    if key in _outlines:
-        return _outlines[key]
-    modules, counted = _modules(names)
-    outline = None
-    if modules and counted >= _SHARE * len(names.tensors):
-        facts = [module.form[:2] for module in modules]
-        outline = Outline(counted, _described(modules, facts), narrowed(modules), _alphas(modules, facts))
-    if sum(map(len, key[0])) + sum(map(len, key[1])) <= _LONGEST:
-        while len(_outlines) >= _MOST_OUTLINES:
-            del _outlines[next(iter(_outlines))]
-        _outlines[key] = outline
-    return outline
+    called = tuple(names.tensors)
+    shapes = tuple([tensor.shape for tensor in names.tensors.values()])
+    if sum(map(len, called)) + sum(map(len, shapes)) > _LONGEST:
+        return _outline(called, shapes)
+    return _known_outline(called, shapes)
 
 
-def _alphas(modules: tuple[Module, ...], facts: Sequence[Facts]) -> tuple[tuple[str, ...], ...]:
-    """What the alphas of *modules* are called; trainers give those of one component, algorithm and rank the same."""
-    alike: dict[tuple[str | None, str, int | None], list[str]] = {}
-    for module, (algorithm, rank) in zip(modules, facts, strict=True):
-        component = module.prefix.component if module.prefix else None
-        alike.setdefault((component, algorithm, rank), []).append(f"{module.name}.alpha")
-    return tuple(map(tuple, alike.values()))
+def _outline(names: Sequence[str], shapes: Sequence[Shape]) -> Outline | None:
+    groups = grouped(names, shapes)
+    counted = sum(map(len, groups.values()))
+    if not groups or counted < _SHARE * len(names):
+        return None
+    part = _known_part if max(map(len, shapes)) <= DIMENSIONS else _part
+    parts = [(part if len(pieces) <= _USUAL else _part)(stem, tuple(pieces)) for stem, pieces in groups.items()]
+    alphas: dict[tuple[str | None, str, int | None], list[str]] = {}  # trainers give those of one sort the same
+    for (component, algorithm, rank, _, _), _, alpha in parts:
+        alphas.setdefault((component, algorithm, rank), []).append(alpha)
+    return Outline(
+        counted, _described(parts), narrowed([part.told for part in parts]), tuple(map(tuple, alphas.values()))
+    )
 
 
-def modules_of(names: Names) -> tuple[Module, ...]:
-    """The modules that an adapter changes, without their alphas."""
-    return _modules(names)[0]
+_known_outline = lru_cache(maxsize=16)(_outline)
 
 
-def _modules(names: Names) -> tuple[tuple[Module, ...], int]:
-    """The changed modules, and how many names are theirs."""
-    modules: dict[str, Module] = {}
-    weak: list[tuple[str, str, str, str, TensorInfo]] = []
-    counted = 0
-    for split, tensor in zip(map(_split, names.tensors), names.tensors.values(), strict=True):
-        if split is None:
-            continue
-        stem, leaf, told, is_weak = split
-        if is_weak:
-            weak.append((stem, leaf, *told, tensor))
-            continue
-        if (module := modules.get(stem)) is None:
-            module = modules[stem] = _module(stem)
-        module.tensors[told] = tensor
-        module.leaves.append(leaf)
-        counted += 1
-    for stem, leaf, algorithm, role, tensor in weak:
-        if stem not in modules:
-            named = _module(stem)
-            if named.prefix is None or not algorithm:
-                continue
-            modules[stem] = named
-        module = modules[stem]
-        module.tensors[algorithm, role] = tensor
-        module.leaves.append(leaf)
-        counted += 1
-    return tuple(modules.values()), counted
+def _part(stem: str, pieces: tuple[tuple[str, Shape], ...]) -> Part:
+    """The module *stem* of tensors with these leaves and shapes."""
+    prefix, path = read_stem(stem)
+    form = form_of({told_by(leaf): shape for leaf, shape in pieces})
+    component = prefix.component if prefix else None
+    dialect = _dialect(stem, prefix, [leaf for leaf, _ in pieces])
+    kind = Kind(component, form.algorithm, form.rank, dialect, _UNET_HEADS.match(path) is not None)
+    return Part(kind, told(stem, path, prefix, form), f"{stem}.alpha")
 
 
-@lru_cache(maxsize=1 << 15)
-def _split(name: str) -> tuple[str, str, tuple[str, str], bool] | None:
-    """*name* as module and leaf, with the leaf's algorithm and role and whether it is weak; ``None`` when it ends in no
-    leaf of an adapter."""
-    split = _parted(name)
-    return (*split, *_tables().leaves[split[1]]) if split is not None else None
-
-
-def _parted(name: str) -> tuple[str, str] | None:
-    leaves = _tables().leaves
-    cut = len(name)
-    for _ in range(3):
-        cut = name.rfind(".", 0, cut)
-        if cut <= 0:
-            return None
-        if (leaf := name[cut + 1 :]) in leaves:
-            return name[:cut], leaf
-    head, last = name[:cut], leaf.split(".")
-    if (starred := f"{last[0]}.*.{last[2]}") in leaves:
-        return head, starred
-    if last[1:] in (["down", "weight"], ["up", "weight"]) and (match := _SUFFIXED.fullmatch(last[0])):
-        return f"{head}.{match[1]}{match[2]}", f"lora.{last[1]}.weight"
-    return None
-
-
-def _module(stem: str) -> Module:
-    prefix, path = _read(stem)
-    return Module(stem, path, prefix)
-
-
-@lru_cache(maxsize=1 << 15)
-def _read(stem: str) -> tuple[ModulePrefix | None, str]:
-    """How *stem* begins, and the module's path behind that. Files of one trainer share most of their names."""
-    bare = stem.removeprefix("base_model.model.").removeprefix("base_model.")
-    prefix = next((each for each in _tables().prefixes if bare.startswith(each.begins)), None)
-    path = bare if prefix is None or prefix.keep else bare[len(prefix.begins) :]
-    return prefix, path.replace(".processor.", ".").replace(".", "_")
+_known_part = lru_cache(maxsize=1 << 15)(_part)
+"""The files of one trainer have most of their modules in common."""
 
 
 def _with_alphas(outline: Outline, names: Names, scalars: Mapping[str, Scalar], probe: Probe) -> Adapter:
@@ -223,40 +170,36 @@ def _number(text: str | None) -> float | None:
     return value if abs(value) <= _LARGEST_ALPHA else None  # which no NaN is
 
 
-def _described(modules: tuple[Module, ...], facts: Sequence[Facts]) -> Adapter:
-    algorithms = Counter(algorithm for algorithm, _ in facts if algorithm)
-    ranks = Counter(rank for _, rank in facts if rank is not None)
-    dialects = Counter(_dialect(module) for module in modules)
-    denoiser = "unet" if any(_UNET_HEADS.match(module.path) for module in modules) else "transformer"
-    targets = {module.prefix.component if module.prefix else "denoiser" for module in modules}
+def _described(parts: Sequence[Part]) -> Adapter:
+    algorithms: Counter[str] = Counter()
+    ranks: Counter[int] = Counter()
+    dialects: Counter[str] = Counter()
+    kinds = Counter([part.kind for part in parts])
+    for kind, count in kinds.items():
+        algorithms[kind.algorithm] += count
+        dialects[kind.dialect] += count
+        if kind.rank is not None:
+            ranks[kind.rank] += count
+    del algorithms[""]
+    denoiser = "unet" if any(kind.is_unet for kind in kinds) else "transformer"
+    targets = {kind.component or "denoiser" for kind in kinds}
     return Adapter(
         dialect=max(dialects, key=dialects.__getitem__),
         algorithms=dict(algorithms.most_common()),
-        modules=len(modules),
+        modules=len(parts),
         rank=max(ranks, key=ranks.__getitem__, default=None),
         ranks=dict(ranks.most_common()),
         targets=tuple(denoiser if target == "denoiser" else target for target in sorted(targets)),
     )
 
 
-def _dialect(module: Module) -> str:
+def _dialect(name: str, prefix: ModulePrefix | None, leaves: Sequence[str]) -> str:
     """Who names modules so: by the beginning of the name, else by the leaf, else ``generic``."""
-    if module.prefix and module.prefix.dialect:
-        return module.prefix.dialect
-    leaves = " ".join(module.leaves)
-    if "lora_A" in leaves or "lora_B" in leaves:
+    if prefix and prefix.dialect:
+        return prefix.dialect
+    joined = " ".join(leaves)
+    if "lora_A" in joined or "lora_B" in joined:
         return "peft"
-    if ".processor." in module.name or "lora.down" in leaves or "lora.up" in leaves or "lora_linear" in leaves:
+    if ".processor." in name or "lora.down" in joined or "lora.up" in joined or "lora_linear" in joined:
         return "diffusers"
     return "generic"
-
-
-@cache
-def _tables() -> Tables:
-    table = read_table("adapters")
-    leaves = {leaf: ((algorithm, role), False) for leaf, (algorithm, role) in table["leaves"].items()}
-    leaves |= {leaf: ((algorithm, role), True) for leaf, (algorithm, role) in table["weak_leaves"].items()}
-    prefixes = tuple(
-        ModulePrefix(**{**each, "candidates": tuple(each.get("candidates", ()))}) for each in table["module"]
-    )
-    return Tables(leaves, prefixes)

@@ -37,7 +37,7 @@ def identify_state_dict(state_dict: StateDict, probe: Probe | None = None, besid
     stated = state_dict.scalars.get("general.architecture")  # GGUF keeps it among its values
     claims = {"general.architecture": stated, **state_dict.metadata} if isinstance(stated, str) else state_dict.metadata
     identity = weigh_claims(identity, claims)
-    if precision := precision_of(state_dict):
+    if precision := precision_of(state_dict, names.ends):
         identity = replace(identity, precision=precision.value, evidence=(*identity.evidence, precision))
     return identity
 

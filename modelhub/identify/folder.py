@@ -8,6 +8,7 @@ from dataclasses import replace
 from modelhub.container.shards import components_of
 from modelhub.identify.base import Evidence, Identity
 from modelhub.identify.file import identify_state_dict
+from modelhub.identify.names import last_parts
 from modelhub.identify.observation import Observation
 from modelhub.identify.precision import precision_of
 from modelhub.identify.probe import Probe
@@ -46,7 +47,8 @@ def identify_folder(folder: Observation) -> Identity:
         told = next((each for each in denoiser.evidence if each.fact == "prediction_type"), None)
     if told:
         evidence.append(told)
-    precision = precision_of(_all(weights))
+    everything = _all(weights)
+    precision = precision_of(everything, last_parts(everything))
     if precision:
         evidence.append(precision)
     identity = Identity(

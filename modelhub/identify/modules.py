@@ -20,7 +20,7 @@ _RANK_AXES = (
 )
 """Where a rank stands: LyCORIS keeps ``hada_w1_b`` as [rank, in], ``lokr_w2_a`` as [out, rank]."""
 
-_DIMENSIONS = 8
+DIMENSIONS = 8
 """Dimensions of a shape that say anything; a header may give one a million, which nobody is to remember."""
 
 _PLAIN = frozenset({("lora", "down"), ("lora", "up"), ("", "alpha")})
@@ -68,7 +68,7 @@ class Module:
     def form(self) -> Form:
         """All that the shapes tell, at once; asked once the module has all its tensors."""
         if self._form is None:
-            self._form = _form(tuple([(told, tensor.shape[:_DIMENSIONS]) for told, tensor in self.tensors.items()]))
+            self._form = form_of({told: tensor.shape for told, tensor in self.tensors.items()})
         return self._form
 
     @property
@@ -97,6 +97,11 @@ class Module:
 
 
 _Shapes = Mapping[tuple[str, str], tuple[int, ...]]
+
+
+def form_of(shapes: Mapping[tuple[str, str], tuple[int, ...]]) -> Form:
+    """The form of a module whose tensors, by algorithm and role, have *shapes*."""
+    return _form(tuple([(told, shape[:DIMENSIONS]) for told, shape in shapes.items()]))
 
 
 @lru_cache(maxsize=1 << 14)

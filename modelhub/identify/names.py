@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from itertools import repeat
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from modelhub.tensors import BlockTensor, DType, StateDict, TensorInfo
 
@@ -13,6 +13,8 @@ _WRAPPERS = ("module.", "_orig_mod.", "netG.", "params.", "params_ema.", "params
 
 _PACKED = ("qweight", "_weight_qdata", "weight_qdata", "weight._data")
 """What packed weights are called: by nunchaku and GPTQ, torchao, quanto."""
+
+_PACKED_ENDS = frozenset(name.rpartition(".")[2] for name in _PACKED)
 
 _LONGEST_NAME = 512
 """Characters; longer names are no model's, and would make the index of their parts large."""
@@ -24,23 +26,24 @@ class Names:
     """Tensors by name, without the wrappers that most of the names share and without absurdly long names.
 
     ``tensors`` keeps the file's order, tensors in ggml's blocks included (as ``U8``, with the shape that they have
-    unpacked); ``prefixes`` holds every leading part of a name up to and with a dot.
+    unpacked); ``prefixes`` holds every leading part of a name up to and with a dot, ``ends`` the last part of each.
     """
 
-    __slots__ = ("_text", "prefixes", "tensors")
+    __slots__ = ("_text", "ends", "prefixes", "tensors")
 
     def __init__(self, state_dict: StateDict) -> None:
         tensors = _with_blocks(state_dict)
         if max(map(len, tensors), default=0) > _LONGEST_NAME:
             tensors = {name: tensor for name, tensor in tensors.items() if len(name) <= _LONGEST_NAME}
-        self.tensors = _unpacked(_unwrapped(tensors))
         self._text = ""
-        self.prefixes: set[str] = set()
-        parents = {name[: name.rfind(".") + 1] for name in self.tensors}
-        while parents:
-            self.prefixes |= parents
-            parents = {prefix[: prefix.rfind(".", 0, -1) + 1] for prefix in parents} - self.prefixes
-        self.prefixes.discard("")
+        self.prefixes, self.ends = _parts(tensors)
+        if not self.prefixes.isdisjoint(_WRAPPERS):
+            tensors = _unwrapped(tensors)
+            self.prefixes, self.ends = _parts(tensors)
+        self.tensors = tensors
+        if not self.ends.isdisjoint(_PACKED_ENDS):
+            self.tensors = _unpacked(tensors)
+            self.prefixes, self.ends = _parts(self.tensors)
 
     def find(self, root: str, entry: str) -> str | None:
         """The name, or the beginning of names, that *entry* asks for below *root*; ``None`` when there is none.
@@ -98,10 +101,32 @@ def _with_blocks(state_dict: StateDict) -> Mapping[str, TensorInfo]:
     return {**state_dict.tensors, **packed} if packed else state_dict.tensors
 
 
+def last_parts(names: Iterable[str]) -> set[str]:
+    """What *names* end in, behind their last dots."""
+    return {name[name.rfind(".") + 1 :] for name in names}
+
+
+def _parts(names: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Every leading part of *names*, with its dot, and the last part of each."""
+    prefixes: set[str] = set()
+    found = list(map(_dotted, names))
+    parents = {parent for parent, _ in found}
+    while parents:
+        prefixes |= parents
+        parents = {prefix[: prefix.rfind(".", 0, -1) + 1] for prefix in parents} - prefixes
+    prefixes.discard("")
+    return prefixes, {last for _, last in found}
+
+
+@lru_cache(maxsize=1 << 15)
+def _dotted(name: str) -> tuple[str, str]:
+    """*name* up to and with its last dot, and the rest."""
+    cut = name.rfind(".") + 1
+    return name[:cut], name[cut:]
+
+
 def _unpacked(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
     """*tensors*, each weight that is packed under a name of its own also under its plain one."""
-    if not any(map(str.endswith, tensors, repeat(_PACKED))):
-        return tensors
     plain = {
         f"{name[: -len(ending)]}weight": tensor
         for name, tensor in tensors.items()
@@ -120,7 +145,7 @@ def _fits(prefix: str, head: str, tail: str) -> bool:
 
 
 def _unwrapped(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
-    for _ in range(_MOST_WRAPPERS if any(map(str.startswith, tensors, repeat(_WRAPPERS))) else 0):
+    for _ in range(_MOST_WRAPPERS):
         first = Counter(name[: name.find(".") + 1] for name in tensors)
         shared = [first[wrapper] for wrapper in _WRAPPERS]
         if 2 * sum(shared) <= len(tensors):

@@ -7,15 +7,17 @@ most modules remain; where these are not all, or where sizes had to be left out 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from modelhub.identify.base import Evidence
 from modelhub.identify.layers import Place, fits, layers
-from modelhub.identify.modules import Module, ModulePrefix
+from modelhub.identify.modules import Form, ModulePrefix
 from modelhub.identify.registry import in_order
+
+T = TypeVar("T")
 
 _TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -37,26 +39,39 @@ class Fit(NamedTuple):
     by: str
 
 
+class Told(NamedTuple):
+    """What name and shapes tell of one module; ``fit`` is ``None`` for one that no architecture has."""
+
+    name: str
+    path: str
+    prefix: ModulePrefix | None
+    form: Form
+    fit: Fit | None
+
+
 @dataclass(slots=True)
 class Group:
     """The modules that leave the same architectures open: how many, the first of them, by what."""
 
     architectures: frozenset[str]
-    first: Module
+    first: Told
     by: str
     count: int = 0
 
 
-def narrowed(modules: Iterable[Module]) -> Narrowed:
+def told(name: str, path: str, prefix: ModulePrefix | None, form: Form) -> Told:
+    """What is told of the module *name* by its *path* behind the *prefix* and by its *form*."""
+    return Told(name, path, prefix, form, _fit(path, form.outputs, form.inputs, form.is_convolution))
+
+
+def narrowed(modules: Sequence[Told]) -> Narrowed:
     """The architectures that have all of *modules*, else those that have most of them."""
     groups: dict[frozenset[str], Group] = {}
     tables: Counter[int] = Counter()
     paths: set[str] = set()
     fits: list[Fit] = []
     for module in modules:
-        form = module.form
-        fit = _fit(module.path, form.outputs, form.inputs, form.is_convolution)
-        if fit is None:
+        if (fit := module.fit) is None:
             continue
         if module.prefix is None or module.prefix.component not in _TEXT:
             fits.append(fit)
@@ -99,16 +114,23 @@ def _fit(path: str, outputs: int | None, inputs: int | None, convolution: bool) 
             by = "shape" if asked[1] is not None and len(found) < len(known) else "key"
             break
     tables = frozenset(place.table for place in fitting)
-    return Fit(frozenset(name for each in tables for name in layers().tables[each].architectures), tables, by)
+    names = frozenset(name for each in tables for name in layers().tables[each].architectures)
+    return Fit(_same(names), _same(tables), by)
 
 
-def _prefixes(modules: Iterable[Module]) -> Iterable[Group]:
+@lru_cache(maxsize=1 << 12)
+def _same(members: frozenset[T]) -> frozenset[T]:
+    """One set for all of the same *members*: what is the same object is equal at a glance."""
+    return members
+
+
+def _prefixes(modules: Iterable[Told]) -> Iterable[Group]:
     """What the beginnings of names say, each once."""
-    seen: dict[ModulePrefix, Module] = {}
+    seen: dict[str, Told] = {}
     for module in modules:
         if module.prefix is not None and module.prefix.candidates:
-            seen.setdefault(module.prefix, module)
-    return [Group(frozenset(prefix.candidates), module, "key") for prefix, module in seen.items()]
+            seen.setdefault(module.prefix.begins, module)
+    return [Group(frozenset(each.prefix.candidates), each, "key") for each in seen.values() if each.prefix is not None]
 
 
 def _most(groups: list[Group]) -> frozenset[str]:
@@ -145,12 +167,10 @@ def _steps(groups: list[Group], possible: frozenset[str]) -> list[Evidence]:
 
 
 def _said(group: Group) -> str:
-    module = group.first
+    module, form = group.first, group.first.form
     if group.count == 0 and module.prefix is not None:
         return f"there is {module.name}: {module.prefix.because}"
-    sizes = [
-        f"{verb} {size}" for verb, size in (("takes", module.inputs), ("gives", module.outputs)) if size is not None
-    ]
+    sizes = [f"{verb} {size}" for verb, size in (("takes", form.inputs), ("gives", form.outputs)) if size is not None]
     if group.by == "shape" and sizes:
         return f"{module.name} {' and '.join(sizes)}, as a layer there does"
     return f"there is {module.name}, a layer's name there"

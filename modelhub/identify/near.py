@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from modelhub.identify.adapters import modules_of
+from modelhub.identify.adapter_names import modules_of
 from modelhub.identify.base import Identity
 from modelhub.identify.layers import fits, layers
 from modelhub.identify.modules import Module

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from modelhub.identify.base import Evidence, Identity
 from modelhub.identify.layers import fits, layers
-from modelhub.identify.modules import Module
+from modelhub.identify.modules import form_of
 from modelhub.identify.names import Names
-from modelhub.identify.narrowing import narrowed
+from modelhub.identify.narrowing import Told, narrowed, told
 from modelhub.identify.registry import family
 
 _FEWEST = 8
@@ -22,7 +22,7 @@ def identify_partial(names: Names) -> Identity | None:
     """Which model the tensors are a part of; ``None`` unless most matrices are, by name and sizes, layers of one."""
     roots = [root for root in names.roots((*family("unet").roots, *family("text_encoder").roots)) if root]
     matrices = [
-        Module(name, _path(name, roots), None, {("full", "diff"): tensor})
+        told(name, _path(name, roots), None, form_of({("full", "diff"): tensor.shape}))
         for name, tensor in names.tensors.items()
         if name.endswith(".weight") and len(tensor.shape) in {2, 4, 5}
     ]
@@ -51,6 +51,6 @@ def _path(name: str, roots: list[str]) -> str:
     return name[len(root) : -len(".weight")].replace(".", "_")
 
 
-def _is_known(module: Module) -> bool:
-    outputs, inputs = module.outputs, module.inputs
+def _is_known(module: Told) -> bool:
+    outputs, inputs = module.form.outputs, module.form.inputs
     return any(fits(place, outputs, inputs, None) for place in layers().places(module.path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from modelhub.identify.base import Evidence
 from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, StateDict, forms_of
@@ -47,8 +47,9 @@ _INTEGERS = {"I8": "int8", "U8": "uint8"}
 _COUNTED = frozenset({*_NAMES, *_INTEGERS})
 
 
-def precision_of(state_dict: StateDict) -> Evidence | None:
-    """The precision of *state_dict*: the type that holds at least :data:`DOMINANT` of its floating point bytes.
+def precision_of(state_dict: StateDict, ends: Set[str]) -> Evidence | None:
+    """The precision of *state_dict*, the last parts of whose names are *ends*: the type that holds at least
+    :data:`DOMINANT` of its floating point bytes.
 
     Weights that are packed or scaled are called by their scheme (``nf4``, ``svdquant``, ``fp8_e4m3-scaled``,
     ``int8-scaled``, ``sdnq``; in GGUF files the commonest block type, ``gguf-q4_k``). ``mixed`` when no type has such a
@@ -62,8 +63,7 @@ def precision_of(state_dict: StateDict) -> Evidence | None:
     for (dtype, shape), count in forms_of(tensors).items():
         if dtype.label in _COUNTED:
             share[dtype.label] = share.get(dtype.label, 0) + count * max(0, math.prod(shape)) * dtype.bits
-    telling = {name[name.rfind(".") + 1 :] for name in tensors} & _TELLING
-    for name in tensors if telling else ():
+    for name in tensors if not _TELLING.isdisjoint(ends) else ():
         last = name[name.rfind(".") + 1 :]
         if last in _PACKED:
             return Evidence("precision", _PACKED[last], "key", f"there is {name[:200]}: the weights are packed")

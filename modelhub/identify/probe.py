@@ -87,20 +87,21 @@ class Probe:
 
 def numbers(tensor: TensorInfo, read: Read | None) -> tuple[float, ...] | None:
     """The values of a small tensor; ``None`` where they cannot be read as they lie."""
-    storage, nbytes = tensor.storage, tensor.nbytes
+    storage, count = tensor.storage, tensor.numel
+    nbytes = (count * tensor.dtype.bits + 7) // 8
     if storage.packing is not None or tensor.conj or tensor.neg or not tensor.contiguous:
         return None
     if not 0 < nbytes <= LARGEST_READ or min(tensor.start, tensor.offset, *tensor.shape, 0) < 0:
         return None
     if storage.data is not None:
-        return _decoded(storage.data[tensor.offset : tensor.offset + nbytes], tensor, nbytes)
+        return _decoded(storage.data[tensor.offset : tensor.offset + nbytes], tensor, count, nbytes)
     if read is None:
         return None
     try:
         data = read(tensor.start, nbytes)
     except (SourceError, OSError):
         return None
-    return _decoded(data, tensor, nbytes)
+    return _decoded(data, tensor, count, nbytes)
 
 
 def deviation(values: tuple[float, ...]) -> float:
@@ -113,12 +114,12 @@ def _single(values: tuple[float, ...]) -> float:
     return values[0]
 
 
-def _decoded(data: bytes, tensor: TensorInfo, nbytes: int) -> tuple[float, ...] | None:
+def _decoded(data: bytes, tensor: TensorInfo, count: int, nbytes: int) -> tuple[float, ...] | None:
     if len(data) != nbytes:
         return None
     order = "<" if tensor.storage.byteorder == "little" else ">"
     if tensor.dtype is DType.BF16:  # the upper half of a float32
-        halves = struct.unpack(f"{order}{tensor.numel}H", data)
+        halves = struct.unpack(f"{order}{count}H", data)
         return struct.unpack(f"<{len(halves)}f", b"".join(struct.pack("<I", half << 16) for half in halves))
     code = _FORMATS.get(tensor.dtype.label)
-    return struct.unpack(f"{order}{tensor.numel}{code}", data) if code else None
+    return struct.unpack(f"{order}{count}{code}", data) if code else None

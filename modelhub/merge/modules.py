@@ -16,7 +16,7 @@ from modelhub.container.storages import Storages
 from modelhub.convert import Piece
 from modelhub.convert.convertible import convertible
 from modelhub.identify import numbers
-from modelhub.identify.adapters import modules_of
+from modelhub.identify.adapter_names import modules_of
 from modelhub.identify.modules import Module
 from modelhub.identify.names import Names
 from modelhub.merge.base import AdapterModule, Kind, NotMerged, Unmatched

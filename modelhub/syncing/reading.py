@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelhub.container import Container, open_path
@@ -16,7 +16,7 @@ from modelhub.identify import Identity, identify_observation, observe, stored
 from modelhub.reidentifying import identification_version
 from modelhub.source import Source, open_local
 from modelhub.syncing.structures import Structures
-from modelhub.tensors import TensorInfo, elements_of
+from modelhub.tensors import elements_of
 from modelhub.verbs import Inspection
 
 if TYPE_CHECKING:
@@ -134,15 +134,15 @@ class Reader:
                 seen,
                 container=container.kind,
                 prints=prints,
-                identity=_columns(identity, tensors),
+                identity=_columns(identity, len(tensors), elements_of(tensors)),
                 metadata=metadata_of(container),
                 layout=parted.digest,
                 observation=parted.rest,
                 problem=inspection.problem,
             )
 
-    def _layout(self, tensors: Mapping[str, TensorInfo]) -> str:
-        """The digest of the layout of *tensors*, which is kept to be given once."""
+    def _layout(self, tensors: Iterable[str]) -> str:
+        """The digest of the layout of *tensors*, each as JSON text; the layout is kept to be given once."""
         digest, packed = layout_of(tensors, but_for=self._said)
         if packed:
             self._packed[digest] = packed
@@ -174,13 +174,13 @@ class Reader:
         )
 
 
-def _columns(identity: Identity, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
-    """The columns of an identification."""
+def _columns(identity: Identity, tensors: int, elements: int) -> Mapping[str, Any]:
+    """The columns of an identification of so many *tensors*, which have so many *elements*."""
     return identification_columns(
         {
             **{name: getattr(identity, name) for name in _FACTS},
-            "tensor_count": len(tensors) or None,
-            "parameter_count": elements_of(tensors) if tensors else None,
+            "tensor_count": tensors or None,
+            "parameter_count": elements if tensors else None,
         }
     )
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, NamedTuple
 
-from modelhub.container.canonical_header import part, tensors_of
+from modelhub.container.canonical_header import Listing, listed, part
 from modelhub.db.layouts import compact
 from modelhub.identify import Identity, Observation, identify_observation, stored
 from modelhub.identify.probe import Probe
 from modelhub.identify.side_file import Told as Beside
 from modelhub.identify.side_file import claimed_beside, told_beside
 from modelhub.source import LocalSource
-from modelhub.tensors import StateDict, TensorInfo
+from modelhub.tensors import StateDict
 
 _KEPT = 1 << 25
 """Bytes of lists that are remembered, the largest of which have a third of a megabyte."""
@@ -93,14 +92,15 @@ class _Watched(Mapping[str, str]):
 class Structures:
     """The lists of tensors that one process has seen lately.
 
-    *columns_of* makes columns of an identity and its tensors, *layout_of* the digest of the tensors' layout: they are
-    called for what has not been seen before.
+    *columns_of* makes columns of an identity, the number of tensors and that of their elements, *layout_of* the digest
+    of the layout of tensors, each of which is JSON text of its name, type and shape: they are called for what has not
+    been seen before.
     """
 
     def __init__(
         self,
-        columns_of: Callable[[Identity, Mapping[str, TensorInfo]], Mapping[str, Any]],
-        layout_of: Callable[[Mapping[str, TensorInfo]], str],
+        columns_of: Callable[[Identity, int, int], Mapping[str, Any]],
+        layout_of: Callable[[Iterable[str]], str],
     ) -> None:
         self._columns_of = columns_of
         self._layout_of = layout_of
@@ -117,12 +117,13 @@ class Structures:
         start = 8 + len(header)
         key = len(listing), listing[-_END:]
         structure = self._known.get(key)
-        tensors = None
+        found = None
         if structure is None or structure.listing != listing:
-            tensors, nbytes = _whole(tensors_of(listing, 0))
-            if tensors is None:
+            found = listed(listing)
+            nbytes = found.nbytes if found is not None else None
+            if found is None or nbytes is None:
                 return None
-            structure = _Structure(listing, nbytes, self._layout_of(tensors))
+            structure = _Structure(listing, nbytes, self._layout_of(found.said))
             self._keep(key, structure)
         self._known.move_to_end(key)
         if source.size != start + structure.nbytes:
@@ -130,10 +131,9 @@ class Structures:
         file = _File(source, start, metadata, told_beside(source.stat.path))
         answer = _fitting(structure, file)
         if answer is None:
-            if tensors is None:
-                tensors, _ = _whole(tensors_of(listing, 0))
-                assert tensors is not None
-            answer = self._asked(structure, tensors, file)
+            found = found or listed(listing)
+            assert found is not None
+            answer = self._asked(structure, found, file)
         return Told(metadata, answer.identity, structure.layout, answer.observation)
 
     def _keep(self, key: tuple[int, bytes], structure: _Structure) -> None:
@@ -144,7 +144,8 @@ class Structures:
             _, oldest = self._known.popitem(last=False)
             self._nbytes -= len(oldest.listing)
 
-    def _asked(self, structure: _Structure, tensors: Mapping[str, TensorInfo], file: _File) -> _Answer:
+    def _asked(self, structure: _Structure, found: Listing, file: _File) -> _Answer:
+        tensors = dict(zip(found.names, found.tensors(0), strict=True))
         read: list[tuple[int, int, bytes]] = []
 
         def read_at(offset: int, length: int) -> bytes:
@@ -159,20 +160,11 @@ class Structures:
         )
         own = stored(Observation({"": (StateDict({}), probe)}, beside=file.beside))
         own["files"][""] = {**compact(own["files"][""], tensors), "metadata": None}
-        columns = self._columns_of(identity, tensors)
+        columns = self._columns_of(identity, len(tensors), found.elements)
         answer = _Answer(watched.asked, read, file.beside, columns, json.dumps(own, separators=(",", ":")))
         if not watched.whole:
             structure.answers = [answer, *structure.answers[: _ANSWERS - 1]]
         return answer
-
-
-def _whole(tensors: Sequence[TensorInfo] | None) -> tuple[dict[str, TensorInfo] | None, int]:
-    """*tensors* by name, where each begins where the one before it ends, and the bytes that they take."""
-    storages = [tensor.storage for tensor in tensors or ()]
-    ends = list(accumulate([storage.nbytes for storage in storages], initial=0))
-    if tensors is None or [storage.start for storage in storages] != ends[:-1]:
-        return None, 0
-    return {tensor.name: tensor for tensor in tensors}, ends[-1]
 
 
 def _fitting(structure: _Structure, file: _File) -> _Answer | None:

@@ -121,9 +121,9 @@ def test_what_the_library_writes_goes_the_quick_way(monkeypatch: pytest.MonkeyPa
 def test_a_listing_is_read_to_its_last_character() -> None:
     """What stands between, before or after the entries of a listing is not overlooked."""
     entry = b'"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
-    assert canonical_header.tensors_of(entry + b"}", 8)
+    assert canonical_header.listed(entry + b"}")
     for odd in (b"x" + entry + b"}", entry + b",}", entry + b" }", entry, entry + b"}}", entry + entry + b"}", b""):
-        assert canonical_header.tensors_of(odd, 8) is None
+        assert canonical_header.listed(odd) is None
 
 
 def test_entries_need_not_be_in_the_order_of_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_entries_need_not_be_in_the_order_of_their_bytes(monkeypatch: pytest.Mon
 
 def test_quotes_alone_are_no_listing() -> None:
     """A listing of nothing but quotes is not taken apart into millions of pieces."""
-    assert canonical_header.tensors_of(b'"' * (1 << 20) + b"}}", 8) is None
+    assert canonical_header.listed(b'"' * (1 << 20) + b"]}}") is None
 
 
 def test_what_the_other_reader_refuses_for_its_size_is_refused() -> None:
@@ -152,12 +152,15 @@ def test_what_the_other_reader_refuses_for_its_size_is_refused() -> None:
         assert [anomaly.rule for anomaly in found.anomalies] == ["safetensors.limit"]
 
 
-def test_no_long_shape_is_kept() -> None:
-    """Shapes that are kept as read once are short: a process that reads thousands of files stays small."""
-    text = f'"a":{{"dtype":"U8","shape":[{"0" + ",0" * 200}],"data_offsets":[0,0]}}}}'
-    before = canonical_header._form.cache_info().misses
-    assert canonical_header.tensors_of(text.encode(), 8) is None
-    assert canonical_header._form.cache_info().misses == before
+def test_nothing_long_is_kept() -> None:
+    """Names and shapes that are kept as read once are short: a process that reads thousands of files stays small."""
+    kept = canonical_header._known_name, canonical_header._known_form
+    before = [each.cache_info().misses for each in kept]
+    for name, shape in (("a", "0" + ",0" * 400), ("a" * 600, "0")):
+        text = f'"{name}":{{"dtype":"U8","shape":[{shape}],"data_offsets":[0,0]}}}}'
+        found = canonical_header.listed(text.encode())
+        assert found is not None and list(found.names) == [name]
+    assert [each.cache_info().misses for each in kept] == before
 
 
 def test_anomalies_are_told_of_either_way() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modelhub.errors import SourceError
 from modelhub.identify import Identity, identify_state_dict
-from modelhub.identify.adapters import _tables
+from modelhub.identify.adapter_names import _tables
 from modelhub.identify.layers import layers
 from modelhub.identify.probe import LARGEST_READ, Probe
 from modelhub.identify.registry import FAMILIES, family

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from modelhub.identify import adapters, registry
+from modelhub.identify import adapter_names, registry
 from modelhub.identify.layers import layers
 from modelhub.identify.registry import FAMILIES, Signature, architectures, family, in_order, read_table
 from tests.identify.keylists.layers import TARGET, table
@@ -66,14 +66,14 @@ def test_layers_are_those_of_the_models() -> None:
 
 def test_beginnings_of_adapters() -> None:
     """Each beginning of names with candidates says why, and names known architectures."""
-    for prefix in adapters._tables().prefixes:
+    for prefix in adapter_names._tables().prefixes:
         assert set(prefix.candidates) <= set(architectures())
         assert bool(prefix.candidates) == bool(prefix.because), prefix
 
 
 def test_earlier_beginnings_do_not_hide_later_ones() -> None:
     """The first beginning that fits decides, so none may begin as an earlier one does."""
-    begins = [prefix.begins for prefix in adapters._tables().prefixes]
+    begins = [prefix.begins for prefix in adapter_names._tables().prefixes]
     for position, each in enumerate(begins):
         assert not any(each.startswith(earlier) for earlier in begins[:position]), each
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from modelhub.container import open_path
 from modelhub.convert import ConversionOptions, convert
 from modelhub.convert.layouts import diffusers_views
-from modelhub.identify.adapters import modules_of
+from modelhub.identify.adapter_names import modules_of
 from modelhub.identify.names import Names
 from modelhub.merge import merge
 from modelhub.merge.keymap import block_of, keymap_of_checkpoint, keymap_of_folder

@@ -1,0 +1,110 @@
+"""How adapters name their tensors: a module and a leaf, in every dialect (``signatures/adapters.toml``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TypeVar
+
+from modelhub.identify.modules import Module, ModulePrefix
+from modelhub.identify.names import Names
+from modelhub.identify.registry import read_table
+
+T = TypeVar("T")
+
+_SUFFIXED = re.compile(r"(.+)_lora(\d*)")
+"""``to_q_lora`` (diffusers' attention processors), ``qkv_lora1`` (XLabs): a leaf joined to its module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """``signatures/adapters.toml``: the algorithm and role of each leaf, those among them that are ``weak``, and
+    beginnings of names."""
+
+    leaves: Mapping[str, tuple[str, str]]
+    weak: frozenset[str]
+    prefixes: tuple[ModulePrefix, ...]
+
+
+def modules_of(names: Names) -> tuple[Module, ...]:
+    """The modules that an adapter changes, without their alphas."""
+    leaves = _tables().leaves
+    modules = []
+    for stem, pieces in grouped(names.tensors, names.tensors.values()).items():
+        prefix, path = read_stem(stem)
+        tensors = {leaves[leaf]: tensor for leaf, tensor in pieces}
+        modules.append(Module(stem, path, prefix, tensors, [leaf for leaf, _ in pieces]))
+    return tuple(modules)
+
+
+def grouped(names: Iterable[str], values: Iterable[T]) -> dict[str, list[tuple[str, T]]]:
+    """The tensors called *names* by the name of their module: the leaf of each with the one of *values* that is its."""
+    groups: dict[str, list[tuple[str, T]]] = {}
+    weak: list[tuple[str, str, T]] = []
+    for split, value in zip(map(_split, names), values, strict=True):
+        if split is None:
+            continue
+        stem, leaf, is_weak = split
+        if is_weak:
+            weak.append((stem, leaf, value))
+        elif (group := groups.get(stem)) is None:
+            groups[stem] = [(leaf, value)]
+        else:
+            group.append((leaf, value))
+    for stem, leaf, value in weak:
+        if (group := groups.get(stem)) is None:
+            if read_stem(stem)[0] is None or not told_by(leaf)[0]:
+                continue
+            group = groups[stem] = []
+        group.append((leaf, value))
+    return groups
+
+
+def told_by(leaf: str) -> tuple[str, str]:
+    """The algorithm and the role that *leaf* tells."""
+    return _tables().leaves[leaf]
+
+
+@lru_cache(maxsize=1 << 15)
+def read_stem(stem: str) -> tuple[ModulePrefix | None, str]:
+    """How *stem* begins, and the module's path behind that. Files of one trainer share most of their names."""
+    bare = stem.removeprefix("base_model.model.").removeprefix("base_model.")
+    prefix = next((each for each in _tables().prefixes if bare.startswith(each.begins)), None)
+    path = bare if prefix is None or prefix.keep else bare[len(prefix.begins) :]
+    return prefix, path.replace(".processor.", ".").replace(".", "_")
+
+
+@lru_cache(maxsize=1 << 15)
+def _split(name: str) -> tuple[str, str, bool] | None:
+    """*name* as module and leaf, and whether the leaf is weak; ``None`` when it ends in no leaf of an adapter."""
+    split = _parted(name)
+    return (*split, split[1] in _tables().weak) if split is not None else None
+
+
+def _parted(name: str) -> tuple[str, str] | None:
+    leaves = _tables().leaves
+    cut = len(name)
+    for _ in range(3):
+        cut = name.rfind(".", 0, cut)
+        if cut <= 0:
+            return None
+        if (leaf := name[cut + 1 :]) in leaves:
+            return name[:cut], leaf
+    head, last = name[:cut], leaf.split(".")
+    if (starred := f"{last[0]}.*.{last[2]}") in leaves:
+        return head, starred
+    if last[1:] in (["down", "weight"], ["up", "weight"]) and (match := _SUFFIXED.fullmatch(last[0])):
+        return f"{head}.{match[1]}{match[2]}", f"lora.{last[1]}.weight"
+    return None
+
+
+@cache
+def _tables() -> Tables:
+    table = read_table("adapters")
+    leaves = {leaf: (algorithm, role) for leaf, (algorithm, role) in (table["leaves"] | table["weak_leaves"]).items()}
+    prefixes = tuple(
+        ModulePrefix(**{**each, "candidates": tuple(each.get("candidates", ()))}) for each in table["module"]
+    )
+    return Tables(leaves, frozenset(table["weak_leaves"]), prefixes)
