@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate, pairwise, repeat
 from math import prod
-from operator import concat, ge
+from operator import add
 from typing import Any, NamedTuple
 
 from modelhub.tensors import DTYPE_BY_LABEL, DType, StorageRef, TensorInfo
@@ -47,23 +47,19 @@ class Form(NamedTuple):
 
 class Listing(NamedTuple):
     """The tensors of a header in the order of their bytes: the name and the form of each, and where it begins, counted
-    from the first byte. ``said`` is JSON text of an array of name, type and shape for each."""
+    from the first byte. ``said`` is JSON text of an array of name, type and shape for each; ``nbytes`` are those of all
+    tensors together, where they lie one after the other, and ``None`` where they do not."""
 
     names: Sequence[str]
     forms: Sequence[Form]
     begins: Sequence[int]
     said: Sequence[str]
+    nbytes: int | None
 
     @property
     def elements(self) -> int:
         """The elements of all tensors together."""
         return sum(count * prod(shape) for (_, shape, _), count in Counter(self.forms).items())
-
-    @property
-    def nbytes(self) -> int | None:
-        """The bytes of all tensors together, where they lie one after the other; ``None`` where they do not."""
-        ends = list(accumulate([nbytes for _, _, nbytes in self.forms], initial=0))
-        return ends.pop() if ends[:-1] == self.begins else None
 
     def tensors(self, start: int) -> list[TensorInfo]:
         """The tensors, where the first byte of them all lies at *start*."""
@@ -77,7 +73,15 @@ class Listing(NamedTuple):
     def sorted(self) -> Listing:
         """The same tensors, which are not in the order of their bytes, in it."""
         order = sorted(range(len(self.names)), key=lambda place: (self.begins[place], self.forms[place].nbytes))
-        return Listing(*([column[place] for place in order] for column in self))
+        forms, begins = [self.forms[place] for place in order], [self.begins[place] for place in order]
+        ends = list(accumulate([form.nbytes for form in forms], initial=0))
+        return Listing(
+            [self.names[place] for place in order],
+            forms,
+            begins,
+            [self.said[place] for place in order],
+            ends[-1] if begins == ends[:-1] else None,
+        )
 
 
 _storage = partial(tuple.__new__, StorageRef)
@@ -131,7 +135,7 @@ def _opened(header: bytes) -> tuple[str, list[tuple[str, Any]], int] | None:
 def listed(listing: bytes) -> Listing | None:
     """What *listing* lists; ``None`` where it is not plainly a list of tensors."""
     if listing == b"}":
-        return Listing([], [], [], [])
+        return Listing([], [], [], [], 0)
     try:
         text = listing.decode()
     except UnicodeDecodeError:
@@ -152,25 +156,18 @@ def listed(listing: bytes) -> Listing | None:
         return None
     if len(set(names)) != len(names):
         return None
-    begins = _begins(list(offsets), [nbytes for _, _, nbytes in forms])
-    if begins is None:
-        return None
-    found = Listing(names, forms, begins, list(map(concat, quoted, tails)))
-    return found.sorted() if any(map(ge, begins, begins[1:])) else found
+    ends = list(accumulate([nbytes for _, _, nbytes in forms], initial=0))
+    said: list[str] = list(map(add, quoted, tails))
+    if ends[-1] < 1 << 63 and list(offsets) == [f"{begin},{end}" for begin, end in pairwise(ends)]:
+        return Listing(names, forms, ends[:-1], said, ends[-1])
+    begins = [_begin(text, nbytes) for text, (_, _, nbytes) in zip(offsets, forms, strict=True)]
+    return None if min(begins) < 0 else Listing(names, forms, begins, said, None).sorted()
 
 
-def _begins(offsets: Sequence[str], sizes: Sequence[int]) -> list[int] | None:
-    """Where the tensors of *sizes* begin; ``None`` where one of the *offsets* is not plainly of as many bytes."""
-    ends = list(accumulate(sizes, initial=0))
-    if ends[-1] < 1 << 63 and offsets == [f"{begin},{end}" for begin, end in pairwise(ends)]:
-        return ends[:-1]
-    begins = []
-    for text, size in zip(offsets, sizes, strict=True):
-        match = _OFFSETS.fullmatch(text)
-        if match is None or int(match[2]) - int(match[1]) != size:
-            return None
-        begins.append(int(match[1]))
-    return begins
+def _begin(offsets: str, nbytes: int) -> int:
+    """Where the tensor of *nbytes* with these *offsets* begins; -1 where they are not plainly of as many bytes."""
+    match = _OFFSETS.fullmatch(offsets)
+    return int(match[1]) if match is not None and int(match[2]) - int(match[1]) == nbytes else -1
 
 
 def _name(text: str) -> tuple[str, str]:

@@ -108,6 +108,11 @@ class Signature:
     because: str = ""
     confidence: str = "high"
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Entries of which there must be one; ``"*"``, which every name fits, where none is asked for."""
+        return self.has[0] if self.has else self.shape[0].names if self.shape else ("*",)
+
     def match(self, names: Names, root: str) -> Seen | None:
         """What made it fit below *root*, or ``None``."""
         seen: Seen | None = None
@@ -132,13 +137,24 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The signatures and variants of one sort of component."""
+    """The signatures and variants of one sort of component.
+
+    Of ``names`` and ``beginnings`` there must be one, with no root before it, where a signature is to fit without one.
+    """
 
     component: str
     kind: str | None
     roots: tuple[str, ...]
     signatures: tuple[Signature, ...]
     variants: tuple[Signature, ...]
+    names: tuple[str, ...]
+    beginnings: tuple[str, ...]
+
+    def may_fit(self, names: Names, root: str) -> bool:
+        """Whether a signature may fit below *root*; for most files that hold no such component the answer is no."""
+        if root or any(map(names.tensors.__contains__, self.names)):
+            return True
+        return any(names.find(root, each) for each in self.beginnings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +179,16 @@ class Architecture:
 def family(name: str) -> Family:
     """The family that ``signatures/<name>.toml`` describes."""
     table = read_table(name)
+    signatures = tuple(_signature(each) for each in table["signature"])
+    needed = dict.fromkeys(entry for each in signatures for entry in each.needed)
     return Family(
         component=table["component"],
         kind=table.get("kind"),
         roots=tuple(table["roots"]),
-        signatures=tuple(_signature(each) for each in table["signature"]),
+        signatures=signatures,
         variants=tuple(_signature(each) for each in table.get("variant", ())),
+        names=tuple(entry for entry in needed if entry.strip("./*") == entry),
+        beginnings=tuple(entry for entry in needed if entry.strip("./*") != entry),
     )
 
 

@@ -97,7 +97,7 @@ def _parts(names: Names) -> Iterator[Part]:
             continue
         known = family(name)
         for root in names.roots(known.roots):
-            for signature in known.signatures:
+            for signature in known.signatures if known.may_fit(names, root) else ():
                 if seen := signature.match(names, root):
                     yield Part(signature.component or known.component, known, signature, root, seen)
                     found.add(name)
