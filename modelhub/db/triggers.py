@@ -44,9 +44,19 @@ def _counted(text: str) -> dict[str, int]:
         datasets = json.loads(text) if len(text) <= LONGEST else None
     except (ValueError, RecursionError):  # whoever wrote the file wrote this: it need not be JSON
         return counts
+    if isinstance(datasets, dict) and len(datasets) == 1 and (only := _plain(*datasets.values())) is not None:
+        return only
     for tags in datasets.values() if isinstance(datasets, dict) else ():
         for tag, count in tags.items() if isinstance(tags, dict) else ():
             if isinstance(count, int):
                 name = tag.strip()
                 counts[name] = counts.get(name, 0) + count
     return counts
+
+
+def _plain(tags: object) -> dict[str, int] | None:
+    """*tags* as they are, where they are nothing but names, each once, and numbers."""
+    if not isinstance(tags, dict) or set(map(type, tags.values())) != {int}:
+        return None
+    names = list(map(str.strip, tags))
+    return tags if names == list(tags) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import chain
 
 from modelhub.tensors import BlockTensor, DType, StateDict, TensorInfo
 
@@ -108,21 +109,27 @@ def last_parts(names: Iterable[str]) -> set[str]:
 
 def _parts(names: Iterable[str]) -> tuple[set[str], set[str]]:
     """Every leading part of *names*, with its dot, and the last part of each."""
-    prefixes: set[str] = set()
     found = list(map(_dotted, names))
-    parents = {parent for parent, _ in found}
-    while parents:
-        prefixes |= parents
-        parents = {prefix[: prefix.rfind(".", 0, -1) + 1] for prefix in parents} - prefixes
-    prefixes.discard("")
+    prefixes = set(chain.from_iterable([leading for leading, _ in found]))
     return prefixes, {last for _, last in found}
 
 
 @lru_cache(maxsize=1 << 15)
-def _dotted(name: str) -> tuple[str, str]:
-    """*name* up to and with its last dot, and the rest."""
+def _dotted(name: str) -> tuple[tuple[str, ...], str]:
+    """The leading parts of *name*, each with its dot, and its last part."""
+    parents = []
     cut = name.rfind(".") + 1
-    return name[:cut], name[cut:]
+    last = name[cut:]
+    while cut:
+        parents.append(_one(name[:cut]))
+        cut = name.rfind(".", 0, cut - 1) + 1
+    return tuple(parents), _one(last)
+
+
+@lru_cache(maxsize=1 << 14)
+def _one(part: str) -> str:
+    """One object for all parts that are alike: many names have them."""
+    return part
 
 
 def _unpacked(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
