@@ -153,6 +153,13 @@ class Resizing:
     sha256: str
 
 
+def network_dim(rule: RankRule, kept: Mapping[str, Kept]) -> dict[str, str]:
+    """What sd-scripts writes down of the ranks: theirs and the alphas', or that *rule* chose them one by one."""
+    largest = max(each.rank for each in kept.values())
+    dim = "Dynamic" if rule.dynamic is not None else str(min(rule.rank, largest))
+    return {"ss_network_dim": dim, "ss_network_alpha": dim}
+
+
 def in_total(kept: Mapping[str, Kept]) -> float:
     """The share of the energy of all changes together that was kept; 1 where there is none."""
     energy = sum(each.norm**2 for each in kept.values())

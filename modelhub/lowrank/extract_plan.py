@@ -151,11 +151,8 @@ def _others(
 def _metadata(base: Base, rule: RankRule) -> dict[str, str]:
     """What sd-scripts' own extraction writes down, and what its readers look for."""
     architecture = base.identity.architecture or ""
-    dim = "Dynamic" if rule.dynamic is not None else str(rule.rank)
     made = {
         "ss_network_module": "networks.lora_flux" if architecture.startswith("flux") else "networks.lora",
-        "ss_network_dim": dim,
-        "ss_network_alpha": dim,
         "ss_v2": str(architecture == "sd-2"),
         "ss_sd_model_name": os.path.basename(base.container.name.rstrip(os.sep)),
     }

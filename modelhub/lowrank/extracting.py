@@ -6,9 +6,7 @@ import json
 import math
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import NamedTuple
 
@@ -21,18 +19,17 @@ from modelhub.convert.background import Background
 from modelhub.convert.execute import check_target, check_unchanged
 from modelhub.convert.integrity import check_sources
 from modelhub.errors import MergeError
-from modelhub.lowrank.base import ExtractedModule, Extraction, ExtractPlan, Kept, in_total
+from modelhub.lowrank.base import ExtractedModule, Extraction, ExtractPlan, Kept, in_total, network_dim
 from modelhub.lowrank.decomposing import balanced, decompose
 from modelhub.lowrank.differences import changes, difference
 from modelhub.lowrank.spool import TYPES, Spool
+from modelhub.lowrank.working import worked
 from modelhub.merge.compute import Buffers
-from modelhub.merge.writing import torch_threads
 from modelhub.tensors import DType
 
 EXTRACT_KEY = "modelhub.extract"
 """Metadata key: how the LoRA was extracted, as JSON."""
 
-_MOST_THREADS = 8
 _MOST_MEMORY = 512 << 20
 """Bytes that the differences that are worked on may take together."""
 
@@ -91,13 +88,7 @@ class _Factors(NamedTuple):
 
 
 def _extracted(plan: ExtractPlan) -> Generator[tuple[ExtractedModule, _Factors | None]]:
-    """The modules in their order, and their factors, ``None`` of one that did not change.
-
-    Each thread works on a module of its own: what one takes is too little for many to share.
-    """
-    cores = os.cpu_count() or 1
-    largest = max(math.prod(module.shape) for module in plan.modules) * torch.float32.itemsize
-    workers = max(1, min(cores, _MOST_THREADS, _MOST_MEMORY // largest))
+    """The modules in their order, and their factors, ``None`` of one that did not change."""
     here = threading.local()
 
     def extracted(module: ExtractedModule) -> _Factors | None:
@@ -105,19 +96,8 @@ def _extracted(plan: ExtractPlan) -> Generator[tuple[ExtractedModule, _Factors |
             here.buffers = Buffers()
         return _factors(module, plan, here.buffers)
 
-    ahead: deque[tuple[ExtractedModule, Future[_Factors | None]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="extract")
-    with torch_threads(max(1, cores // workers)):
-        try:
-            for module in plan.modules:
-                ahead.append((module, pool.submit(extracted, module)))
-                if len(ahead) > 2 * workers:
-                    first, task = ahead.popleft()
-                    yield first, task.result()
-            for first, task in ahead:
-                yield first, task.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    largest = max(math.prod(module.shape) for module in plan.modules) * torch.float32.itemsize
+    return worked(plan.modules, extracted, most=_MOST_MEMORY // largest)
 
 
 def _factors(module: ExtractedModule, plan: ExtractPlan, buffers: Buffers) -> _Factors | None:
@@ -151,4 +131,4 @@ def _metadata(plan: ExtractPlan, kept: Mapping[str, Kept], digests: Mapping[str,
         "energy": round(in_total(kept), 6),
     }
     salvaged = {SALVAGED_KEY: "true"} if plan.salvaged else {}
-    return {**plan.metadata, **salvaged, EXTRACT_KEY: json.dumps(how)}
+    return {**plan.metadata, **network_dim(rule, kept), **salvaged, EXTRACT_KEY: json.dumps(how)}

@@ -58,9 +58,9 @@ def open_resize(container: Container, *, safe: bool, rule: RankRule, dtype: Fact
             raise MergeError(f"{container.name}: {each.name}: {each.reason}, and its scale would be lost")
     copied = {name: Piece(*storages.locate(tensor)) for name, tensor in state_dict.items() if name not in taken}
     metadata = {k: v for k, v in state_dict.metadata.items() if k not in _STALE | _PEFT}
-    dim = "Dynamic" if rule.dynamic is not None else str(rule.rank)
-    metadata |= {"ss_network_dim": dim, "ss_network_alpha": dim}
     notes = tuple(_notes(others, modules, state_dict, found.refused))
+    if rule.dynamic is None and all(module.rank <= rule.most(kernel=module.kernel) for module in modules):
+        notes += ("no module has a rank above what is asked for: nothing is cut",)
     return ResizePlan(container.name, tuple(modules), copied, dict(others), rule, dtype, metadata, not safe, notes)
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 import torch
 from torch import Tensor
@@ -16,9 +17,10 @@ from modelhub.convert import SALVAGED_KEY, ConversionPlan, OutputFile, PlannedTe
 from modelhub.convert.execute import check_target, check_unchanged
 from modelhub.convert.integrity import check_sources
 from modelhub.errors import MergeError
-from modelhub.lowrank.base import Kept, ResizedModule, ResizePlan, Resizing, in_total
+from modelhub.lowrank.base import Kept, ResizedModule, ResizePlan, Resizing, in_total, network_dim
 from modelhub.lowrank.decomposing import Decomposed, balanced, kept_rank
 from modelhub.lowrank.spool import TYPES, Spool
+from modelhub.lowrank.working import worked
 from modelhub.merge.peft import CONFIG
 from modelhub.merge.reading import whole
 from modelhub.tensors import DType
@@ -52,9 +54,10 @@ def execute(
     (checked,) = check_sources(read, threading.Event(), digest=True)
     assert checked.digest is not None
     kept: dict[str, Kept] = {}
-    with Spool(path) as spool:
-        for module in plan.modules:
-            kept[module.name] = _resize(module, plan, spool)
+    with Spool(path) as spool, closing(worked(plan.modules, lambda module: _resized(module, plan))) as modules:
+        for module, (kept[module.name], tensors) in modules:
+            for name, values, dtype in tensors:
+                spool.add(name, values, dtype)
             if progress is not None:
                 progress(sum(piece.tensor.nbytes for piece in module.tensors.values()))
         check_unchanged(read)
@@ -62,7 +65,8 @@ def execute(
     return Resizing(plan, conversion, kept, checked.digest.sha256)
 
 
-def _resize(module: ResizedModule, plan: ResizePlan, spool: Spool) -> Kept:
+def _resized(module: ResizedModule, plan: ResizePlan) -> tuple[Kept, list[tuple[str, Tensor, DType]]]:
+    """What is kept of *module*, and its new tensors with the types that they are rounded to."""
     up, down, inner = _factors(module, plan.source)
     left, core = torch.linalg.qr(up)
     right, other = torch.linalg.qr(down.T)
@@ -73,16 +77,18 @@ def _resize(module: ResizedModule, plan: ResizePlan, spool: Spool) -> Kept:
     new_up, new_down = balanced(found)
     dtype = TYPES[plan.dtype] if plan.dtype is not None else module.tensors["down"].tensor.dtype
     ones = (1,) * (len(module.tensors["up"].tensor.shape) - 2)
-    spool.add(module.tensors["up"].tensor.name, new_up.reshape(-1, rank, *ones), dtype)
-    spool.add(module.tensors["down"].tensor.name, new_down.reshape(rank, *inner), dtype)
+    made = [
+        (module.tensors["up"].tensor.name, new_up.reshape(-1, rank, *ones), dtype),
+        (module.tensors["down"].tensor.name, new_down.reshape(rank, *inner), dtype),
+    ]
     if module.alpha is not None:
-        spool.add(module.alpha, torch.tensor(float(rank)), DType.F32)
+        made.append((module.alpha, torch.tensor(float(rank)), DType.F32))
     if module.bias is not None:
         bias = whole(module.bias, torch.float64) * module.scale
         of_bias = TYPES[plan.dtype] if plan.dtype is not None else module.bias.tensor.dtype
-        spool.add(module.bias.tensor.name, bias, of_bias)
+        made.append((module.bias.tensor.name, bias, of_bias))
     share = float(values[:rank].square().sum()) / energy if energy else 1.0
-    return Kept(module.rank, rank, math.sqrt(energy), share)
+    return Kept(module.rank, rank, math.sqrt(energy), share), made
 
 
 def _factors(module: ResizedModule, source: str) -> tuple[Tensor, Tensor, tuple[int, ...]]:
@@ -118,4 +124,4 @@ def _metadata(plan: ResizePlan, kept: Mapping[str, Kept], sha256: str) -> dict[s
         "energy": round(in_total(kept), 6),
     }
     salvaged = {SALVAGED_KEY: "true"} if plan.salvaged else {}
-    return {**plan.metadata, **salvaged, RESIZE_KEY: json.dumps(how)}
+    return {**plan.metadata, **network_dim(rule, kept), **salvaged, RESIZE_KEY: json.dumps(how)}

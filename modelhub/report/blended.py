@@ -8,6 +8,7 @@ from typing import Any
 from modelhub.blend import Blend, BlendPlan
 from modelhub.merge import Weights
 from modelhub.report.merged import (
+    meant,
     per_tensor_lines,
     told_dict,
     told_lines,
@@ -38,8 +39,10 @@ def blend_lines(done: Blend, verbosity: int = 0) -> Iterator[Line]:
     plan = done.plan
     yield line(Span("blended  ", "safe"), Span(done.conversion.target, "bold"))
     yield from _models(plan)
+    same = len(done.told) - len(meant(done.told))
+    like = f", {same:,} with the same" if same else ""
     yield line(
-        f"    {_tensors(plan)}, the others copied and compared, {byte_size(done.conversion.size)}, "
+        f"    {_tensors(plan)}{like}; the others copied and compared, {byte_size(done.conversion.size)}, "
         f"{done.conversion.seconds:.1f} s"
     )
     yield from told_lines(done.told, done.checked)
@@ -64,7 +67,7 @@ def _ratios(given: Weights) -> str:
 
 def _tensors(plan: BlendPlan) -> str:
     tensors = counted(len(plan.conversion.tensors), "tensor")
-    return f"{tensors}, {counted(len(plan.changes), 'of them changed', 'of them changed')}"
+    return f"{tensors}, {len(plan.changes):,} of them blended"
 
 
 def _notes(plan: BlendPlan) -> Iterator[Line]:

@@ -50,7 +50,7 @@ def resize_plan_lines(plan: ResizePlan, target: str | None, verbosity: int = 0) 
     """What would be resized, module by module with ``-v``."""
     yield would_line("resize", target, f"from {plan.source}")
     before = _ranks(module.rank for module in plan.modules)
-    yield line(f"    {counted(len(plan.modules), 'module')} of rank {before}: {_rule(plan.rule)}")
+    yield line(f"    {counted(len(plan.modules), 'module')} of rank {before}, to {_rule(plan.rule)}")
     if verbosity > 0:
         for module in plan.modules:
             yield line(Span(f"    {module.name}  ", "dim"), str(module.rank))
@@ -63,7 +63,7 @@ def resizing_lines(done: Resizing, verbosity: int = 0) -> Iterator[Line]:
     yield line(Span("resized  ", "safe"), Span(conversion.target, "bold"), Span(f"  from {plan.source}", "dim"))
     before = _ranks(each.before or 0 for each in done.kept.values())
     size = byte_size(conversion.size)
-    yield line(f"    {counted(len(done.kept), 'module')} of rank {before}: {_rule(plan.rule)}, {size}")
+    yield line(f"    {counted(len(done.kept), 'module')} of rank {before}, to {_rule(plan.rule)}, {size}")
     yield from _kept(done.kept, verbosity)
     yield from _notes(plan.notes)
 

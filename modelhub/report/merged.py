@@ -16,6 +16,9 @@ SHOWN = 8
 SWALLOWED = 0.25
 """The share of weights that rounding left as they were from which on a merge is warned of."""
 
+_ROUNDING = 1e-7
+"""A change that is so small a share of its weights is that of computing in F32."""
+
 
 def would_line(verb: str, target: str | None, of: str = "") -> Line:
     """The first line of a plan: what would be done, where to if that is known, and *of* what."""
@@ -59,7 +62,7 @@ def merge_lines(done: Merge, verbosity: int = 0) -> Iterator[Line]:
 
 def told_lines(told: Mapping[Address, Told], checked: Mapping[Address, float]) -> Iterator[Line]:
     """What was done to the weights, in total, and what computing some of them again said."""
-    total = in_total(told)
+    total = in_total(meant(told))
     if total.numel:
         share = total.unchanged / total.numel
         yield line(
@@ -69,7 +72,7 @@ def told_lines(told: Mapping[Address, Told], checked: Mapping[Address, float]) -
         if share > SWALLOWED and total.change:
             yield line(
                 Span("    the output's type swallows a part of the change: it is too small for it; ", "suspicious"),
-                "--dtype fp16 or fp32, or --stochastic-rounding, keeps more",
+                "--dtype fp32, or --stochastic-rounding, keeps more",
             )
     for address, error in checked.items():
         yield line(
@@ -83,6 +86,12 @@ def per_tensor_lines(told: Mapping[Address, Told], verbosity: int) -> Iterator[L
         for address, each in sorted(told.items()):
             share = each.unchanged / each.numel if each.numel else 0.0
             yield line(Span(f"    {_relative(each):8.3%}  {share:6.1%} as before  ", "dim"), address.tensor)
+
+
+def meant(told: Mapping[Address, Told]) -> Mapping[Address, Told]:
+    """Those of the tensors that were to change at all, if any: rounding takes nothing from one that is blended with its
+    like."""
+    return {address: each for address, each in told.items() if each.change > _ROUNDING * each.weight} or told
 
 
 def in_total(told: Mapping[Any, Told]) -> Told:
@@ -193,7 +202,7 @@ def merge_dict(done: Merge) -> dict[str, Any]:
 
 def told_dict(told: Mapping[Address, Told], checked: Mapping[Address, float]) -> dict[str, Any]:
     """What was done to the weights, as JSON values."""
-    total = in_total(told)
+    total = in_total(meant(told))
     return {
         "relative_change": _relative(total),
         "unchanged_share": total.unchanged / total.numel if total.numel else None,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.blend.test_blend import other
 from tests.cli.run import modelhub
@@ -52,6 +53,22 @@ def test_dry_run() -> None:
     (report,) = modelhub(*arguments, "--format", "json").json()["reports"]
     assert not report["done"] and {change["alpha"] for change in report["changes"]} == {0.25}
     assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("method", ["weighted", "slerp"])
+def test_what_is_the_same_in_both_is_not_swallowed(method: str) -> None:
+    """Tensors that A and B have alike are counted as such, and not as a change that rounding took."""
+    weights = load_file("a.safetensors")
+    name = "model.diffusion_model.time_embed.0.weight"
+    save_file(weights | {name: weights[name] * 2}, "one.safetensors", {"format": "pt"})
+    arguments = ("blend", "a.safetensors", "one.safetensors", "--method", method, "-o", "out.safetensors")
+    ran = modelhub(*arguments, "--format", "json", "--report", "r.json")
+    (report,) = json.loads(Path("r.json").read_text())["reports"]
+    assert ran.code == 0 and report["unchanged_share"] < 0.1 and 0.4 < report["relative_change"] < 0.6
+    ran = modelhub(*arguments, "--force")
+    assert ran.code == 0 and "swallows" not in ran.out
+    assert f"{report['changed_tensors'] - 1:,} with the same" in ran.out
 
 
 @pytest.mark.usefixtures("files")

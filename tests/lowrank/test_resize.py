@@ -82,6 +82,17 @@ def test_the_same_rank_is_the_same_lora(tmp_path: Path) -> None:
     assert done.kept[MODULE].rank == 8 and done.kept[MODULE].energy == pytest.approx(1.0)
 
 
+def test_a_rank_that_no_module_has(tmp_path: Path) -> None:
+    """Where nothing is cut that is told, and the file's metadata says the ranks that it has."""
+    source = file_of(tmp_path, linear())
+    done = modelhub.resize(source, RankRule(64), target=tmp_path / "out.safetensors")
+    assert any("nothing is cut" in note for note in done.plan.notes)
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        assert file.metadata()["ss_network_dim"] == file.metadata()["ss_network_alpha"] == "8"
+    with plan_resize(source, RankRule(4)) as plan:
+        assert not plan.notes
+
+
 def test_other_algorithms_are_kept_and_told(tmp_path: Path) -> None:
     """What is no product of two factors is copied byte for byte and counted; a file of nothing else is refused."""
     loha = {f"{CONV}.{role}": drawn(8, 4) if role.endswith("a") else drawn(4, 8) for role in ("hada_w1_a", "hada_w2_a")}
