@@ -20,12 +20,15 @@ _SETTLED = 1e-3
 _NOTHING_LEFT = 1e-7
 """So small a share of the whole is F32's rounding, and nothing is looked for in it."""
 
+_ROWS = 1 << 11
+"""Rows that are computed with in F64 at a time."""
+
 _DEPENDENT = 1e-12
 """Directions whose squared length is this share of the longest's are rounding."""
 
 
 class Space(NamedTuple):
-    """A space of ``d`` dimensions: its orthonormal ``basis [rows, d]``, what the matrix is ``seen`` as from it
+    """A space of ``d`` dimensions: its orthonormal ``basis [rows, d]``, the matrix as it is ``seen`` from there
     (``[columns, d]``), the singular ``values`` of that, the largest first, and the ``turn [d, d]`` of the basis to
     their vectors."""
 
@@ -49,29 +52,42 @@ def leading(matrix: Tensor, count: int, energy: float) -> Space | None:
     if 4 * width > rows:
         return None
     generator = torch.Generator().manual_seed(width)
-    block = _orthonormal(matrix @ torch.randn(columns, width, generator=generator))
-    basis, seen = block, matrix.T @ block
+    basis = block = _orthonormal(matrix @ torch.randn(columns, width, generator=generator))
+    seen = [matrix.T @ block]
+    gram = _products(seen)
     before = 0.0
     while True:
-        wide = seen.to(torch.float64)
-        values, turn = orders_of(wide.T @ wide)
+        values, turn = orders_of(gram)
         caught = float(values[:count].square().sum())
         left = max(energy - caught, 0.0)
         if left <= _NOTHING_LEFT * energy or caught - before <= _SETTLED * left:
-            return Space(basis, seen, values, turn.to(torch.float32))
+            break
         before = caught
         if 2 * (basis.shape[1] + width) > rows:
             return None
-        block = _outside(matrix @ seen[:, -block.shape[1] :], basis)
+        block = _outside(matrix @ seen[-1], basis)
         if not block.shape[1]:
-            return Space(basis, seen, values, turn.to(torch.float32))
-        basis, seen = torch.cat((basis, block), 1), torch.cat((seen, matrix.T @ block), 1)
+            break
+        basis = torch.cat((basis, block), 1)
+        seen.append(matrix.T @ block)
+        beside = _products(seen)
+        gram = torch.cat((torch.cat((gram, beside[: len(gram)]), 1), beside.T))
+    return Space(basis, torch.cat(seen, 1), values, turn.to(torch.float32))
 
 
 def orders_of(gram: Tensor) -> tuple[Tensor, Tensor]:
     """The singular values, the largest first, and the left singular vectors of what *gram* is the Gram matrix of."""
     squares, vectors = torch.linalg.eigh(gram)
     return squares.clamp(min=0).sqrt().flip(0), vectors.flip(1)
+
+
+def _products(blocks: list[Tensor]) -> Tensor:
+    """The inner products of the columns of all *blocks* with those of the last, in F64."""
+    found: Tensor = torch.zeros(())
+    for parts in zip(*(torch.split(block, _ROWS) for block in blocks), strict=True):
+        wide = torch.cat(parts, 1).to(torch.float64)
+        found = found + wide.T @ wide[:, -parts[-1].shape[1] :]
+    return found
 
 
 def _outside(block: Tensor, basis: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ from modelhub.lowrank import Extraction, ExtractPlan, Kept, RankRule, ResizePlan
 from modelhub.report.merged import SHOWN, unmatched_lines, unmatched_list, would_line
 from modelhub.report.plain import Line, Span, byte_size, counted, line, shortened
 
+_LITTLE = 0.5
+"""The share of the energy below which an extraction says that it leaves most of it out."""
+
 
 def extract_plan_lines(plan: ExtractPlan, target: str | None, verbosity: int = 0) -> Iterator[Line]:
     """What would be extracted, module by module with ``-v``."""
@@ -31,6 +34,10 @@ def extraction_lines(done: Extraction, verbosity: int = 0) -> Iterator[Line]:
     size = byte_size(conversion.size)
     yield line(f"    {counted(len(done.kept), 'module')}, {_rule(plan.rule)}, {plan.dtype}{unchanged}, {size}")
     yield from _kept(done.kept, verbosity)
+    if in_total(done.kept) < _LITTLE:
+        yield line(
+            Span("    most of the change is left out: ", "suspicious"), "it is of no low rank; a higher --rank has more"
+        )
     if done.left:
         names = sorted(done.left, key=lambda name: -done.left[name][0])
         share = sum(change**2 for change, _ in done.left.values())

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from modelhub.merge import Address, Merge, MergePlan, Told, Unmatched
+from modelhub.merge import Address, Merge, MergePlan, Told, Unmatched, Weights
+from modelhub.merge.weights import named_weights
 from modelhub.report.plain import Line, Span, byte_size, counted, line, shortened
 
 SHOWN = 8
@@ -113,8 +114,12 @@ def _adapters(plan: MergePlan) -> Iterator[Line]:
     for each in plan.adapters:
         kinds = ", ".join(f"{count} {name}" for name, count in each.algorithms.items())
         made_for = f", for {each.architecture}" if each.architecture else ""
-        weight = f" at {each.use.weights.overall:g}"
-        yield line(f"    with {each.use.path}{weight}", Span(f"  {kinds}{made_for}", "dim"))
+        yield line(f"    with {each.use.path} at {_weights(each.use.weights)}", Span(f"  {kinds}{made_for}", "dim"))
+
+
+def _weights(given: Weights) -> str:
+    parts = ", ".join(f"{name}={value:g}" for name, value in named_weights(given).items())
+    return f"{given.overall:g}" + (f" times {shortened(parts, 80)}" if parts else "")
 
 
 def _work(plan: MergePlan) -> Iterator[Line]:

@@ -84,8 +84,9 @@ def test_dry_run() -> None:
 def test_a_dry_run_needs_no_output() -> None:
     """A plan is told without -o, of a recipe too, which may name its output; without either nothing is written."""
     arguments = ("merge", "base.safetensors", "--lora", "a.safetensors")
-    ran = modelhub(*arguments, "--dry-run")
+    ran = modelhub(*arguments[:-1], "a.safetensors:0.5,te=0.4,IN01=0.2", "--dry-run")
     assert ran.code == 0 and ran.out.startswith("would merge  from base.safetensors")
+    assert "with a.safetensors at 0.5 times te=0.4, IN01=0.2" in ran.out
     (report,) = modelhub(*arguments, "--dry-run", "--format", "json").json()["reports"]
     assert report["target"] is None
     ran = modelhub(*arguments)
