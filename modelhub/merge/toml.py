@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Set
+from pathlib import PureWindowsPath
 from typing import Any
 
 from modelhub import __version__
@@ -72,14 +73,20 @@ def read_text(path: str) -> bytes:
 
 
 def output_of(table: Mapping[str, Any], path: str) -> str | None:
-    """What the recipe *path*, of which *table* is the text, says is written: by its ``output``, relative to it, or by
-    its own name, ``OUT.recipe.toml``. ``None`` where it does not say. Raises :class:`SettingsError`."""
+    """What the recipe *path*, of which *table* is the text, says is written: by its ``output``, or by its own name,
+    ``OUT.recipe.toml``. ``None`` where it does not say.
+
+    It lies beside the recipe or in a folder there: a recipe that somebody else wrote does not choose any other place.
+    Raises :class:`SettingsError`.
+    """
     folder, name = os.path.split(path)
     output = table.get("output", name.removesuffix(ENDING) if name.endswith(ENDING) else None)
     if output is None:
         return None
-    if not isinstance(output, str) or not output:
-        raise SettingsError(f"{path}: output is the name of a file or folder")
+    parts = PureWindowsPath(output) if isinstance(output, str) else PureWindowsPath()
+    if not parts.name or parts.drive or parts.root or ".." in parts.parts:
+        hint = "-o names any other place"
+        raise SettingsError(f"{path}: output is the name of a file or folder beside the recipe", hint=hint)
     return os.path.join(folder, output)
 
 

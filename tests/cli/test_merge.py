@@ -117,8 +117,18 @@ def test_a_recipe_names_its_output() -> None:
     assert Path("deep/out.safetensors").read_bytes() == before
     assert modelhub("merge", "--recipe", "deep/mine.toml", "-o", "other.safetensors").code == 0
     assert Path("other.safetensors").read_bytes() == before
-    Path("deep/mine.toml").write_text("output = 3\n" + RECIPE)
-    assert "output is the name of a file" in modelhub("merge", "--recipe", "deep/mine.toml").err
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    "output", ["3", '""', '"."', '"../x"', "'a\\..\\..\\x'", "'C:x'", '"/tmp/x"', "'\\x'", "['x']"]
+)
+def test_a_recipe_names_no_place_elsewhere(output: str) -> None:
+    """A recipe's output lies beside it: a name that leads anywhere else is refused, also with --force."""
+    Path("deep").mkdir()
+    Path("deep/mine.toml").write_text(f"output = {output}\n{RECIPE}")
+    ran = modelhub("merge", "--recipe", "deep/mine.toml", "--force")
+    assert ran.code == 2 and "output is the name of a file or folder beside the recipe" in ran.err
 
 
 @pytest.mark.usefixtures("files")

@@ -210,6 +210,24 @@ def test_an_alpha_is_the_rank_whatever_the_type(tmp_path: Path, dtype: FactorTyp
         assert float(alpha) == 257
 
 
+@pytest.mark.parametrize("types", [(torch.float64, torch.float32), (torch.bfloat16, torch.float64)])
+def test_models_of_two_types(tmp_path: Path, types: tuple[torch.dtype, torch.dtype]) -> None:
+    """Models of any two types are compared by their numbers."""
+    weights = base_weights("sd-1", DType.F32)
+    name = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    change = torch.randn(weights[name].shape[0], 1) @ torch.randn(1, weights[name].shape[1])
+    tuned, base = ((weights[name] + change).to(types[0]), weights[name].to(types[1]))
+    same = {key: tensor.bfloat16() for key, tensor in weights.items()}
+    save_file(same | {name: tuned}, tmp_path / "tuned.safetensors")
+    save_file(same | {name: base}, tmp_path / "base.safetensors")
+    models = tmp_path / "tuned.safetensors", tmp_path / "base.safetensors"
+    done = modelhub.extract(*models, RankRule(1), target=tmp_path / "out.safetensors", dtype="fp32")
+    ((_, found),) = products(tmp_path / "out.safetensors").items()
+    assert len(done.kept) == 1
+    expected = tuned.double() - base.double()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * float(expected.abs().max()))
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     """Models of two architectures, models that are the same, lacking tensors and senseless ranks are one sentence."""
     weights = base_weights("sd-1")
