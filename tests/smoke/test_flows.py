@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from modelhub.convert.layouts import CHECKPOINT, Shape
+from modelhub.errors import ConversionError
 from modelhub.samples.autoencoder import autoencoder
 from modelhub.samples.flows import FluxTransformer, JointTransformer, flux_transformer, joint_transformer, t5_encoder
 from modelhub.samples.modules import Named
@@ -25,7 +30,7 @@ from modelhub.smoke import Settings, SmokeResult, SmokeSpec, tokens
 from modelhub.smoke.encoding import encoding_of
 from modelhub.smoke.flow_parts import flow_components
 from modelhub.smoke.loading import CannotLoad, Files, load, place_of, skeleton
-from modelhub.smoke.parts import Opened
+from modelhub.smoke.parts import Incomplete, NotTestable, Opened
 from modelhub.smoke.pipelines import pipeline_of
 from modelhub.smoke.prepare import prepare
 from modelhub.smoke.spec import TensorView
@@ -315,3 +320,27 @@ def seen(view: TensorView, shape: Shape) -> torch.Tensor:
     tensor = torch.empty(shape, device="meta")
     tensor = tensor if view.rows is None else tensor[view.rows[0] : view.rows[1]]
     return tensor if view.shape is None else tensor.reshape(view.shape)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(["sd-3.5", "flux-dev"]),
+    lost=st.sets(st.integers(0, 200), max_size=3),
+    changed=st.dictionaries(st.integers(0, 200), st.lists(st.integers(0, 9), max_size=5), max_size=3),
+)
+def test_no_shapes_make_it_raise(kind: str, lost: set[int], changed: dict[int, list[int]]) -> None:
+    """Whatever is missing or of another shape, it is arranged, incomplete, or said why it is not tested."""
+    named: dict[str, Shape] = {name: tuple(value.shape) for name, value in small(kind).items()}
+    names = list(named)
+    for number, shape in changed.items():
+        named[names[number % len(names)]] = tuple(shape)
+    for number in lost:
+        named.pop(names[number % len(names)], None)
+    found = Opened((), {CHECKPOINT: named}, {(CHECKPOINT, name): (0, name) for name in named})
+    with suppress(NotTestable, Incomplete, ConversionError):
+        flow_components(found, kind.partition("-")[0] if "flux" in kind else "sd-3")
+
+
+@cache
+def small(kind: str) -> Weights:
+    return healthy_flow(kind)
