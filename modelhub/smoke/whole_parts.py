@@ -115,7 +115,7 @@ def _completed(own: Parts, base: Parts) -> Parts:
     added = {name: each for name, each in base.components.items() if name not in own.components}
     return replace(
         own,
-        files=(*own.files, *base.files),
+        files=(*own.files, *base.files) if added else own.files,
         components=own.components | {name: moved(each) for name, each in added.items()},  # type: ignore[operator]
         shapes=own.shapes | {name: base.shapes[name] for name in added},  # type: ignore[operator]
         t5=own.t5 or base.t5,

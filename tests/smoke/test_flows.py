@@ -112,6 +112,15 @@ def test_a_transformer_alone_is_run_with_the_parts_of_a_base(tmp_path: Path, kin
     assert found["sampling.prompt"] == "failed"
 
 
+def test_a_base_gives_the_tokenizer_alone(tmp_path: Path) -> None:
+    """A file of FLUX.1 that has T5 needs nothing else of the base, and has none of its files."""
+    base = as_folder(healthy_flow("flux-dev"), tmp_path / "base")
+    spec = prepare(file_of(healthy_flow("flux-schnell"), tmp_path), SETTINGS, lambda _: base)
+    assert isinstance(spec, SmokeSpec)
+    assert (len(spec.files), spec.base) == (1, base)
+    assert spec.t5 == str(tmp_path / "base" / "tokenizer_2" / "tokenizer.json")
+
+
 def test_a_base_of_another_architecture_gives_nothing(tmp_path: Path) -> None:
     """The parts of SD 3 are none for FLUX.1."""
     base = file_of(healthy_flow("sd-3"), tmp_path, "base")
