@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from types import MappingProxyType
 
 import torch
@@ -40,15 +42,16 @@ def recheck(
     precision: Precision,
     rescaled: Mapping[Address, Address] = _NOTHING,
 ) -> Mapping[Address, float]:
-    """For *count* tensors, spread over *addresses*, the largest error in the file or folder *path*, in units of the
-    last place of the output's type, in the tensor's largest binade at least that of its smallest normal.
+    """For *count* tensors, spread over the bytes of those at *addresses*, the largest error in the file or folder
+    *path*, in units of the last place of the output's type, in the tensor's largest binade at least that of its smallest
+    normal.
 
     *maker_of* gives what makes a tensor; *rescaled* are scales, and whose. Raises :class:`VerificationFailed` where an
     error is larger than rounding explains.
     """
     planned = {Address(output.path, tensor.name): tensor for output in plan.outputs for tensor in output.tensors}
     ordered = sorted(addresses)
-    chosen = ordered[:: max(1, len(ordered) // count)][:count]
+    chosen = [ordered[index] for index in _spread([planned[each].nbytes for each in ordered], count)]
     scales = {weight: scale for scale, weight in rescaled.items()}
     found: dict[Address, float] = {}
     for address in chosen:
@@ -62,6 +65,18 @@ def recheck(
             which = f"{plan.source}: tensor {address.tensor!r:.100}"
             found[address] = _largest_error(made, planned[address], maker, precision, which)
     return found
+
+
+def _spread(sizes: Sequence[int], count: int) -> list[int]:
+    """The indices of *count* of *sizes*, or of all, one for each of as many equal shares of their sum: the large ones
+    are likelier, and of none is said more than once."""
+    ends = list(accumulate(max(1, size) for size in sizes))
+    left = list(range(len(sizes)))
+    chosen: list[int] = []
+    for share in range(min(count, len(sizes))):
+        middle = (share + 0.5) / count * ends[-1]
+        chosen.append(left.pop(min(bisect_left(left, bisect_left(ends, middle)), len(left) - 1)))
+    return sorted(chosen)
 
 
 def _with_scales(planned: PlannedTensor, codes: Piece, scales: TensorInfo) -> Piece:

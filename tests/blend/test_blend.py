@@ -298,3 +298,14 @@ def test_shapes_that_no_model_has_are_blended(tmp_path: Path) -> None:
     done = modelhub.blend(paths, target=tmp_path / "out.safetensors", verify_tensors=len(a))
     assert any(address.tensor == empty for address in done.checked)
     assert torch.equal(load_file(tmp_path / "out.safetensors")[conv], torch.full((8,), 2.0))
+
+
+def test_what_is_computed_once_more_is_spread_over_the_bytes(tmp_path: Path) -> None:
+    """A few tensors that are checked are not the many small ones, and each is another one."""
+    a = base_weights("sd-1")
+    done = modelhub.blend(write(tmp_path, a=a, b=other(a, 1)), target=tmp_path / "out.safetensors", verify_tensors=3)
+    sizes = sorted((tensor.nbytes for tensor in a.values()), reverse=True)
+    checked = sorted((a[address.tensor].nbytes for address in done.checked), reverse=True)
+    assert len(checked) == 3
+    assert checked[0] == sizes[0]
+    assert checked[-1] > sizes[len(sizes) // 2]
