@@ -43,8 +43,8 @@ def recheck(
     rescaled: Mapping[Address, Address] = _NOTHING,
 ) -> Mapping[Address, float]:
     """For *count* tensors, spread over the bytes of those at *addresses*, the largest error in the file or folder
-    *path*, in units of the last place of the output's type, in the tensor's largest binade at least that of its smallest
-    normal.
+    *path*, in units of the last place of the output's type, in the tensor's largest binade at least that of its
+    smallest normal.
 
     *maker_of* gives what makes a tensor; *rescaled* are scales, and whose. Raises :class:`VerificationFailed` where an
     error is larger than rounding explains.
