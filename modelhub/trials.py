@@ -15,6 +15,8 @@ from modelhub.db import Catalog, Entry, Query, SmokeRun
 from modelhub.errors import CatalogError, FormatError, MissingExtra, SourceError
 from modelhub.intake import stat_of
 from modelhub.smoke import (
+    FLOWS,
+    VARIANTS,
     Ahead,
     Calibration,
     ClipSpec,
@@ -286,7 +288,10 @@ def to_test(catalog: Catalog, query: Query, *, untested: bool = False) -> list[E
 
 def _base_in(catalog: Catalog, architecture: str) -> str | None:
     wanted = Query(kind="checkpoint", architecture=architecture, verdict="safe", container=_LOADED, sort="added")
-    found = (entry.path for entry in catalog.entries(wanted) if entry.variant is None)
+    entries = [entry for entry in catalog.entries(wanted) if entry.variant in VARIANTS]
+    if architecture in FLOWS:  # only folders have the tokenizer of T5
+        entries.sort(key=lambda entry: entry.container != "diffusers-folder")
+    found = (entry.path for entry in entries)
     return next((path for path in found if path is not None and os.path.lexists(path)), None)
 
 

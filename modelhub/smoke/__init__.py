@@ -17,6 +17,7 @@ from modelhub.smoke.checks import judge
 from modelhub.smoke.checks.base import Thresholds
 from modelhub.smoke.clip import clip_of
 from modelhub.smoke.crew import Crew
+from modelhub.smoke.flow_parts import FLOWS, VARIANTS
 from modelhub.smoke.parts import NotTestable
 from modelhub.smoke.prepare import missing_library, prepare
 from modelhub.smoke.run import Limits, Measured, Worker
@@ -35,7 +36,9 @@ from modelhub.smoke.spec import (
 from modelhub.smoke.whole_parts import FindBase
 
 __all__ = [
+    "FLOWS",
     "PROMPTS",
+    "VARIANTS",
     "Ahead",
     "Calibration",
     "Check",

@@ -43,7 +43,9 @@ _NATIVE = 1024
 _GUIDANCE = {"sd-3": 7.0, "flux": 3.5}
 """diffusers' defaults; what FLUX.1 dev was distilled for, schnell not being guided at all."""
 
-_VARIANTS = frozenset({None, "dev", "schnell", "3-medium", "3.5-medium", "3.5-large"})
+VARIANTS = frozenset({None, "dev", "schnell", "3-medium", "3.5-medium", "3.5-large"})
+"""Variants that are run: those that make a picture of words alone."""
+
 _SCALED = ("scaled_fp8", ".scale_weight", ".weight_scale", ".absmax")
 """Ends of names that say that weights are not what they stand for before something is multiplied with them."""
 
@@ -58,7 +60,7 @@ def flow_parts(container: Container, identity: Identity) -> Parts:
     :class:`~modelhub.errors.ConversionError`.
     """
     architecture = str(identity.architecture)
-    if identity.variant not in _VARIANTS:
+    if identity.variant not in VARIANTS:
         raise NotTestable(f"there is no test yet for {architecture} of the sort {identity.variant}")
     found = opened(container, _COMPONENTS)
     components, shapes = flow_components(found, architecture)

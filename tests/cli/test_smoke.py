@@ -65,18 +65,20 @@ def test_a_folder_is_tried_out_through_our_own_configurations() -> None:
 
 
 def test_flux_is_tried_out_as_a_folder_and_by_its_parts() -> None:
-    """The sealed worker reads T5's tokenizer, runs a flow, and gives a transformer alone what it lacks from the folder.
+    """The sealed worker reads T5's tokenizer, runs a flow, and gives a transformer alone what it lacks from the catalog.
 
-    The tokenizer is the only file beside the weights that is read: a configuration that lies decides nothing."""
+    The tokenizer is the only file beside the weights that is read: a configuration that lies decides nothing.
+    """
     as_folder(healthy_flow("flux-schnell"), Path("flux"))
     Path("flux/transformer/config.json").write_text('{"_class_name": "UNet2DConditionModel", "num_layers": 99}')
     shutil.copytree("flux/transformer", "alone")
     options = ("--device", "cpu", "--dtype", "fp32", "--size", "128", "--steps", "2", "--format", "json")
-    done = process("smoke", *options, "--base", "flux", "flux", "alone", OMP_NUM_THREADS="1")
+    assert modelhub("intake", "--catalog", "c.db", "flux", "alone").code == 0
+    done = process("smoke", *options, "--catalog", "c.db", "--all", "--untested", OMP_NUM_THREADS="1")
     whole, alone = json.loads(done.stdout)["reports"]
     assert (done.returncode, whole["outcome"], alone["outcome"]) == (0, "passed", "passed"), whole
     assert [whole["kind"], alone["kind"]] == ["checkpoint", "diffusion-model"]
-    assert (alone["facts"]["base"], alone["checks"]) == ("flux", whole["checks"])
+    assert (alone["facts"]["base"], alone["checks"]) == (str(Path("flux").resolve()), whole["checks"])
 
 
 def test_a_lora_is_tried_on_a_model() -> None:
