@@ -65,7 +65,7 @@ def test_a_folder_is_tried_out_through_our_own_configurations() -> None:
 
 
 def test_flux_is_tried_out_as_a_folder_and_by_its_parts() -> None:
-    """The sealed worker reads T5's tokenizer, runs a flow, and gives a transformer alone what it lacks from the catalog.
+    """The sealed worker reads T5's tokenizer, runs a flow, and gives a transformer what it lacks from the catalog.
 
     The tokenizer is the only file beside the weights that is read: a configuration that lies decides nothing.
     """
