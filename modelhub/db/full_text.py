@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from sqlalchemy import (
     TextualSelect,
     UnaryExpression,
     bindparam,
+    case,
     cast,
     delete,
     func,
@@ -37,6 +39,8 @@ from sqlalchemy.sql.operators import custom_op
 from modelhub.db.artifacts import HOLDER
 from modelhub.db.schema import (
     BEYOND_ASCII,
+    BY_NAME,
+    ODD,
     download,
     location,
     record,
@@ -62,6 +66,13 @@ _TOKEN = re.compile(r"[a-z0-9]+")
 _PLUS: custom_op[int] = custom_op("+")
 _FEW = 5000
 """Texts that are looked through at once, in the order in which they lie on the disk; more are when their turn comes."""
+_PLAIN = frozenset(map(chr, range(33, 127))) - frozenset(string.ascii_uppercase) | {"\n"}
+"""Characters of folded text that are no letters of other scripts; lines are parted by the last."""
+_MOST_PARTS = 2000
+"""Parts that the index is asked for at once."""
+_SAMPLE, _OFTEN = 200, 20
+"""Records, the first by name, that are looked at to tell whether many have a word; how many of them must."""
+_IS_FIRST = search_text.c.content_id.in_(select(record.c.content_id).order_by(BY_NAME, record.c.id).limit(_SAMPLE))
 
 
 def conditions(connection: Connection, sentence: str) -> list[ColumnElement[bool]]:
@@ -85,7 +96,7 @@ def _found_by_sqlite(connection: Connection, spelling: str) -> Iterator[ColumnEl
     if len(spelling) >= _SHORTEST_PART and "\0" not in spelling:
         yield this.in_(_matching("about", _quoted(spelling)))
     else:
-        yield this.in_(_holding(search_text.c.about, spelling))
+        yield _is_short_part(connection, this, spelling)
     tokens = _tokens(spelling)
     holding = _holding(search_text.c.words, spelling)
     if not tokens:
@@ -97,10 +108,52 @@ def _found_by_sqlite(connection: Connection, spelling: str) -> Iterator[ColumnEl
         return
     ids = list(connection.scalars(select(found.subquery()).limit(_FEW)))
     if len(ids) < _FEW:
-        listed = func.json_each(json.dumps(ids)).table_valued("value")
-        yield this.in_(holding.where(search_text.c.content_id.in_(select(listed.c.value))))
+        yield this.in_(holding.where(search_text.c.content_id.in_(_listed(ids))))
     else:
         yield this.in_(found) & holding.where(search_text.c.content_id == record.c.content_id).exists()
+
+
+def _is_short_part(connection: Connection, this: ColumnElement[int], spelling: str) -> ColumnElement[bool]:
+    """That *spelling*, of fewer characters than the parts that SQLite's index knows, lies in ``about``.
+
+    What few records have is told by the index all the same: it is asked for every part that begins so. What many have
+    is looked for in the records in their order, of which a page of a list needs the first.
+    """
+    holding = _holding(search_text.c.about, spelling)
+    if not _PLAIN.issuperset(spelling):
+        return this.in_(holding.where(ODD))
+    in_turn = holding.where(search_text.c.content_id == record.c.content_id).exists()
+    if len(spelling) == 1 and len(list(connection.scalars(holding.where(_IS_FIRST)))) >= _OFTEN:
+        return in_turn
+    ways = [select(search_text.c.content_id).where(_ends_with(spelling)), holding.where(ODD)]
+    parts = _parts_from(connection, spelling)
+    if len(parts) > _MOST_PARTS:
+        return in_turn
+    if parts:
+        ways.append(select(_matching("about", " OR ".join(map(_quoted, parts))).subquery()))
+    found = [number for way in ways for number in connection.scalars(way.limit(_FEW))]
+    return this.in_(_listed(found)) if len(found) < _FEW else in_turn
+
+
+def _parts_from(connection: Connection, spelling: str) -> list[str]:
+    """The parts of three characters that begin with *spelling*, whether they are anywhere or not."""
+    if len(spelling) > 1:
+        return [spelling + after for after in sorted(_PLAIN)]
+    there = text("SELECT term FROM search_about_parts WHERE term >= :low AND term < :high LIMIT :most")
+    return list(connection.scalars(there, {"low": spelling, "high": chr(ord(spelling) + 1), "most": _MOST_PARTS + 1}))
+
+
+def _ends_with(spelling: str) -> ColumnElement[bool]:
+    """That *spelling* lies in the last two characters, with which no part begins."""
+    last = func.substr(search_text.c.about, literal_column("-2"))
+    if len(spelling) > 1:
+        return last == spelling
+    return last.in_([before + spelling for before in sorted(_PLAIN)]) | last.between(spelling, spelling + "~")
+
+
+def _listed(ids: Sequence[int]) -> Select[int]:
+    numbers = func.json_each(json.dumps(ids)).table_valued("value")
+    return select(numbers.c.value)
 
 
 def _found_by_others(connection: Connection, spelling: str) -> Iterator[ColumnElement[bool]]:
@@ -161,6 +214,10 @@ def about_of(texts: Iterable[str], triggers: Iterable[str]) -> str:
     return distinct_words([*texts, *triggers], INDEXED)
 
 
+_AT_ONCE = 300
+"""Texts in one statement: SQLite's full-text indexes write out what they have gathered before each statement that fires
+a trigger."""
+
 IN_ORDER = (side_file.c.ended.is_not(None), side_file.c.dialect, side_file.c.id)
 """How the side files of one content are told: those that are beside it first."""
 
@@ -176,20 +233,39 @@ _TEXTS = (
 )
 _BESIDE = select(side_file.c.claims).where(side_file.c.content_id == _CONTENT).order_by(*IN_ORDER)
 _REMOTE = select(remote_claim.c.claims).where(remote_claim.c.content_id == _CONTENT).order_by(remote_claim.c.id)
-_PUT_ABOUT = update(search_text).where(search_text.c.content_id == _CONTENT).values(about=bindparam("found"))
 _PUT_TRIGGERS = update(record).where(record.c.content_id == _CONTENT).values(triggers=bindparam("found"))
 
 
-def put_about(connection: Connection, content_id: int, metadata: Mapping[str, str]) -> None:
-    """Make the name, notes, tags, live paths and trigger words of *content_id*'s record searchable, and what is claimed
-    of it beside its files; and let the record list the trigger words."""
+def put_about(connection: Connection, contents: Iterable[tuple[int, Mapping[str, str]]]) -> None:
+    """Make the names, notes, tags, live paths and trigger words of the records of *contents*, which have these
+    metadata, searchable, and what is claimed of them beside their files; and let the records list the trigger words."""
+    said: dict[int, tuple[str, tuple[str, ...]]] = {}
+    length = 0
+    for content_id, metadata in contents:
+        said[content_id] = _said_of(connection, content_id, metadata)
+        length += len(said[content_id][0])
+        if len(said) == _AT_ONCE or length > INDEXED:
+            _put_said(connection, said)
+            said, length = {}, 0
+    if said:
+        _put_said(connection, said)
+
+
+def _put_said(connection: Connection, said: Mapping[int, tuple[str, tuple[str, ...]]]) -> None:
+    texts = {content_id: about for content_id, (about, _) in said.items()}
+    found = case(texts, value=search_text.c.content_id)
+    connection.execute(update(search_text).where(search_text.c.content_id.in_(texts)).values(about=found))
+    rows = [{"content": content_id, "found": listed(triggers)} for content_id, (_, triggers) in said.items()]
+    connection.execute(_PUT_TRIGGERS, rows)
+
+
+def _said_of(connection: Connection, content_id: int, metadata: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """What is searched of a content beside the words of its *metadata*, and its trigger words."""
     this = {"content": content_id}
     texts = [str(part) for statement in _TEXTS for part in connection.scalars(statement, this)]
     said = [*connection.scalars(_BESIDE, this), *connection.scalars(_REMOTE, this)]
     triggers = trigger_words(metadata, [phrase for claims in said for phrase in claims.get("triggers", ())])
-    about = about_of([*texts, *(each for claims in said for each in _words_of(claims))], triggers)
-    connection.execute(_PUT_ABOUT, {**this, "found": about})
-    connection.execute(_PUT_TRIGGERS, {**this, "found": listed(triggers)})
+    return about_of([*texts, *(each for claims in said for each in _words_of(claims))], triggers), triggers
 
 
 _CLAIMED = ("name", "version", "base_model", "kind", "creator", "licence", "notes", "description")

@@ -48,7 +48,7 @@ def merge(connection: Connection, gone: int, kept: int) -> None:
     record_id = connection.scalar(select(record.c.id).where(record.c.content_id == kept))
     for content_id in [kept] if record_id is None else artifacts.contents_of(connection, record_id):
         said = connection.scalar(select(header.c.metadata).where(header.c.content_id == content_id))
-        full_text.put_about(connection, content_id, dict(said or {}))
+        full_text.put_about(connection, [(content_id, dict(said or {}))])
 
 
 def _move_digests(connection: Connection, gone: int, kept: int) -> None:

@@ -40,5 +40,5 @@ def derive(connection: Connection, content_ids: Iterable[int]) -> None:
     for content_id in content_ids:
         said = metadata_of(connection, content_id)
         full_text.put_words(connection, content_id, said)
-        full_text.put_about(connection, content_id, said)
+        full_text.put_about(connection, [(content_id, said)])
         settle(connection, content_id)

@@ -7,7 +7,7 @@ nothing, and answers whether it wrote anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Insert, Table, bindparam, delete, insert, select, update
@@ -203,7 +203,12 @@ def metadata_of(connection: Connection, content_id: int) -> dict[str, str]:
 
 def index_record(connection: Connection, content_id: int) -> None:
     """Make what is said of the content's record searchable, in place of what was said before."""
-    full_text.put_about(connection, content_id, metadata_of(connection, content_id))
+    index_records(connection, [content_id])
+
+
+def index_records(connection: Connection, content_ids: Iterable[int]) -> None:
+    """:func:`index_record` for all *content_ids* at once."""
+    full_text.put_about(connection, ((each, metadata_of(connection, each)) for each in content_ids))
 
 
 def put_record(connection: Connection, content_id: int, name: str) -> bool:

@@ -29,11 +29,12 @@ from sqlalchemy import (
     TypedColumns,
     cast,
     func,
+    literal_column,
 )
 
 from modelhub.db.column_types import Json, PathText, SafeName, SafeText
 
-REVISION = "0009"
+REVISION = "0010"
 """The migration that makes the tables below; a catalog at this revision is opened without loading alembic."""
 
 VERSION_TABLE = "modelhub_schema"
@@ -418,6 +419,8 @@ BY_NAME = func.lower(record.c.name)
 """What records are listed by."""
 BEYOND_ASCII = func.length(search_text.c.words) < func.length(cast(search_text.c.words, LargeBinary))
 """Whether a header has words in other letters than SQLite's index of words tells apart."""
+ODD = search_text.c.about.op("GLOB", is_comparison=True)(literal_column("'*[^\n!-@[-~]*'"))
+"""Whether what is said of a record has other characters than those that SQLite's index of parts is asked for."""
 
 _IS_LIVE = location.c.live_key.is_not(None)
 Index("ix_record_listed", BY_NAME, record.c.id, record.c.content_id)

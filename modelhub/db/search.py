@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, case, func, or_, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, case, func, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from modelhub.db import full_text
@@ -78,11 +78,16 @@ _ENTRIES = select(
 
 
 _RANK = case({label: rank for rank, label in enumerate(VERDICTS)}, value=record.c.verdict, else_=-1)
-_FIRST_PATHS = (
-    select(location.c.content_id, func.min(location.c.path).label("path"))
-    .where(location.c.live_key.is_not(None))
-    .group_by(location.c.content_id)
-    .subquery("first_paths")
+_EARLIER = location.alias("earlier")
+_HAS_EARLIER = (
+    select(_EARLIER.c.id)
+    .where(
+        _EARLIER.c.content_id == location.c.content_id,
+        _EARLIER.c.live_key.is_not(None),
+        _EARLIER.c.path < location.c.path,
+    )
+    .correlate(location)
+    .exists()
 )
 
 # The statements asked once per file of a library are built once: building costs more than asking.
@@ -238,11 +243,13 @@ def _ordered(wanted: Select[int], query: Query) -> Select[int]:
     elif name == "rating":
         key, wanted = _SPEAKER.c.rating, wanted.join_from(record, _SPEAKER, _SPEAKER.c.id == HOLDER)
     elif name == "path":
-        here = _FIRST_PATHS.c.content_id == record.c.content_id
-        key, wanted = _FIRST_PATHS.c.path, wanted.join_from(record, _FIRST_PATHS, here, isouter=query.gone)
+        first = and_(location.c.content_id == record.c.content_id, location.c.live_key.is_not(None), ~_HAS_EARLIER)
+        key, wanted = location.c.path, wanted.join_from(record, location, first, isouter=query.gone)
     else:
         key = {"name": BY_NAME, "added": record.c.id, "verdict": _RANK}.get(name, record.c[name])
     order = key.desc() if query.sort.startswith("-") else key.asc()
+    if name == "path" and not query.gone:  # no two have the same
+        return wanted.order_by(order)
     if name in ("name", "added"):  # ids are given in the order of adding, and times only to the second
         return wanted.order_by(order, record.c.id)
     order = order.nulls_last() if query.sort.startswith("-") else order.nulls_first()

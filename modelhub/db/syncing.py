@@ -18,7 +18,7 @@ from modelhub.db.columns import AS_JSON
 from modelhub.db.digests import put_claims, put_new_claims
 from modelhub.db.facts import FACTS, settle
 from modelhub.db.places import Batch, Change, Known, Reading, Seen
-from modelhub.db.recording import index_record
+from modelhub.db.recording import index_record, index_records
 from modelhub.db.schema import (
     change,
     content,
@@ -61,15 +61,15 @@ def write_batch(connection: Connection, batch: Batch) -> list[Change]:
     _add(connection, batch.added, changed)
     if batch.missing:
         ends = [{"place": known.id, "at": now()} for known in batch.missing]
-        gone = update(location).where(location.c.id == bindparam("place"))
-        connection.execute(gone.values(live_key=None, state="missing", ended=bindparam("at")), ends)
+        ended = update(location).where(location.c.id == bindparam("place"))
+        connection.execute(ended.values(live_key=None, state="missing", ended=bindparam("at")), ends)
         changed += [(known.content_id, Change("vanished", known.path)) for known in batch.missing]
     for known in batch.away:
         connection.execute(update(location).where(location.c.id == known.id).values(state="offline"))
         changed.append((known.content_id, Change("offline", known.path)))
     moved = [each.known.content_id for each in batch.moved]
-    for content_id in {*moved, *(each.content_id for each in batch.missing), *(each for each, _ in batch.linked)}:
-        index_record(connection, content_id)
+    gone = [each.content_id for each in batch.missing]
+    index_records(connection, {*moved, *gone, *(content_id for content_id, _ in batch.linked)})
     _put_changes(connection, changed)
     return [each for _, each in changed]
 
@@ -163,10 +163,10 @@ def _add(
     if not added:
         return
     _vacate(connection, [seen for _, seen, _ in added])
-    for known, _, _ in added:
-        if known is not None:
-            connection.execute(update(location).where(location.c.id == known.id).values(state="replaced"))
-            index_record(connection, known.content_id)
+    before = [known for known, _, _ in added if known is not None]
+    if before:
+        replaced = update(location).where(location.c.id == bindparam("place")).values(state="replaced")
+        connection.execute(replaced, [{"place": known.id} for known in before])
     at = now()
     ids = new_ids(connection, content, len(added))
     found = [(content_id, seen, reading) for content_id, (_, seen, reading) in zip(ids, added, strict=True)]
@@ -215,8 +215,7 @@ def _add(
     )
     put_new_claims(connection, [(content_id, *claim) for content_id, _, reading in found for claim in reading.claims])
     _put_places(connection, [(content_id, seen, True) for content_id, seen, _ in found])
-    for content_id in holders:
-        index_record(connection, content_id)
+    index_records(connection, {*(known.content_id for known in before), *holders})
     for (content_id, seen, _), (known, _, _) in zip(found, added, strict=True):
         changed.append((content_id, Change("added" if known is None else "replaced", seen.path)))
 

@@ -212,3 +212,34 @@ def test_orders_of_what_is_gone(stocked: Shelf) -> None:
     assert names(stocked, Query(sort="-path", gone=True)) == ["odd", "second", "Anime", "base"]
     stocked.catalog.rate("odd", 4)
     assert names(stocked, Query(sort="-rating", limit=1)) == ["odd"]
+
+
+SAID = ["x1", "ax", "lo-fi", "q\u00e9z", "\u6c34\u5f69", "zebra", "b" * 200 + "q", "semi;", "V2", "w\u00e9"]
+"""Names with letters that few or many of them have, at their ends, before other letters than Latin ones."""
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_short_words_are_found_within_others(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
+    """Words of one and two letters are found anywhere in what people write, be they rare or in most records."""
+    if many:
+        monkeypatch.setattr(full_text, "_FEW", 1)
+        monkeypatch.setattr(full_text, "_OFTEN", 0)
+    monkeypatch.setattr(full_text, "_MOST_PARTS", 3 if many else 2000)
+    for number, name in enumerate(SAID):
+        shelf.put(f"{number}{name}", f"bytes {number}", name=name)
+    for word in "x q v2 x1 1 i ; -f i; \u00e9 \u00e9z \u6c34 \u6c34\u5f69 w bq ra xx".split():
+        expected = sorted(
+            (name for number, name in enumerate(SAID) if word in f"{number}{name}".lower()), key=str.lower
+        )
+        assert sorted(names(shelf, Query(text=word)), key=str.lower) == expected, word
+        assert names(shelf, Query(text=word, sort="-size")) == names(shelf, Query(text=word)), word
+
+
+def test_a_record_is_listed_by_its_first_path(shelf: Shelf) -> None:
+    """Of the places where bytes lie the first in order counts, and each record is listed once."""
+    for path, data in (("/m/c", "A"), ("/m/a", "A"), ("/m/b", "B"), ("/m/d", "B"), ("/m/aa", "C")):
+        shelf.put(path, data, name=data)
+    assert names(shelf, Query(sort="path")) == ["A", "C", "B"]
+    assert names(shelf, Query(sort="-path")) == ["B", "C", "A"]
+    assert names(shelf, Query(sort="path", limit=1, offset=1)) == ["C"]
+    assert names(shelf, Query(sort="path", text="B")) == ["B"]
