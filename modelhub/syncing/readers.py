@@ -15,7 +15,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import accumulate, pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -42,16 +42,28 @@ Answer = tuple[Seen, Reading | str]
 
 def read_all(files: Sequence[Seen], processes: int) -> Iterator[Answer]:
     """Read the headers of *files* in up to *processes* processes; answers come in any order."""
-    if processes < 2 or len(files) < _WORTH_IT:
-        reader = Reader()
-        for file in files:
-            yield file, _read(file, reader)
-        return
-    crew = _Crew(files)
+    with _seldom_collecting():
+        if processes < 2 or len(files) < _WORTH_IT:
+            reader = Reader()
+            for file in files:
+                yield file, _read(file, reader)
+            return
+        crew = _Crew(files)
+        try:
+            yield from crew.answers(processes)
+        finally:
+            crew.close()
+
+
+@contextmanager
+def _seldom_collecting() -> Iterator[None]:
+    """Readings leave no cycles, and a list of two thousand tensors would have all objects looked through six times."""
+    before = gc.get_threshold()
+    gc.set_threshold(_SELDOM)
     try:
-        yield from crew.answers(processes)
+        yield
     finally:
-        crew.close()
+        gc.set_threshold(*before)
 
 
 def _read(file: Seen, reader: Reader) -> Reading | str:
@@ -183,8 +195,8 @@ def _unpacked(message: bytes) -> Reading | str:
 def serve(line: Connection, inherited: Sequence[Connection] = ()) -> None:
     """Be such a process: read each file that comes down *line*, until it is closed at the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.freeze()  # what was there before needs no looking through, and readings leave no cycles:
-    gc.set_threshold(_SELDOM)  # a list of two thousand tensors would have it looked through six times
+    gc.freeze()  # what was there before needs no looking through
+    gc.set_threshold(_SELDOM)
     for other in inherited:
         other.close()
     reader = Reader()
