@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -66,7 +65,7 @@ _TOKEN = re.compile(r"[a-z0-9]+")
 _PLUS: custom_op[int] = custom_op("+")
 _FEW = 5000
 """Texts that are looked through at once, in the order in which they lie on the disk; more are when their turn comes."""
-_PLAIN = frozenset(map(chr, range(33, 127))) - frozenset(string.ascii_uppercase) | {"\n"}
+_PLAIN = frozenset(each for each in map(chr, range(1, 128)) if not each.isspace() and not each.isupper()) | {"\n"}
 """Characters of folded text that are no letters of other scripts; lines are parted by the last."""
 _MOST_PARTS = 2000
 """Parts that the index is asked for at once."""

@@ -29,7 +29,6 @@ from sqlalchemy import (
     TypedColumns,
     cast,
     func,
-    literal_column,
 )
 
 from modelhub.db.column_types import Json, PathText, SafeName, SafeText
@@ -419,7 +418,7 @@ BY_NAME = func.lower(record.c.name)
 """What records are listed by."""
 BEYOND_ASCII = func.length(search_text.c.words) < func.length(cast(search_text.c.words, LargeBinary))
 """Whether a header has words in other letters than SQLite's index of words tells apart."""
-ODD = search_text.c.about.op("GLOB", is_comparison=True)(literal_column("'*[^\n!-@[-~]*'"))
+ODD = func.length(search_text.c.about) < func.length(cast(search_text.c.about, LargeBinary))
 """Whether what is said of a record has other characters than those that SQLite's index of parts is asked for."""
 
 _IS_LIVE = location.c.live_key.is_not(None)

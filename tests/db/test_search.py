@@ -214,7 +214,7 @@ def test_orders_of_what_is_gone(stocked: Shelf) -> None:
     assert names(stocked, Query(sort="-rating", limit=1)) == ["odd"]
 
 
-SAID = ["x1", "ax", "lo-fi", "q\u00e9z", "\u6c34\u5f69", "zebra", "b" * 200 + "q", "semi;", "V2", "w\u00e9"]
+SAID = ["x1", "ax", "lo-fi", "q\u00e9z", "\u6c34\u5f69", "zebra", "b" * 200 + "q", "semi;", "V2", "w\u00e9", "x\x01y"]
 """Names with letters that few or many of them have, at their ends, before other letters than Latin ones."""
 
 

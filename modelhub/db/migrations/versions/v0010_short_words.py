@@ -17,4 +17,6 @@ def upgrade() -> None:
     op.execute("CREATE INDEX location_by_path ON location (path, content_id) WHERE live_key IS NOT NULL")
     op.execute("CREATE VIRTUAL TABLE search_about_parts USING fts5vocab(search_about, row)")
     op.execute("CREATE INDEX search_about_ends ON search_text (substr(about, -2))")
-    op.execute("CREATE INDEX search_about_odd ON search_text (content_id) WHERE about GLOB '*[^\n!-@[-~]*'")
+    op.execute(
+        "CREATE INDEX search_about_odd ON search_text (content_id) WHERE length(about) < length(CAST(about AS BLOB))"
+    )
