@@ -16,8 +16,7 @@ from modelhub.source import Source
 Result = TypeVar("Result")
 Stopped = threading.Event
 
-BLOCK = 1 << 20
-"""Bytes read at a time: from 256 KiB to 1 MiB is the plateau, 4 MiB and more are slower."""
+_BLOCK = 1 << 20
 _PAUSE = 0.05
 
 
@@ -78,7 +77,7 @@ def flushing(sync: Callable[[], None], written: threading.Event) -> Background[N
 
 def block_buffer() -> memoryview:
     """Memory for :func:`blocks`: one for many calls spares the kernel making one for each."""
-    return memoryview(bytearray(BLOCK))
+    return memoryview(bytearray(_BLOCK))
 
 
 def blocks(
@@ -88,10 +87,10 @@ def blocks(
 
     Ends early once *stopped* is set. Raises :class:`ChangedDuringRead` for a source that does.
     """
-    for offset in range(start, end, BLOCK):
+    for offset in range(start, end, _BLOCK):
         if stopped.is_set():
             return
-        block = buffer[: min(BLOCK, end - offset)]
+        block = buffer[: min(_BLOCK, end - offset)]
         if source.readinto_at(offset, block) != len(block):
             raise ChangedDuringRead(f"{source.name}: it became shorter while it was read")
         yield offset, block

@@ -18,11 +18,10 @@ import tempfile
 from collections.abc import Iterable
 
 from modelhub.container import Container, open_path
-from modelhub.convert.background import BLOCK, Stopped, block_buffer, blocks
+from modelhub.convert.background import Stopped, block_buffer, blocks
 from modelhub.convert.base import ConversionPlan, OutputDigests, OutputFile, PlannedTensor, inside
-from modelhub.convert.feed import Feed
 from modelhub.convert.plan import plan_conversion
-from modelhub.convert.stream import runs, stream
+from modelhub.convert.stream import BLOCK, runs, stream
 from modelhub.errors import ConversionError
 from modelhub.source import Digest, Source, open_local
 from modelhub.tensors import DType, TensorInfo
@@ -83,34 +82,28 @@ def streamed_sha256(planned: PlannedTensor) -> str:
     return sha256.hexdigest()
 
 
-def digest_outputs(
-    plan: ConversionPlan, path: str, stopped: Stopped, feed: Feed, *, tensors: bool
-) -> tuple[OutputDigests, ...]:
+def digest_outputs(plan: ConversionPlan, path: str, stopped: Stopped, *, tensors: bool) -> tuple[OutputDigests, ...]:
     """The digests of the safetensors files that were written to *path* as *plan* says, those of *tensors* if wanted.
 
-    Each byte is read once, or not at all where *feed* has it.
+    Each byte is read once.
     """
-    try:
-        return tuple(_digest_output(path, output, stopped, feed, tensors) for output in plan.outputs)
-    finally:
-        feed.leave()
+    return tuple(_digest_output(inside(path, output.path), output, stopped, tensors) for output in plan.outputs)
 
 
-def _digest_output(path: str, output: OutputFile, stopped: Stopped, feed: Feed, tensors: bool) -> OutputDigests:
+def _digest_output(path: str, output: OutputFile, stopped: Stopped, tensors: bool) -> OutputDigests:
     whole = hashlib.sha256()
-    with open_local(inside(path, output.path)) as written:
-        read = feed.reader(output.path, written, stopped)
+    buffer = block_buffer()
+    with open_local(path) as written:
         if not tensors:
-            for _, data in read(0, written.size):
+            for _, data in blocks(written, 0, written.size, stopped, buffer):
                 whole.update(data)
             return OutputDigests(output.path, Digest(whole.hexdigest()))
         sha256: dict[str, str] = {}
         start = len(output.header)
-        for _, data in read(0, start):
-            whole.update(data)
+        whole.update(written.read_at(0, start))
         for planned in output.tensors:
             one = hashlib.sha256()
-            for _, data in read(start + planned.begin, start + planned.end):
+            for _, data in blocks(written, start + planned.begin, start + planned.end, stopped, buffer):
                 whole.update(data)
                 one.update(data)
             sha256[planned.name] = one.hexdigest()

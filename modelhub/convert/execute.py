@@ -6,10 +6,10 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import nullcontext
 from typing import Protocol
 
-from modelhub.convert.background import BLOCK, Background, block_buffer, flushing
+from modelhub.convert.background import Background, flushing
 from modelhub.convert.base import (
     Conversion,
     ConversionPlan,
@@ -19,10 +19,9 @@ from modelhub.convert.base import (
     PlainFile,
     PlannedTensor,
 )
-from modelhub.convert.feed import Feed, Memory
 from modelhub.convert.integrity import check_sources
 from modelhub.convert.part_folder import PartFolder
-from modelhub.convert.stream import stream
+from modelhub.convert.stream import BLOCK, stream
 from modelhub.convert.target import PartFile, write_error
 from modelhub.convert.verify import verify
 from modelhub.errors import ChangedDuringRead, ConversionError, NotFound, WouldOverwrite
@@ -46,26 +45,20 @@ class Writer(Protocol):
 class Copying:
     """The writer of conversions: every tensor is what :func:`~modelhub.convert.stream.stream` gives of it."""
 
-    def __init__(self, written: Feed, verified: Feed) -> None:
-        """What is read of the sources while they are *written*, and of the outputs while those are *verified*, is
-        handed on."""
-        self._written = written
-        self._verified = verified
-
     def write(self, output: OutputFile, part: PartFile, told: Progress) -> None:
         """Write header and tensors, in the order in which they lie in the sources."""
-        memory = Memory(self._written)
+        buffer = memoryview(bytearray(BLOCK))
         try:
             part.write_at(0, output.header)
             told(len(output.header))
             for planned in in_source_order(output):
-                write_copied(output, planned, part, told, memory)
+                write_copied(output, planned, part, told, buffer)
         except OSError as error:
             raise write_error(error, part.target, output.size) from error
 
     def verify(self, plan: ConversionPlan, path: str, progress: Progress | None) -> None:
         """Every byte is compared with the sources."""
-        verify(plan, path, progress=progress, feed=self._verified)
+        verify(plan, path, progress=progress)
 
 
 def execute(
@@ -101,25 +94,8 @@ def execute(
     check_target(plan, path, force=force, in_place=in_place, make_parents=make_parents)
     told = progress if progress is not None else _ignore
     digests = digests or tensor_digests
-    read, made = Feed(), Feed()
-    if writer is not None or not digests:  # checksums alone take less than waiting does
-        read.close()
-        made.close()
-    writer = writer or Copying(read, made)
-
-    def verified(written: str) -> tuple[OutputDigests, ...]:
-        if not digests:
-            writer.verify(plan, written, on_verify)
-            return ()
-        from modelhub.convert.content import digest_outputs
-
-        digesting = Background(lambda stopped: digest_outputs(plan, written, stopped, made, tensors=tensor_digests))
-        with digesting, closing(made):
-            writer.verify(plan, written, on_verify)
-        return digesting.result()
-
-    checking = Background(lambda stopped: check_sources(plan, stopped, digest=digests, feed=read))
-    with checking, closing(read):
+    writer = writer or Copying()
+    with Background(lambda stopped: check_sources(plan, stopped, digest=digests)) as checking:
         if plan.is_folder:
             with PartFolder(path, plan.size) as folder:
                 for output in plan.outputs:
@@ -132,8 +108,8 @@ def execute(
                         _write_plain(plain, part, told)
                         part.sync()
                         part.commit(force=False)
-                read.close()
-                outputs = verified(folder.path)
+                with _digested(plan, folder.path, tensor_digests) if digests else nullcontext() as reading:
+                    writer.verify(plan, folder.path, on_verify)
                 sources = _checked(plan, checking)
                 folder.commit()
         else:
@@ -143,15 +119,22 @@ def execute(
                 with flushing(part.sync, written) as flush:
                     writer.write(output, part, told)
                     written.set()
-                    read.close()
-                    outputs = verified(part.path)
+                    with _digested(plan, part.path, tensor_digests) if digests else nullcontext() as reading:
+                        writer.verify(plan, part.path, on_verify)
                     sources = _checked(plan, checking)
                     try:
                         flush.result()
                     except OSError as error:
                         raise write_error(error, path, plan.size) from error
                 part.commit(force=force or in_place)
-    return Conversion(plan, path, plan.size, time.monotonic() - started, sources, outputs)
+    made = reading.result() if reading is not None else ()
+    return Conversion(plan, path, plan.size, time.monotonic() - started, sources, made)
+
+
+def _digested(plan: ConversionPlan, path: str, tensors: bool) -> Background[tuple[OutputDigests, ...]]:
+    from modelhub.convert.content import digest_outputs
+
+    return Background(lambda stopped: digest_outputs(plan, path, stopped, tensors=tensors))
 
 
 def _checked(plan: ConversionPlan, checking: Background[tuple[Integrity, ...]]) -> tuple[Integrity, ...]:
@@ -228,16 +211,18 @@ def in_source_order(output: OutputFile) -> list[PlannedTensor]:
     return [output.tensors[index] for _, _, index in sorted(first)]
 
 
-def write_copied(output: OutputFile, planned: PlannedTensor, part: PartFile, told: Progress, memory: Memory) -> None:
-    """Write *planned*, a tensor of *output*, as its sources have it, through *memory*."""
+def write_copied(
+    output: OutputFile, planned: PlannedTensor, part: PartFile, told: Progress, buffer: memoryview
+) -> None:
+    """Write *planned*, a tensor of *output*, as its sources have it, through *buffer*, :data:`BLOCK` bytes."""
     start = len(output.header) + planned.begin
-    for offset, data in stream(planned, memory):
+    for offset, data in stream(planned, buffer):
         part.write_at(start + offset, data)
         told(len(data))
 
 
 def _write_plain(plain: PlainFile, part: PartFile, told: Progress) -> None:
-    buffer = block_buffer()
+    buffer = memoryview(bytearray(BLOCK))
     try:
         for offset in range(0, plain.source.size, BLOCK):
             block = buffer[: min(BLOCK, plain.source.size - offset)]

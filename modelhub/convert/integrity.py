@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from modelhub.container.storages import Storages, StorageSource
 from modelhub.container.zip_walk import walk_zip
-from modelhub.convert.background import Stopped
+from modelhub.convert.background import Stopped, block_buffer, blocks
 from modelhub.convert.base import ConversionPlan, Integrity, Piece, file_of, stored
 from modelhub.convert.crc32 import fastest_crc32
-from modelhub.convert.feed import Feed
 from modelhub.convert.gather import extent
 from modelhub.errors import Malformed
 from modelhub.source import Digest, Source
@@ -35,14 +34,12 @@ class _Used:
     unpacked: dict[StorageRef, int]
 
 
-def check_sources(
-    plan: ConversionPlan, stopped: Stopped, *, digest: bool = False, feed: Feed | None = None
-) -> tuple[Integrity, ...]:
+def check_sources(plan: ConversionPlan, stopped: Stopped, *, digest: bool = False) -> tuple[Integrity, ...]:
     """Read what *plan* reads of each of its files, in order, and compare the checksums of all storages that have one.
 
     With *digest* each file is read whole, for its SHA-256 as well, and with it the storages that *plan* leaves out.
     Raises :class:`Malformed` naming the tensors whose bytes are not those that were saved. A storage that is packed in
-    its file is checked where it is unpacked, and here if only its beginning is. What *feed* has is not read here.
+    its file is checked where it is unpacked, and here if only its beginning is.
     """
     used: dict[int, _Used] = {id(source): _Used(source, {}, {}) for source in plan.sources()}
     for tensor in plan.tensors:
@@ -51,13 +48,7 @@ def check_sources(
             for storage in stored(piece):
                 of_file.storages.setdefault(storage, []).append(tensor.name)
                 of_file.unpacked[storage] = max(of_file.unpacked.get(storage, 0), _unpacked(piece))
-    if feed is None:
-        feed = Feed()
-        feed.close()
-    try:
-        return tuple(_check(each, stopped, digest, feed) for each in used.values())
-    finally:
-        feed.leave()
+    return tuple(_check(each, stopped, digest) for each in used.values())
 
 
 def _unpacked(piece: Piece) -> int:
@@ -65,24 +56,24 @@ def _unpacked(piece: Piece) -> int:
     return piece.tensor.offset + extent(piece.tensor) if isinstance(piece.source, StorageSource) else 0
 
 
-def _check(used: _Used, stopped: Stopped, digest: bool, feed: Feed) -> Integrity:
+def _check(used: _Used, stopped: Stopped, digest: bool) -> Integrity:
     import hashlib
 
     crc32 = fastest_crc32()
     sha256 = hashlib.sha256() if digest else None
-    read = feed.reader(used.source, used.source, stopped)
+    buffer = block_buffer()
     position = 0
     damaged: list[str] = []
     left_out = _left_out(used)
     damaged_beside: list[str] = []
     checked = [storage for storage in used.storages if storage.plain and _has_checksum(storage)]
-    wanted = [*checked, *(left_out if digest else ())]
-    for storage in sorted(wanted, key=lambda storage: storage.start):
+    read = [*checked, *(left_out if digest else ())]
+    for storage in sorted(read, key=lambda storage: storage.start):
         if sha256 is not None:
-            for _, data in read(position, storage.start):
+            for _, data in blocks(used.source, position, storage.start, stopped, buffer):
                 sha256.update(data)
         crc = 0
-        for offset, data in read(storage.start, storage.start + storage.nbytes):
+        for offset, data in blocks(used.source, storage.start, storage.start + storage.nbytes, stopped, buffer):
             crc = crc32(data, crc)
             if sha256 is not None:
                 sha256.update(data[max(0, position - offset) :])
@@ -93,7 +84,7 @@ def _check(used: _Used, stopped: Stopped, digest: bool, feed: Feed) -> Integrity
             else:
                 damaged_beside.append(storage.key)
     if sha256 is not None:
-        for _, data in read(position, used.source.size):
+        for _, data in blocks(used.source, position, used.source.size, stopped, buffer):
             sha256.update(data)
     packed = [storage for storage in used.storages if storage.packing is not None and _has_checksum(storage)]
     for storage in packed:

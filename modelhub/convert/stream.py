@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from modelhub.container.storages import StorageSource
-from modelhub.convert.background import BLOCK
 from modelhub.convert.base import Piece, PlannedTensor
-from modelhub.convert.feed import Memory
 from modelhub.convert.gather import gather, needs_gathering
-from modelhub.errors import Malformed, UnsupportedLayout
+from modelhub.errors import ChangedDuringRead, Malformed, UnsupportedLayout
 from modelhub.source import Source
 from modelhub.tensors import DType, TensorInfo
+
+BLOCK = 1 << 20
+"""Bytes read at a time: from 256 KiB to 1 MiB is the plateau, 4 MiB and more are slower."""
 
 _SIGN = bytes(byte ^ 0x80 for byte in range(256))
 """For :meth:`bytes.translate`: the top bit of each byte turned over."""
@@ -47,10 +48,11 @@ def lies_ready(tensor: TensorInfo, dtype: DType) -> bool:
     return tensor.dtype is dtype and not (tensor.conj or tensor.neg or needs_gathering(tensor))
 
 
-def stream(planned: PlannedTensor, memory: Memory | None = None) -> Iterator[tuple[int, memoryview]]:
+def stream(planned: PlannedTensor, buffer: memoryview | None = None) -> Iterator[tuple[int, memoryview]]:
     """All bytes of *planned*, as ``(offset within the tensor, bytes)``, each once, in bounded memory.
 
-    What lies in order is read into *memory*: one for many tensors spares the kernel making some for each.
+    What lies in order is read into *buffer*, of :data:`BLOCK` bytes: one for many tensors spares the kernel making one
+    for each.
 
     The pieces of one source tensor may come in any order; one is valid until the next is asked for. Raises
     :class:`~modelhub.errors.ChangedDuringRead` where a source has become shorter,
@@ -61,7 +63,7 @@ def stream(planned: PlannedTensor, memory: Memory | None = None) -> Iterator[tup
     for piece in planned.pieces:
         cast = piece.tensor.dtype is not planned.dtype
         try:
-            for offset, data in _cast(piece, planned, memory) if cast else _values(piece, memory):
+            for offset, data in _cast(piece, planned, buffer) if cast else _values(piece, buffer):
                 yield begin + offset, data
         except Malformed as error:
             if not isinstance(piece.source, StorageSource):
@@ -70,19 +72,19 @@ def stream(planned: PlannedTensor, memory: Memory | None = None) -> Iterator[tup
         begin += piece.tensor.numel * planned.dtype.bits // 8
 
 
-def _cast(piece: Piece, planned: PlannedTensor, memory: Memory | None) -> Iterator[tuple[int, memoryview]]:
+def _cast(piece: Piece, planned: PlannedTensor, buffer: memoryview | None) -> Iterator[tuple[int, memoryview]]:
     from modelhub.convert.casts import Cast
 
     cast = Cast(piece.tensor.dtype, planned.dtype, f"{piece.source.name}: tensor {planned.name!r:.100}")
     before, after = piece.tensor.dtype.itemsize, planned.dtype.itemsize
-    for offset, data in _values(piece, memory):
+    for offset, data in _values(piece, buffer):
         yield offset // before * after, cast(data)
 
 
-def _values(piece: Piece, memory: Memory | None) -> Iterator[tuple[int, memoryview]]:
+def _values(piece: Piece, buffer: memoryview | None) -> Iterator[tuple[int, memoryview]]:
     """The bytes of a piece's elements in its own type, with its lazy bits applied."""
     tensor, source = piece.tensor, piece.source
-    for offset, data in gather(tensor, source) if needs_gathering(tensor) else _blocks(tensor, source, memory):
+    for offset, data in gather(tensor, source) if needs_gathering(tensor) else _blocks(tensor, source, buffer):
         if tensor.conj:
             _turn_signs(data, tensor.dtype.itemsize, first=tensor.dtype.itemsize)
         if tensor.neg:
@@ -90,12 +92,14 @@ def _values(piece: Piece, memory: Memory | None) -> Iterator[tuple[int, memoryvi
         yield offset, data
 
 
-def _blocks(tensor: TensorInfo, source: Source, memory: Memory | None) -> Iterator[tuple[int, memoryview]]:
-    memory = memory or Memory(nbytes=min(BLOCK, tensor.nbytes))
-    handed_on = None if tensor.conj or tensor.neg else source  # of those the signs are turned where they lie
+def _blocks(tensor: TensorInfo, source: Source, buffer: memoryview | None) -> Iterator[tuple[int, memoryview]]:
+    if buffer is None:
+        buffer = memoryview(bytearray(min(BLOCK, tensor.nbytes)))
     for offset in range(0, tensor.nbytes, BLOCK):
-        nbytes = min(BLOCK, tensor.nbytes - offset)
-        yield offset, memory.read(source, tensor.start + offset, nbytes, handed_on)
+        block = buffer[: min(BLOCK, tensor.nbytes - offset)]
+        if source.readinto_at(tensor.start + offset, block) != len(block):
+            raise ChangedDuringRead(f"{source.name}: it became shorter while it was read")
+        yield offset, block
 
 
 def can_negate(dtype: DType) -> bool:

@@ -16,11 +16,9 @@ from typing import NamedTuple
 
 from modelhub import termination
 from modelhub.container.safetensors import read_safetensors
-from modelhub.convert.background import BLOCK
 from modelhub.convert.base import ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor, inside
 from modelhub.convert.element import element_offsets, is_element
-from modelhub.convert.feed import Feed, Memory
-from modelhub.convert.stream import lies_ready, runs, stream
+from modelhub.convert.stream import BLOCK, lies_ready, runs, stream
 from modelhub.errors import ModelHubError, VerificationFailed
 from modelhub.source import Source, open_local
 from modelhub.tensors import TensorInfo
@@ -55,28 +53,19 @@ Marks = Mapping[tuple[str, str], tuple[Mark, ...]]
 """The marks of tensors that are no copies, by output file and name."""
 
 
-def verify(
-    plan: ConversionPlan,
-    path: str,
-    *,
-    progress: Progress | None = None,
-    marks: Marks | None = None,
-    feed: Feed | None = None,
-) -> None:
+def verify(plan: ConversionPlan, path: str, *, progress: Progress | None = None, marks: Marks | None = None) -> None:
     """Compare the file or folder *path* with *plan* and, byte for byte, with its sources.
 
-    Tensors that have *marks* are compared with those. *progress* is told bytes of tensors as they are compared, and
-    what is read of the outputs is handed to *feed*. Raises :class:`VerificationFailed` naming what differs.
+    Tensors that have *marks* are compared with those. *progress* is told bytes of tensors as they are compared. Raises
+    :class:`VerificationFailed` naming what differs.
     """
     for output in plan.outputs:
-        _verify_output(plan.source, output, inside(path, output.path), progress, marks or {}, feed=feed)
+        _verify_output(plan.source, output, inside(path, output.path), progress, marks or {})
     for plain in plan.plain:
         _verify_plain(plan.source, plain, inside(path, plain.path))
 
 
-def _verify_output(
-    name: str, output: OutputFile, path: str, progress: Progress | None, marks: Marks, *, feed: Feed | None
-) -> None:
+def _verify_output(name: str, output: OutputFile, path: str, progress: Progress | None, marks: Marks) -> None:
     _open_with_library(name, output, path)
     with open_local(path) as written:
         container = read_safetensors(written)
@@ -86,7 +75,7 @@ def _verify_output(
         found = container.state_dict
         headers = {key: (tensor.dtype.label, tensor.shape) for key, tensor in found.items()}
         _compare_headers(name, output, headers, found.metadata, "modelhub")
-        compare = _Comparison(written, progress, feed, output.path)
+        compare = _Comparison(written, progress)
         for planned in output.tensors:
             marked = marks.get((output.path, planned.name))
             copy = found[planned.name]
@@ -176,18 +165,13 @@ def _compare_headers(
 
 
 class _Comparison:
-    """Byte-wise comparison of planned tensors with the tensors in *written*, with a few blocks of memory."""
+    """Byte-wise comparison of planned tensors with the tensors in *written*, with two blocks of memory."""
 
-    def __init__(
-        self, written: Source, progress: Progress | None, feed: Feed | None = None, what: object = None
-    ) -> None:
-        """What is read of *written* is handed to *feed* as *what*."""
+    def __init__(self, written: Source, progress: Progress | None) -> None:
         self._written = written
         self._progress = progress
-        self._feed = feed
-        self._what = what
-        self._ours = Memory(feed)
-        self._theirs = Memory()
+        self._ours = bytearray(BLOCK)
+        self._theirs = bytearray(BLOCK)
 
     def equal(self, planned: PlannedTensor, copy: TensorInfo) -> bool:
         """Whether *copy*, contiguous in the written file, has the values of *planned*."""
@@ -210,22 +194,22 @@ class _Comparison:
     def _equal_run(self, source: Source, theirs: int, ours: int, length: int) -> bool:
         for offset in range(0, length, BLOCK):
             size = min(BLOCK, length - offset)
-            left = self._theirs.read(source, theirs + offset, size)
-            right = self._ours.read(self._written, ours + offset, size, self._what)
+            left, right = memoryview(self._theirs)[:size], memoryview(self._ours)[:size]
+            if source.readinto_at(theirs + offset, left) != size:
+                return False
+            if self._written.readinto_at(ours + offset, right) != size:
+                return False
             # whole buffers compare without a copy; memoryviews would compare byte by byte
-            same = left.obj == right.obj if size == BLOCK else bytes(left) == bytes(right)
+            same = self._theirs == self._ours if size == BLOCK else bytes(left) == bytes(right)
             if not same:
                 return False
             self._tell(size)
         return True
 
     def _equal_stream(self, planned: PlannedTensor, copy: TensorInfo) -> bool:
-        for offset, data in stream(planned, self._theirs):
-            written = self._written.read_at(copy.start + offset, len(data))
-            if written != bytes(data):  # a memoryview compares slowly
+        for offset, data in stream(planned):
+            if self._written.read_at(copy.start + offset, len(data)) != bytes(data):  # a memoryview compares slowly
                 return False
-            if self._feed is not None:
-                self._feed.hand(self._what, copy.start + offset, written)
             self._tell(len(data))
         return True
 

@@ -16,8 +16,8 @@ from modelhub.convert import Conversion, ConversionPlan, OutputFile, Piece, Plan
 from modelhub.convert.background import Background
 from modelhub.convert.execute import check_target, check_unchanged, in_source_order, write_copied
 from modelhub.convert.execute import execute as write_conversion
-from modelhub.convert.feed import Memory
 from modelhub.convert.integrity import check_sources
+from modelhub.convert.stream import BLOCK
 from modelhub.convert.target import PartFile, write_error
 from modelhub.convert.verify import Mark, verify
 from modelhub.errors import MergeError, ModelHubError, WouldOverwrite
@@ -127,11 +127,11 @@ class Computing:
 
         if not hasattr(self._here, "buffers"):
             self._here.buffers = Buffers()
-            self._here.memory = Memory()
+            self._here.block = memoryview(bytearray(BLOCK))
         address = Address(output.path, planned.name)
         computation = self._compute(address, planned, self._here.buffers)
         if computation is None:
-            write_copied(output, planned, part, tell, self._here.memory)
+            write_copied(output, planned, part, tell, self._here.block)
             return
         start = len(output.header) + planned.begin
         marks: list[Mark] = []
