@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from modelhub.convert.target import PartFile
+from modelhub.convert.target import write_file
 from modelhub.db import Catalog, Entry, Query
 from modelhub.errors import ModelHubError, NotFound, SettingsError, SourceError
 from modelhub.sidefiles import Claims, ModelFile, civitai
@@ -149,10 +149,7 @@ class _Service:
         if suffix is None:
             raise SourceError(f"{shown_address(url)}: is no picture or film", path=shown_address(url))
         path = f"{stem}.preview{suffix}"
-        with PartFile(path, len(data)) as written:
-            written.write_at(0, data)
-            written.sync()
-            written.commit(force=False)
+        write_file(path, data, force=False)
         return path
 
 

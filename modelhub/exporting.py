@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modelhub.convert.target import PartFile, write_error
+from modelhub.convert.target import write_file
 from modelhub.db import Catalog, Detail
 from modelhub.db.triggers import LISTED, trigger_words
 from modelhub.errors import CatalogError, ModelHubError, WouldOverwrite
@@ -111,13 +111,7 @@ def execute(export: Export) -> None:
         return
     if export.action == "refuse":
         raise WouldOverwrite(f"{export.path}: another program's file is there", hint="--overwrite replaces it")
-    with PartFile(export.path, len(export.data)) as part:
-        try:
-            part.write_at(0, export.data)
-            part.sync()
-        except OSError as error:
-            raise write_error(error, export.path, len(export.data)) from error
-        part.commit(force=export.action == "replace")
+    write_file(export.path, export.data, force=export.action == "replace")
 
 
 def _modified(path: str) -> float:

@@ -61,7 +61,8 @@ def running(command: Callable[..., int]) -> Callable[..., int]:
         type=click.Choice(("auto", "fp32", "bf16", "fp16")),
         default="auto",
         show_default=True,
-        help="Element type to run in; auto is fp16 on a GPU, and on a CPU bf16 if it knows it, else fp32.",
+        help="Element type to run in; auto is fp16 on a GPU (bf16 for SD 3 and FLUX.1), and on a CPU bf16 if it knows "
+        "it, else fp32.",
     )
     @click.option(
         "--base",

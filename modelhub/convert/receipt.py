@@ -27,7 +27,7 @@ from modelhub.convert.gather import extent
 from modelhub.convert.names import SALVAGED_KEY
 from modelhub.convert.options import NO_OPTIONS, ConversionOptions, written_options
 from modelhub.convert.stream import lies_ready
-from modelhub.convert.target import PartFile, write_error
+from modelhub.convert.target import write_file
 from modelhub.errors import WouldOverwrite
 from modelhub.source import LocalSource, digest_of, open_local
 
@@ -50,13 +50,7 @@ def write_receipt(conversion: Conversion, options: ConversionOptions = NO_OPTION
     """Write the receipt of *conversion*, which has tensor digests, and return its path; an older one is replaced."""
     path = receipt_path(conversion.target)
     data = json.dumps(receipt_of(conversion, options), ensure_ascii=True, indent=1).encode() + b"\n"
-    with PartFile(path, len(data)) as part:
-        try:
-            part.write_at(0, data)
-            part.sync()
-        except OSError as error:
-            raise write_error(error, path, len(data)) from error
-        part.commit(force=True)
+    write_file(path, data, force=True)
     return path
 
 

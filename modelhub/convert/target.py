@@ -112,6 +112,20 @@ class PartFile:
         self.discard()
 
 
+def write_file(path: str, data: bytes, *, force: bool) -> None:
+    """Write the file *path*, whole or not at all: with *force* in the place of what has that name.
+
+    Raises what a :class:`PartFile` raises.
+    """
+    with PartFile(path, len(data)) as part:
+        try:
+            part.write_at(0, data)
+            part.sync()
+        except OSError as error:
+            raise write_error(error, path, len(data)) from error
+        part.commit(force=force)
+
+
 def remove_abandoned(folder: str, stem: str) -> None:
     """Remove the part files in *folder* for target name *stem* whose writers are gone."""
     ours = re.compile(re.escape(f".{stem}.modelhub-") + r"\d+-[0-9a-f]{8}\.part", re.DOTALL)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 
 from modelhub import __version__
-from modelhub.convert.target import PartFile
+from modelhub.convert.target import write_file
 from modelhub.errors import SourceError, WouldOverwrite
 from modelhub.fetching.plan import Unit
 from modelhub.source import open_local, shown_address
@@ -41,10 +41,7 @@ def write_note(target: str, unit: Unit, claims: Mapping[str, object], *, salvage
     data = json.dumps(origin, indent=2, default=str).encode() + b"\n"
     check_note(target)
     path = _path(target)
-    with PartFile(path, len(data)) as part:
-        part.write_at(0, data)
-        part.sync()
-        part.commit(force=os.path.lexists(path))
+    write_file(path, data, force=os.path.lexists(path))
 
 
 def _path(target: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 
 from modelhub.tensors import BlockTensor, DType, StateDict, TensorInfo
 
@@ -16,6 +16,9 @@ _PACKED = ("qweight", "_weight_qdata", "weight_qdata", "weight._data")
 """What packed weights are called: by nunchaku and GPTQ, torchao, quanto."""
 
 _PACKED_ENDS = frozenset(name.rpartition(".")[2] for name in _PACKED)
+
+_USUAL_NAME, _USUAL_DOTS = 256, 16
+"""Characters and dots of names whose parts are remembered: those of a name of nothing but dots would take 60 kB."""
 
 _LONGEST_NAME = 512
 """Characters; longer names are no model's, and would make the index of their parts large."""
@@ -107,14 +110,17 @@ def last_parts(names: Iterable[str]) -> set[str]:
     return {name[name.rfind(".") + 1 :] for name in names}
 
 
-def _parts(names: Iterable[str]) -> tuple[set[str], set[str]]:
+def _parts(names: Mapping[str, object]) -> tuple[set[str], set[str]]:
     """Every leading part of *names*, with its dot, and the last part of each."""
-    found = list(map(_dotted, names))
+    plain = (
+        max(map(len, names), default=0) <= _USUAL_NAME
+        and max(map(str.count, names, repeat(".")), default=0) <= _USUAL_DOTS
+    )
+    found = list(map(_known_dotted if plain else _dotted, names))
     prefixes = set(chain.from_iterable([leading for leading, _ in found]))
     return prefixes, {last for _, last in found}
 
 
-@lru_cache(maxsize=1 << 15)
 def _dotted(name: str) -> tuple[tuple[str, ...], str]:
     """The leading parts of *name*, each with its dot, and its last part."""
     parents = []
@@ -124,6 +130,9 @@ def _dotted(name: str) -> tuple[tuple[str, ...], str]:
         parents.append(_one(name[:cut]))
         cut = name.rfind(".", 0, cut - 1) + 1
     return tuple(parents), _one(last)
+
+
+_known_dotted = lru_cache(maxsize=1 << 15)(_dotted)
 
 
 @lru_cache(maxsize=1 << 14)

@@ -18,7 +18,7 @@ from modelhub.convert.execute import check_target, check_unchanged, in_source_or
 from modelhub.convert.execute import execute as write_conversion
 from modelhub.convert.integrity import check_sources
 from modelhub.convert.stream import BLOCK
-from modelhub.convert.target import PartFile, write_error
+from modelhub.convert.target import PartFile, write_error, write_file
 from modelhub.convert.verify import Mark, verify
 from modelhub.errors import MergeError, ModelHubError, WouldOverwrite
 from modelhub.merge.base import Address, Told
@@ -182,7 +182,7 @@ class _Nothing:
 def write_recipe(text: str, target: str, *, force: bool, carried_out: str | None = None) -> str:
     """Write the recipe *text* beside *target*, which is written, and return its path.
 
-    The recipe that was *carried_out* is left as it is where it lies there. Raises what a :class:`PartFile` raises,
+    The recipe that was *carried_out* is left as it is where it lies there. Raises what :func:`write_file` raises,
     saying that the target is whole: it stays, since what it was made of is in its metadata too.
     """
     path = recipe_path(target)
@@ -190,13 +190,7 @@ def write_recipe(text: str, target: str, *, force: bool, carried_out: str | None
         return path
     data = text.encode(errors="surrogateescape")
     try:
-        with PartFile(path, len(data)) as part:
-            try:
-                part.write_at(0, data)
-                part.sync()
-            except OSError as error:
-                raise write_error(error, path, len(data)) from error
-            part.commit(force=force)
+        write_file(path, data, force=force)
     except ModelHubError as error:
         raise type(error)(f"{error}; {target} is whole, and has the recipe in its metadata", hint=error.hint) from error
     return path

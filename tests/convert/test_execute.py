@@ -474,3 +474,17 @@ def test_memory_stays_small(tmp_path, out):
     size, growth = map(int, done.stdout.split())
     assert size > 190 << 20
     assert growth * (1 if sys.platform == "darwin" else 1024) < 24 << 20
+
+
+def test_a_small_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A disk that is full is one sentence, for what lies beside a model too; what was there stays."""
+    path = tmp_path / "model.origin.json"
+    target_module.write_file(str(path), b"old", force=False)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(target_module, "_pwrite", full)
+    with pytest.raises(NoSpace, match=r"model\.origin\.json: no space left for it"):
+        target_module.write_file(str(path), b"new", force=True)
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("model.origin.json", b"old")]

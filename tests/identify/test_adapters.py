@@ -9,11 +9,13 @@ import pytest
 from modelhub.errors import SourceError
 from modelhub.identify import Adapter, Identity, adapters, identify_state_dict
 from modelhub.identify import modules as module_room
+from modelhub.identify import names as names_room
 from modelhub.identify.modules import Module
+from modelhub.identify.names import Names
 from modelhub.identify.probe import Probe
 from modelhub.identify.side_file import PEFT_ALPHA
 from modelhub.samples.layouts import lora
-from modelhub.tensors import DType, Packing, StorageRef, TensorInfo
+from modelhub.tensors import DType, Packing, StateDict, StorageRef, TensorInfo
 from tests.identify.build import Shape, half, holding, known, layout, reasons, state_dict
 
 Shapes = dict[str, Shape]
@@ -460,3 +462,12 @@ def test_no_long_list_is_remembered() -> None:
         before = adapters._known_outline.cache_info().misses
         assert adapter_of(known({**shapes, more: (1,) * length})).rank == 4
         assert (adapters._known_outline.cache_info().misses > before) is is_kept
+
+
+@pytest.mark.parametrize(("name", "is_kept"), [("unet.down.0.attn.to_q.weight", True), ("a." * 100 + "weight", False)])
+def test_parts_of_names_of_nothing_but_dots_are_not_remembered(name: str, is_kept: bool) -> None:
+    """A hostile library has no room in memory: each such name would take as much as hundreds of a model's."""
+    names_room._known_dotted.cache_clear()
+    tensors = {name: TensorInfo(name, DType.F16, (2,), StorageRef(name, 0, 4))}
+    assert name[: name.rfind(".") + 1] in Names(StateDict(tensors)).prefixes
+    assert (names_room._known_dotted.cache_info().currsize > 0) is is_kept
