@@ -19,6 +19,7 @@ from modelhub.blend.recipe import BLEND_KEY, read_blend, written_blend
 from modelhub.convert import judge
 from modelhub.errors import MergeError
 from modelhub.merge import Precision, Weights, check_torch
+from modelhub.merge.digesting import digesting
 
 if TYPE_CHECKING:
     from modelhub.scan import Policy
@@ -97,7 +98,10 @@ def blend(
     """
     recipe = _recipe(models, method, alpha, beta, precision)
     check_torch()
-    with plan_blend(recipe, allow_unmatched=allow_unmatched, salvage=salvage, policy=policy) as plan:
+    with (
+        plan_blend(recipe, allow_unmatched=allow_unmatched, salvage=salvage, policy=policy) as plan,
+        digesting(plan.pending) as digests,
+    ):
         from modelhub.blend.execute import execute
 
         return execute(
@@ -108,6 +112,7 @@ def blend(
             expected=recipe.digests,
             recipe=recipe.file,
             device=device,
+            digests=digests,
             progress=progress,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,7 @@ from modelhub.merge import Address
 from modelhub.merge.compute import Buffers
 from modelhub.merge.computing import Computations
 from modelhub.merge.devices import device_named
+from modelhub.merge.digesting import Digesting, digesting
 from modelhub.merge.recheck import recheck
 from modelhub.merge.writing import Computing, write_recipe
 
@@ -31,6 +33,7 @@ def execute(
     recipe: str | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    digests: Digesting | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Blend:
     """Write what *plan* says to *target*, and the recipe beside it; as :func:`modelhub.merge.execute.execute`.
@@ -58,20 +61,23 @@ def execute(
             rescaled=plan.rescaled,
         )
 
-    writer = Computing(
-        Computations(
-            plan.conversion, plan.changes, plan.rescaled, maker_of=maker_of, precision=precision, device=where
-        ),
-        pending=plan.pending,
-        expected=_expected(plan, expected),
-        others=[piece for change in plan.changes.values() for piece in change.others],
-        recheck=again if verify_tensors else None,
-        workers=threads,
-        recipe=recipe,
+    computations = Computations(
+        plan.conversion, plan.changes, plan.rescaled, maker_of=maker_of, precision=precision, device=where
     )
-    done = writer.execute(plan.conversion, path, force=force, progress=progress)
-    digests = tuple({name: writer.digests[mark] for name, mark in marks.items()} for marks in plan.recipe.digests)
-    blended = replace(plan.recipe, digests=digests)
+    with nullcontext(digests) if digests is not None else digesting(plan.pending) as reading:
+        writer = Computing(
+            computations,
+            digesting=reading,
+            pending=plan.pending,
+            expected=_expected(plan, expected),
+            others=[piece for change in plan.changes.values() for piece in change.others],
+            recheck=again if verify_tensors else None,
+            workers=threads,
+            recipe=recipe,
+        )
+        done = writer.execute(plan.conversion, path, force=force, progress=progress)
+    found = tuple({name: writer.digests[mark] for name, mark in marks.items()} for marks in plan.recipe.digests)
+    blended = replace(plan.recipe, digests=found)
     text = written_blend(blended, os.path.dirname(os.path.abspath(path)))
     beside = write_recipe(text, path, force=force, carried_out=recipe)
     return Blend(plan, done, writer.told, blended, beside, writer.checked)

@@ -28,6 +28,7 @@ from modelhub.merge.base import (
     Unmatched,
     Weights,
 )
+from modelhub.merge.digesting import digesting
 from modelhub.merge.plan import open_merge
 from modelhub.merge.recipe import RECIPE_KEY, read_recipe, recipe_path, written_recipe
 from modelhub.merge.weights import adapter_use
@@ -118,7 +119,10 @@ def merge(
     """
     recipe = _recipe(base, adapters, precision)
     check_torch()
-    with plan_merge(recipe, allow_unmatched=allow_unmatched, again=again, salvage=salvage, policy=policy) as plan:
+    with (
+        plan_merge(recipe, allow_unmatched=allow_unmatched, again=again, salvage=salvage, policy=policy) as plan,
+        digesting(plan.pending) as digests,
+    ):
         from modelhub.merge.execute import execute
 
         return execute(
@@ -129,6 +133,7 @@ def merge(
             expected=recipe.digests,
             recipe=recipe.file,
             device=device,
+            digests=digests,
             progress=progress,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -15,6 +16,7 @@ from modelhub.merge.base import Address, Merge, MergePlan
 from modelhub.merge.compute import Buffers
 from modelhub.merge.computing import Computations
 from modelhub.merge.devices import device_named
+from modelhub.merge.digesting import Digesting, digesting
 from modelhub.merge.recheck import recheck
 from modelhub.merge.recipe import written_recipe
 from modelhub.merge.writing import Computing, write_recipe
@@ -30,6 +32,7 @@ def execute(
     recipe: str | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    digests: Digesting | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Merge:
     """Write what *plan* says to *target*, and the recipe beside it.
@@ -39,7 +42,8 @@ def execute(
     blocks, and compared with what was written. *expected* are SHA-256 that the base's files must have, by name;
     *recipe* is the file of the recipe that is carried out, which stays as it is where the output's would lie.
     *progress* is told bytes as they are written, ``plan.size`` altogether. *threads* is how many tensors are computed
-    at a time, *device* what computes them, as torch names it (``cuda``).
+    at a time, *device* what computes them, as torch names it (``cuda``). *digests* is what computes the digests of the
+    base's files already.
 
     Raises :class:`MergeError` for a module that does not fit, values that are out of range or a device that is not
     there, and what :func:`modelhub.convert.execute` raises.
@@ -67,27 +71,30 @@ def execute(
     for name in expected or {}:
         if name not in marks:
             raise MergeError(f"{plan.base}: it is not the base of the recipe, which has a file {name}")
-    writer = Computing(
-        Computations(
-            plan.conversion,
-            plan.changes,
-            plan.rescaled,
-            maker_of=maker_of,
-            precision=plan.precision,
-            device=where,
-        ),
-        pending=plan.pending,
-        expected={marks[name]: sha256 for name, sha256 in (expected or {}).items()},
-        others=_pieces(plan),
-        recheck=again if verify_tensors else None,
-        workers=threads,
-        recipe=recipe,
+    computations = Computations(
+        plan.conversion,
+        plan.changes,
+        plan.rescaled,
+        maker_of=maker_of,
+        precision=plan.precision,
+        device=where,
     )
-    done = writer.execute(plan.conversion, path, force=force, progress=progress)
-    digests = {name: writer.digests[mark] for name, mark in marks.items()}
-    text = written_recipe(replace(plan.recipe, digests=digests), os.path.dirname(os.path.abspath(path)))
+    with nullcontext(digests) if digests is not None else digesting(plan.pending) as reading:
+        writer = Computing(
+            computations,
+            digesting=reading,
+            pending=plan.pending,
+            expected={marks[name]: sha256 for name, sha256 in (expected or {}).items()},
+            others=_pieces(plan),
+            recheck=again if verify_tensors else None,
+            workers=threads,
+            recipe=recipe,
+        )
+        done = writer.execute(plan.conversion, path, force=force, progress=progress)
+    found = {name: writer.digests[mark] for name, mark in marks.items()}
+    text = written_recipe(replace(plan.recipe, digests=found), os.path.dirname(os.path.abspath(path)))
     beside = write_recipe(text, path, force=force, carried_out=recipe)
-    return Merge(plan, done, writer.told, digests, beside, writer.checked)
+    return Merge(plan, done, writer.told, found, beside, writer.checked)
 
 
 def _pieces(plan: MergePlan) -> list[Piece]:

@@ -7,7 +7,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -23,6 +23,7 @@ from modelhub.convert.verify import Mark, verify
 from modelhub.errors import MergeError, ModelHubError, WouldOverwrite
 from modelhub.merge.base import Address, Told
 from modelhub.merge.compute import Buffers, Computed
+from modelhub.merge.digesting import Digesting
 from modelhub.merge.reading import bytes_of
 from modelhub.merge.recipe import lies_beside, recipe_path
 from modelhub.source import Source
@@ -39,17 +40,18 @@ _MARKED = 1 << 16
 class Computing:
     """Writes what *compute* computes and copies the rest; ``told`` and ``digests`` are there when all is written.
 
-    *pending* are files of which the SHA-256 is not known yet, and what stands for it in the outputs' headers; they are
-    read while the outputs are written, each header comes last, and ``digests`` has them by what stood for them.
-    *expected* are those that are known beforehand. *others* are what is read beside the plan's own: the checksums that
-    their files have are compared too. *recheck* computes something of the written file or folder once more. *recipe* is
-    the file of the recipe that is carried out, which may lie where the output's would.
+    *digesting* computes digests that are not known yet and for which something else stands in the outputs' headers:
+    each header comes last. *pending* are their files, *expected* those that are known beforehand, by what stands for
+    them. *others* are what is read beside the plan's own: the checksums that their files have are compared too.
+    *recheck* computes something of the written file or folder once more. *recipe* is the file of the recipe that is
+    carried out, which may lie where the output's would.
     """
 
     def __init__(
         self,
         compute: Compute,
         *,
+        digesting: Digesting,
         pending: Sequence[tuple[Source, str]] = (),
         expected: Mapping[str, str] | None = None,
         others: Iterable[Piece] = (),
@@ -61,13 +63,14 @@ class Computing:
         self.checked: Mapping[Address, float] = {}
         self.digests: Mapping[str, str] = {}
         self._compute = compute
+        self._digesting = digesting
         self._pending = pending
         self._expected = expected or {}
         read = (PlannedTensor(p.tensor.name, p.tensor.dtype, p.tensor.shape, (p,), 0, 0) for p in others)
         self._others = ConversionPlan("", (OutputFile("", b"", tuple(read), {}),))
         self._recheck = recheck
         self._recipe = recipe
-        self._workers = workers or min(os.cpu_count() or 1, _MOST_THREADS)
+        self._workers = workers or min((os.cpu_count() or 1) + 1, _MOST_THREADS)  # one waits for the disk
         self._marks: dict[tuple[str, str], tuple[Mark, ...]] = {}
         self._final: dict[str, OutputFile] = {}
         self._here = threading.local()
@@ -85,7 +88,7 @@ class Computing:
     def write(self, output: OutputFile, part: PartFile, told: Progress) -> None:
         """Compute and copy the tensors of *output*; its header comes last, since digests are in it."""
         stopped = threading.Event()
-        with Background(self._read) if not self.digests else _Nothing() as reading:
+        with Background(self._check_others) if not self.digests else nullcontext() as checking:
             pool = ThreadPoolExecutor(self._workers, thread_name_prefix="merge")
             try:
                 tasks = [
@@ -98,8 +101,9 @@ class Computing:
             finally:
                 stopped.set()
                 pool.shutdown(wait=True, cancel_futures=True)
-            if reading is not None:
-                self.digests = reading.result()
+            if checking is not None:
+                checking.result()
+                self.digests = self._digesting.result()
                 self._check_expected()
         final = self._final[output.path] = self._with_digests(output)
         try:
@@ -142,16 +146,15 @@ class Computing:
             if offset + len(data) == planned.nbytes:
                 last = data[-_MARKED:]
                 marks.append(_mark(planned.nbytes - len(last), last))
-            part.write_at(start + offset, data)
+            part.write_at(start + offset, data, direct=True)
             tell(len(data))
         with self._lock:
             if computation.told is not None:
                 self.told[address] = computation.told
             self._marks[address] = tuple(marks)
 
-    def _read(self, stopped: threading.Event) -> dict[str, str]:
+    def _check_others(self, stopped: threading.Event) -> None:
         check_sources(self._others, stopped)
-        return {mark: _sha256(source, stopped) for source, mark in self._pending}
 
     def _check_expected(self) -> None:
         for source, mark in self._pending:
@@ -169,14 +172,6 @@ class Computing:
 
 class _Stopped(Exception):
     """Raised in a thread whose work is not wanted any more."""
-
-
-class _Nothing:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def write_recipe(text: str, target: str, *, force: bool, carried_out: str | None = None) -> str:
@@ -206,18 +201,6 @@ def _finish(tasks: list[Future[None]]) -> None:
 
 def _mark(offset: int, data: memoryview) -> Mark:
     return Mark(offset, len(data), zlib.crc32(data))
-
-
-def _sha256(source: Source, stopped: threading.Event) -> str:
-    import hashlib
-
-    sha256 = hashlib.sha256()
-    buffer = memoryview(bytearray(1 << 20))
-    offset = 0
-    while not stopped.is_set() and (got := source.readinto_at(offset, buffer)):
-        sha256.update(buffer[:got])
-        offset += got
-    return sha256.hexdigest()
 
 
 @contextmanager

@@ -714,7 +714,7 @@ def test_a_wrong_byte_is_noticed(sdxl, tmp_path: Path, monkeypatch: pytest.Monke
         place = len(output.header) + planned.begin
     real = PartFile.write_at
 
-    def write_at(self: PartFile, offset: int, data: memoryview | bytes) -> None:
+    def write_at(self: PartFile, offset: int, data: memoryview | bytes, *, direct: bool = False) -> None:
         real(self, offset, bytes(len(data)) if offset == place else data)
 
     monkeypatch.setattr(PartFile, "write_at", write_at)
