@@ -35,7 +35,9 @@ from modelhub.smoke import (
     judge,
     prepare,
 )
+from modelhub.smoke.spec import CLIP
 from modelhub.source import FileStat
+from modelhub.vocabulary import WORDS
 
 KINDS = (
     "checkpoint",
@@ -175,7 +177,7 @@ class Trials:
             self._keep(before, prepared)
             return prepared
         reference = beside or self._accepted(before, asked_of(prepared))
-        clip, no_clip = self._scorer(prepared.tokenizer)
+        clip, no_clip = self._scorer(prepared.tokenizer or CLIP)
         return _Test(number, before, replace(prepared, reference=reference, clip=clip, no_clip=no_clip))
 
     def _finished(self, test: _Test, measured: Measured, *, judged: bool = True) -> SmokeResult:
@@ -186,12 +188,13 @@ class Trials:
         self._keep(test.stat, result)
         return result
 
-    def _scorer(self, tokenizer: str | None) -> tuple[ClipSpec | None, str]:
+    def _scorer(self, tokenizer: str) -> tuple[ClipSpec | None, str]:
         """What says how well an image shows its prompt; or why nothing does."""
-        if tokenizer is None:
-            return None, "not measured: without --tokenizer, words are not CLIP's tokens"
         if self._found_clip is None:
             self._found_clip = self._look_for_clip()
+        clip, _ = self._found_clip
+        if clip is not None and tokenizer == CLIP and clip.words != WORDS:
+            return None, f"not measured: {clip.path}: it has {clip.words} words, and not CLIP's {WORDS} (--tokenizer)"
         return self._found_clip
 
     def _look_for_clip(self) -> tuple[ClipSpec | None, str]:

@@ -55,7 +55,9 @@ if TYPE_CHECKING:
     help="Make a checkpoint of SD 1, SD 2 or SDXL a diffusers folder, or such a folder a checkpoint (ldm).",
 )
 @click.option(
-    "--tokenizer", metavar="DIR", help="Take the tokenizer of a diffusers folder from DIR: vocab.json, merges.txt."
+    "--tokenizer",
+    metavar="DIR",
+    help="Give a diffusers folder the tokenizer in DIR: vocab.json, merges.txt. [default: CLIP's own]",
 )
 @click.option(
     "--in-place", is_flag=True, help="Rewrite a .safetensors file under its own name, once the new one is verified."

@@ -69,7 +69,7 @@ def running(command: Callable[..., int]) -> Callable[..., int]:
         metavar="FILE|RECORD",
         help="Put adapters on this model, and take from it what parts lack. [default: one of the catalog]",
     )
-    @click.option("--tokenizer", metavar="DIR", help="Read prompts with the CLIP vocabulary in DIR.")
+    @click.option("--tokenizer", metavar="DIR", help="Read prompts with the vocabulary in DIR. [default: CLIP's own]")
     @click.option(
         "--timeout", type=click.FloatRange(1), default=1800, show_default=True, help="Seconds that one model may take."
     )

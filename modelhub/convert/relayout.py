@@ -25,6 +25,7 @@ from modelhub.convert.layouts import (
     to_ldm,
     viewed_shape,
 )
+from modelhub.convert.tokenizers import own_vocabulary
 from modelhub.errors import ConversionError, UnsupportedLayout
 from modelhub.source import Source
 from modelhub.tensors import Leftover
@@ -49,12 +50,14 @@ def as_folder(
     """The checkpoint *draft* of the file *name* as the safetensors files of a diffusers folder, by relative path, and
     the files beside them.
 
-    *prediction_type* is what the model predicts in diffusers' word, where it is known; *vocabulary* the files of CLIP's
-    tokenizer by name. Raises :class:`ConversionError` for a model without such a folder, or one that lacks something.
+    *prediction_type* is what the model predicts in diffusers' word, where it is known; *vocabulary* the files of a
+    tokenizer by name, where they are not CLIP's own. Raises :class:`ConversionError` for a model without such a folder,
+    or one that lacks something.
     """
     tensors = draft.tensors
     prefix = next((prefix for marker, prefix in _ALONE.items() if marker in tensors), "")
     tensors = {prefix + key: made for key, made in tensors.items()}
+    vocabulary = vocabulary or own_vocabulary(_shapes(tensors))
     told = Told(prediction_type, _latents(tensors), vocabulary is not None)
     layout = _laid_out(lambda: to_diffusers(_shapes(tensors), told), name)
     _refuse_strangers([key for _, key in layout.unused if key.startswith(_UNET)], name, "diffusers")

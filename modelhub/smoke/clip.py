@@ -47,7 +47,8 @@ def clip_of(path: str) -> ClipSpec:
             for name in state_dict
             if name.startswith((_TEXT, _VISION, "text_projection.", "visual_projection.", "logit_scale"))
         }
-        return ClipSpec(path, (file_of(container),), _config(state_dict), tensors)
+        words = state_dict[_NEEDED[0]].shape[:1]
+        return ClipSpec(path, (file_of(container),), _config(state_dict), tensors, *words)
 
 
 def _config(state_dict: StateDict) -> Mapping[str, object]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from modelhub.smoke.loading import Account, Files, Place, load
 from modelhub.smoke.scoring import Scorer
-from modelhub.smoke.spec import SmokeSpec
+from modelhub.smoke.spec import CLIP, SmokeSpec
 from modelhub.smoke.telling import Teller
 
 Loaded = tuple[dict[str, Any], dict[str, Account]]
@@ -39,10 +39,11 @@ class Kept:
 
     def scorer(self, spec: SmokeSpec, place: Place) -> Scorer | None:
         """What says how well an image shows its prompt, if *spec* has something that does; loaded once."""
-        if spec.clip is None or spec.tokenizer is None:
+        if spec.clip is None:
             return None
-        key = (spec.clip.files, spec.tokenizer, place)
+        tokenizer = spec.tokenizer or CLIP
+        key = (spec.clip.files, tokenizer, place)
         if self._scorer is None or self._scorer[0] != key:
             self._scorer = None
-            self._scorer = (key, Scorer(spec.clip, spec.tokenizer, place))
+            self._scorer = (key, Scorer(spec.clip, tokenizer, place))
         return self._scorer[1]

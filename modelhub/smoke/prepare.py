@@ -5,6 +5,7 @@ Only safetensors whose scan says ``safe`` are let through.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from modelhub.container import Container, open_path
@@ -15,9 +16,10 @@ from modelhub.smoke.adapters import ADAPTERS, adapter_of
 from modelhub.smoke.control import CONTROLS, control_of
 from modelhub.smoke.flow_parts import FLOWS
 from modelhub.smoke.parts import Incomplete, NotTestable, Parts, file_of, only_file, require_safe
-from modelhub.smoke.spec import UPSCALER, Check, Component, Settings, SmokeResult, SmokeSpec, TensorView
+from modelhub.smoke.spec import CLIP, UPSCALER, Check, Component, Settings, SmokeResult, SmokeSpec, TensorView
 from modelhub.smoke.unet_parts import random_parts
 from modelhub.smoke.whole_parts import MODELS, FindBase, base_parts, parts_of
+from modelhub.vocabulary import WORDS
 
 _STEPS = {"quick": 4, "standard": 20, "thorough": 20}
 _COMPARED_PROMPTS = 2
@@ -90,13 +92,19 @@ def _spec(path: str, identity: Identity, parts: Parts, settings: Settings) -> Sm
         prompts=settings.prompts if thorough else settings.prompts[:_COMPARED_PROMPTS],
         device=settings.device,
         dtype=settings.dtype,
-        tokenizer=settings.tokenizer,
+        tokenizer=settings.tokenizer or _vocabulary(parts.components),
         image_to_image=not quick and (steps > 1 or parts.pipeline not in FLOWS.values()),
         negative=settings.negative,
         seeds=seeds if thorough and parts.pipeline else (),
         t5=parts.t5,
         left_out=parts.left_out,
     )
+
+
+def _vocabulary(components: Mapping[str, Component]) -> str | None:
+    """CLIP's own, where all text encoders of CLIP's among *components* have as many words."""
+    encoders = [each for each in components.values() if each.config.get("model_type") == "clip_text_model"]
+    return CLIP if encoders and all(each.config.get("vocab_size") == WORDS for each in encoders) else None
 
 
 def _upscaler(container: Container) -> Parts:

@@ -18,7 +18,7 @@ _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258
 
 
 class Scorer:
-    """The model of *clip*, loaded at *place*; words become its tokens by the vocabulary in the folder *tokenizer*.
+    """The model of *clip*, loaded at *place*; words become its tokens by the vocabulary *tokenizer* of a spec.
 
     Raises :class:`CannotLoad` for one that is not whole.
     """

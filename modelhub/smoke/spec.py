@@ -11,6 +11,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 Outcome = Literal["passed", "suspect", "failed", "not testable"]
 Preset = Literal["quick", "standard", "thorough"]
 
+CLIP = "CLIP"
+"""The vocabulary of a test that is CLIP's own, where others are a folder."""
+
 UPSCALER = "upscaler"
 """The component that an upscaler or restorer is."""
 
@@ -32,8 +35,8 @@ class Settings:
     and any number of others, *negative* the one that guidance leads away from. ``thorough`` does what ``standard`` does
     and makes an image of each prompt at each of *seeds* (none: *seed* and the two after it). Without *seed* it is the
     first of *seeds*, or 0; without *guidance* it is the model's own, mostly 7. *device* is ``auto``, ``cpu``, ``mps``,
-    ``cuda`` or ``cuda:1``; *dtype* ``auto``, ``fp32``, ``bf16`` or ``fp16``. *tokenizer* is a folder with the
-    vocabulary of CLIP; without one, words become numbers by their checksum.
+    ``cuda`` or ``cuda:1``; *dtype* ``auto``, ``fp32``, ``bf16`` or ``fp16``. *tokenizer* is a folder with another
+    vocabulary than CLIP's own.
     """
 
     preset: Preset = "quick"
@@ -138,13 +141,14 @@ class AdapterSpec:
 
 @dataclass(frozen=True, slots=True)
 class ClipSpec:
-    """The CLIP model at *path* that an image is looked at with: the configuration of transformers' ``CLIPModel``, and
-    its tensors in *files*."""
+    """The CLIP model at *path* that an image is looked at with: the configuration of transformers' ``CLIPModel``, its
+    tensors in *files*, and how many words it knows."""
 
     path: str
     files: tuple[TensorFile, ...]
     config: Mapping[str, object]
     tensors: Mapping[str, TensorView]
+    words: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,8 @@ class SmokeSpec:
     *adapter*, all of these are those of the model that it is put on, *base* (``None``: one of random weights).
     *reference* is a PNG file that the image is compared with; with *image_to_image* a model for text starts from a
     picture as well; of every prompt at each of *seeds*, where there are any, an image more is made. *clip* says how
-    well the image shows its prompt, or *no_clip* why nothing does. *t5* is the file of T5's tokenizer; *left_out* says
+    well the image shows its prompt, or *no_clip* why nothing does. *tokenizer* is a folder with a vocabulary, or
+    :data:`CLIP`; ``None``: words become numbers by their checksum. *t5* is the file of T5's tokenizer; *left_out* says
     what of the model is not run, and why. Without an adapter, *base* is the model that gave what this one lacks.
     """
 

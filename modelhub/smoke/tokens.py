@@ -1,8 +1,8 @@
-"""Prompts as token ids: by CLIP's vocabulary, where the user has it, else by a stand-in of our own.
+"""Prompts as token ids: by CLIP's vocabulary, or, for an encoder that has other words, by a stand-in of our own.
 
-No checkpoint contains the vocabulary. The stand-in makes each word a number that depends on its letters alone, between
-the marks of start and end as CLIP has them. With it an image shows what a model is capable of, not what the prompt
-says; that two prompts differ, and whether that makes a difference, it shows as well.
+The stand-in makes each word a number that depends on its letters alone, between the marks of start and end as CLIP has
+them. With it an image shows what a model is capable of, not what the prompt says; that two prompts differ, and whether
+that makes a difference, it shows as well.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-STAND_IN = "stand-in"
-"""How a result calls the tokenizer of our own."""
+from modelhub import vocabulary
+from modelhub.smoke.spec import CLIP
 
 _LENGTH = 77
 """Tokens of every prompt: the positions of CLIP."""
@@ -41,18 +42,19 @@ class StandIn:
 
 
 class Clip:
-    """CLIP's own tokenizer, from the vocabulary in *folder* (or in ``tokenizer`` there); transformers reads the words,
-    and nothing else of the folder."""
+    """A tokenizer of CLIP's, of the ids of its *words* and of its *merges*; transformers takes the text apart."""
 
-    def __init__(self, folder: str, length: int = _LENGTH, padding: int | None = None) -> None:
+    def __init__(
+        self,
+        words: Mapping[str, int],
+        merges: Iterable[tuple[str, ...]],
+        length: int = _LENGTH,
+        padding: int | None = None,
+    ) -> None:
         from transformers import CLIPTokenizer
 
-        place = folder if os.path.isfile(os.path.join(folder, "vocab.json")) else os.path.join(folder, "tokenizer")
-        with open(os.path.join(place, "vocab.json"), encoding="utf-8") as file:
-            vocabulary = json.load(file)
-        with open(os.path.join(place, "merges.txt"), encoding="utf-8") as file:
-            pairs: Any = [tuple(row.split()) for row in file if not row.startswith("#version") and row.strip()]
-        self._tokenizer: Any = CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=length)
+        pairs: Any = list(merges)
+        self._tokenizer: Any = CLIPTokenizer(vocab=dict(words), merges=pairs, model_max_length=length)
         self._length = length
         self._padding = padding
 
@@ -80,10 +82,22 @@ class T5:
         return ids + [0] * (self._length - len(ids))
 
 
-def tokenizer_for(config: Any, folder: str | None) -> Tokenizer:
-    """The tokenizer of an encoder with the transformers *config*: CLIP's from *folder*, or the stand-in."""
+def tokenizer_for(config: Any, named: str | None) -> Tokenizer:
+    """The tokenizer of an encoder with the transformers *config*: of the vocabulary in the folder *named*, CLIP's own,
+    or the stand-in (``None``)."""
     padding = None if config.hidden_act == "quick_gelu" else 0
     length = config.max_position_embeddings
-    if folder is None:
+    if named is None:
         return StandIn(config.vocab_size, length, padding)
-    return Clip(folder, length, padding)
+    if named == CLIP:
+        return Clip(vocabulary.ids(), vocabulary.merges(), length, padding)
+    return Clip(*_read(named), length, padding)
+
+
+def _read(folder: str) -> tuple[Mapping[str, int], list[tuple[str, ...]]]:
+    """The words and merges in *folder* (or in ``tokenizer`` there); nothing else of it is read."""
+    place = folder if os.path.isfile(os.path.join(folder, "vocab.json")) else os.path.join(folder, "tokenizer")
+    with open(os.path.join(place, "vocab.json"), encoding="utf-8") as file:
+        words = json.load(file)
+    with open(os.path.join(place, "merges.txt"), encoding="utf-8") as file:
+        return words, [tuple(row.split()) for row in file if not row.startswith("#version") and row.strip()]

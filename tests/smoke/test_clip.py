@@ -17,6 +17,7 @@ from modelhub.smoke.loading import place_of
 from modelhub.smoke.prepare import prepare
 from modelhub.smoke.run import Measured
 from modelhub.smoke.scoring import Scorer
+from modelhub.smoke.spec import CLIP
 from modelhub.trials import Trials
 from tests.smoke.course import carried_out, outcomes, unpassed
 from tests.smoke.test_checks import MODEL, spec_of
@@ -112,6 +113,24 @@ def test_a_clip_model_of_odd_shapes_is_none(tmp_path: Path) -> None:
                 clip_of(save(weights, tmp_path / "clip.safetensors", torch.float32))
 
 
+def test_a_model_with_clips_words_is_given_clips_vocabulary(tmp_path: Path) -> None:
+    """Its prompts are tokens that it was taught; a model of other words has the stand-in, unless a folder is named."""
+    weights = healthy("sd-1")
+    name = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+    few = prepare(save(weights, tmp_path / "few.safetensors", torch.float16), SETTINGS)
+    weights[name] = torch.randn(49_408, weights[name].shape[1], generator=torch.Generator().manual_seed(1)) * 0.02
+    path = save(weights, tmp_path / "all.safetensors", torch.float16)
+    spec = prepare(path, SETTINGS)
+    assert isinstance(few, SmokeSpec)
+    assert isinstance(spec, SmokeSpec)
+    assert (few.tokenizer, spec.tokenizer) == (None, CLIP)
+    result = carried_out(spec, tmp_path)
+    assert (result.outcome, result.facts["tokenizer"]) == ("passed", "CLIP"), result.sentence
+    other = prepare(path, replace(SETTINGS, tokenizer=str(tmp_path)))
+    assert isinstance(other, SmokeSpec)
+    assert other.tokenizer == str(tmp_path)
+
+
 @pytest.mark.parametrize(("own", "other", "found"), [(0.3, 0.2, {}), (0.2, 0.2, {"clip.score": "suspect"})])
 def test_an_image_that_fits_another_prompt_better_is_suspect(own: float, other: float, found: dict[str, str]) -> None:
     """The two prompts of the test are held against each other: no threshold is needed."""
@@ -120,13 +139,16 @@ def test_an_image_that_fits_another_prompt_better_is_suspect(own: float, other: 
 
 
 def test_without_a_clip_model_it_is_said_that_nothing_is_measured(tmp_path: Path, vocabulary: str) -> None:
-    """No vocabulary, none in the catalog, one that is named and is none: each is a reason, and no fault."""
+    """None in the catalog, one that is named and is none, one of other words: each is a reason, and no fault."""
     path = save(healthy("sd-1"), tmp_path / "model.safetensors")
     with Trials(None, SETTINGS, Limits()) as trials:
-        assert trials._scorer(None) == (None, "not measured: without --tokenizer, words are not CLIP's tokens")
-        assert trials._scorer(vocabulary)[1] == "not measured: the catalog has no CLIP model with both towers (--clip)"
+        assert trials._scorer(CLIP)[1] == "not measured: the catalog has no CLIP model with both towers (--clip)"
     with Trials(None, SETTINGS, Limits(), clip=path) as trials:
-        assert "it is no CLIP model with both towers" in trials._scorer(vocabulary)[1]
+        assert "it is no CLIP model with both towers" in trials._scorer(CLIP)[1]
+    clip = save(clip_weights(), tmp_path / "clip.safetensors", torch.float32)
+    with Trials(None, SETTINGS, Limits(), clip=clip) as trials:
+        assert f"it has {VOCABULARY} words, and not CLIP's 49408 (--tokenizer)" in trials._scorer(CLIP)[1]
+        assert trials._scorer(vocabulary)[0] is not None
     result = judge(replace(spec_of("checkpoint"), no_clip="not measured: x"), Measured(MODEL))
     assert result.facts["clip"] == "not measured: x"
     with pytest.raises(NotTestable, match="no CLIP model with both towers"):

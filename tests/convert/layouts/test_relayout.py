@@ -138,6 +138,28 @@ def test_a_folder_with_a_tokenizer_is_a_whole_pipeline(sd1: Path, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "theirs"]
 
 
+@pytest.mark.parametrize("architecture", ["sd-1", "sd-2", "sdxl"])
+def test_a_folder_has_clips_own_tokenizers(architecture: Architecture, tmp_path: Path) -> None:
+    """Of encoders with as many words as CLIP has; the folder is whole then, and becomes the same checkpoint again."""
+    transformers = pytest.importorskip("transformers")
+    weights = weights_of(architecture)
+    for name, tensor in weights.items():
+        if name.endswith("token_embedding.weight"):
+            weights[name] = torch.ones(49_408, tensor.shape[1]).half()
+    save_file(weights, tmp_path / "a.safetensors", FORMAT)
+    plan = lay_out(tmp_path / "a.safetensors", tmp_path / "a")
+    assert not any("tokenizer" in note for note in plan.notes)
+    index = json.loads((tmp_path / "a" / "model_index.json").read_text())
+    parts = [part for part in index if part.startswith("tokenizer")]
+    assert parts == (["tokenizer", "tokenizer_2"] if architecture == "sdxl" else ["tokenizer"])
+    for part in parts:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path / "a" / part)
+        assert tokenizer("a horse")["input_ids"] == [49406, 320, 4558, 49407]
+        assert tokenizer.pad_token == ("<|endoftext|>" if part == "tokenizer" and architecture != "sd-2" else "!")
+    put_together(tmp_path / "a", tmp_path / "b.safetensors")
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+
+
 def test_the_scheduler_is_that_of_what_the_model_predicts(tmp_path: Path) -> None:
     """v-prediction, its SDXL markers and zero terminal SNR reach the scheduler's configuration."""
     scheduler = Path("scheduler") / "scheduler_config.json"
