@@ -19,7 +19,7 @@ from modelhub.blend.recipe import BLEND_KEY, read_blend, written_blend
 from modelhub.convert import judge
 from modelhub.errors import MergeError
 from modelhub.merge import Precision, Weights, check_torch
-from modelhub.merge.digesting import digesting
+from modelhub.merge.digesting import KnownDigests, digesting
 
 if TYPE_CHECKING:
     from modelhub.scan import Policy
@@ -89,18 +89,20 @@ def blend(
     force: bool = False,
     verify_tensors: int = 0,
     device: str = "cpu",
+    known: KnownDigests | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Blend:
     """Blend *models* and write *target*, a safetensors file, or a folder where A is one.
 
-    The other parameters are those of :func:`plan_blend` and :func:`modelhub.blend.execute.execute`; so are the errors,
-    and :class:`MissingExtra` without torch.
+    *known* are digests of files that need not be computed where they are those of the models' files. The other
+    parameters are those of :func:`plan_blend` and :func:`modelhub.blend.execute.execute`; so are the errors, and
+    :class:`MissingExtra` without torch.
     """
     recipe = _recipe(models, method, alpha, beta, precision)
     check_torch()
     with (
         plan_blend(recipe, allow_unmatched=allow_unmatched, salvage=salvage, policy=policy) as plan,
-        digesting(plan.pending) as digests,
+        digesting(plan.pending, known) as digests,
     ):
         from modelhub.blend.execute import execute
 

@@ -88,3 +88,9 @@ class Blend:
     recipe: BlendRecipe
     recipe_path: str
     checked: Mapping[Address, float] = field(default_factory=dict)
+
+    @property
+    def read(self) -> tuple[tuple[Source, str], ...]:
+        """The models' files, and the SHA-256 of each."""
+        found = [sha256 for digests in self.recipe.digests for sha256 in digests.values()]
+        return tuple((source, sha256) for (source, _), sha256 in zip(self.plan.pending, found, strict=True))

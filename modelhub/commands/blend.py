@@ -8,7 +8,7 @@ import click
 
 from modelhub.commands import making
 from modelhub.commands.computing import computing
-from modelhub.commands.deriving import answer, digest_at, named_target, progress_of, remember
+from modelhub.commands.deriving import answer, digest_at, known_digests, named_target, progress_of, remember
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def command(
             force=force,
             verify_tensors=verify_tensors,
             device=device,
+            known=known_digests(wanted.models, catalog, sink),
             progress=progress,
         )
     if catalog is not None:
@@ -118,4 +119,6 @@ def _remember(done: Blend, catalog: str, sink: Sink) -> None:
         for path, digests, role in zip(done.recipe.models, done.recipe.digests, roles, strict=False)
     ]
     params = {"recipe": written_blend(done.recipe)}
-    remember("blend", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)
+    remember(
+        "blend", target=done.conversion.target, inputs=inputs, params=params, read=done.read, catalog=catalog, sink=sink
+    )

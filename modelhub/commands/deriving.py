@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelhub.commands import ExitCode
+from modelhub.errors import CatalogError, SettingsError
 from modelhub.report.plain import Line
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
-    from modelhub.source import Digest
+    from modelhub.source import Digest, FileStat, Source
 
 
 @contextmanager
@@ -45,21 +47,49 @@ def answer(
     return ExitCode.OK
 
 
+def known_digests(paths: Iterable[str], catalog: str | None, sink: Sink) -> Mapping[FileStat, str]:
+    """The SHA-256 that *catalog*, or else the one of the user's settings, has of the files at *paths*, by their stats.
+
+    Raises :class:`CatalogError` for a *catalog* that cannot be asked; settings that cannot be followed are passed over.
+    """
+    from modelhub.config import load_settings
+
+    try:
+        settings = load_settings(catalog=catalog)
+        if settings.catalog is None:
+            return {}
+        from modelhub.commands.filters import open_settled_catalog
+
+        with open_settled_catalog(settings, sink, make=False) as opened:
+            return opened.digests.at([os.path.abspath(path) for path in paths])
+    except (CatalogError, SettingsError) as error:
+        if catalog is not None:
+            raise
+        sink.note(f"{error}: digests are computed")
+        return {}
+
+
 def remember(
     kind: str,
     *,
     target: str,
     inputs: Sequence[tuple[Digest, str]],
     params: Mapping[str, object],
+    read: Iterable[tuple[Source, str]] = (),
     catalog: str,
     sink: Sink,
 ) -> None:
-    """Write down in *catalog* that *target*, a file or a folder, was made of *inputs*, each with its role."""
+    """Write down in *catalog* that *target*, a file or a folder, was made of *inputs*, each with its role.
+
+    The SHA-256 of the files that were *read* is written down too where the catalog has a file and lacks it.
+    """
     from modelhub import __version__
     from modelhub.commands.filters import open_settled_catalog
     from modelhub.config import load_settings
+    from modelhub.source import LocalSource
 
     with open_settled_catalog(load_settings(catalog=catalog), sink) as opened:
+        opened.digests.learn({file.stat: sha256 for file, sha256 in read if isinstance(file, LocalSource)})
         opened.derive(kind, output=digest_at(target), inputs=inputs, params=params, version=__version__)
 
 

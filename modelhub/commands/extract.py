@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from modelhub.commands import making
-from modelhub.commands.deriving import answer, digest_at, named_target, progress_of, remember
+from modelhub.commands.deriving import answer, digest_at, known_digests, named_target, progress_of, remember
 from modelhub.commands.ranks import choosing_ranks
 from modelhub.report.sink import Sink
 
@@ -73,6 +73,7 @@ def command(
             allow_unmatched=allow_unmatched,
             salvage=salvage,
             force=force,
+            known=known_digests((tuned, base), catalog, sink),
             progress=progress,
         )
     if catalog is not None:
@@ -86,4 +87,12 @@ def _remember(done: Extraction, catalog: str, sink: Sink) -> None:
     models = (("tuned", done.plan.tuned), ("base", done.plan.base))
     inputs = [(digest_at(path, done.digests[role]), role) for role, path in models]
     params = rule_dict(done.plan.rule) | {"exact": done.plan.exact}
-    remember("extract", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)
+    remember(
+        "extract",
+        target=done.conversion.target,
+        inputs=inputs,
+        params=params,
+        read=done.read,
+        catalog=catalog,
+        sink=sink,
+    )

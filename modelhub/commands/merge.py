@@ -9,7 +9,7 @@ import click
 
 from modelhub.commands import making
 from modelhub.commands.computing import computing
-from modelhub.commands.deriving import answer, digest_at, named_target, progress_of, remember
+from modelhub.commands.deriving import answer, digest_at, known_digests, named_target, progress_of, remember
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def command(
             force=force,
             verify_tensors=verify_tensors,
             device=device,
+            known=known_digests([wanted.base], catalog, sink),
             progress=progress,
         )
     if catalog is not None:
@@ -104,4 +105,6 @@ def _remember(done: Merge, catalog: str, sink: Sink) -> None:
     inputs = [(digest_at(done.plan.base, done.digests), "base")]
     inputs += [(Digest(each.sha256), f"adapter {number}") for number, each in enumerate(done.plan.adapters, 1)]
     params = {"recipe": written_recipe(replace(done.plan.recipe, digests=done.digests))}
-    remember("merge", target=done.conversion.target, inputs=inputs, params=params, catalog=catalog, sink=sink)
+    remember(
+        "merge", target=done.conversion.target, inputs=inputs, params=params, read=done.read, catalog=catalog, sink=sink
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
 
@@ -14,7 +15,7 @@ from modelhub.db.facts import settle
 from modelhub.db.places import ToHash
 from modelhub.db.recording import index_record
 from modelhub.db.schema import component, content, content_digest, header, identification, location, record, search_text
-from modelhub.db.text import name_for
+from modelhub.db.text import name_for, path_key
 from modelhub.errors import CatalogError
 from modelhub.source import FileStat
 from modelhub.source.digests import Part
@@ -97,8 +98,7 @@ class Digests:
                 if row.proven and (row.content_id in begun or not row.lacking):
                     continue
                 begun.add(row.content_id)
-                stat = FileStat(row.path, row.size, int(row.mtime_ns), int(row.device), int(row.inode))
-                chosen.append(ToHash(row.id, row.content_id, stat, row.is_folder))
+                chosen.append(ToHash(row.id, row.content_id, _stat(row), row.is_folder))
             return chosen
 
         return self._store.read(work)
@@ -114,34 +114,83 @@ class Digests:
             raise CatalogError(f"{place.stat.path}: its digests have no SHA-256")
 
         def work(connection: Connection) -> None:
-            unchanged = and_(
-                location.c.id == place.place_id,
-                location.c.live_key.is_not(None),
-                *(location.c[name] == value for name, value in search.stamp(place.stat).items()),
-            )
-            row = connection.execute(
-                select(location.c.content_id, content.c.sha256)
-                .join(content, location.c.content_id == content.c.id)
-                .where(unchanged)
-            ).one_or_none()
-            if row is None:
+            content_id = _prove(connection, place, digests["sha256"])
+            if content_id is None:
                 return
-            sha256 = digests["sha256"]
-            content_id = row.content_id
-            known = connection.scalar(select(content.c.id).where(content.c.sha256 == sha256))
-            if row.sha256 is None and known is None:
-                connection.execute(update(content).where(content.c.id == content_id).values(sha256=sha256))
-            elif row.sha256 is None and known is not None:
-                merging.merge(connection, content_id, known)
-                content_id = known
-            elif row.sha256 != sha256:
-                content_id = _part(connection, place, content_id, known, sha256)
-            connection.execute(update(location).where(location.c.id == place.place_id).values(proven=True))
             _put_computed(connection, content_id, digests)
             if components:
                 _put_components(connection, content_id, components)
 
         self._store.write(work)
+
+    def at(self, paths: Sequence[str]) -> dict[FileStat, str]:
+        """The SHA-256 of the files at the absolute *paths*, as far as they are known, each by what the file system
+        said of the file when its bytes were read."""
+        wanted = (
+            select(location, content.c.sha256)
+            .join(content, location.c.content_id == content.c.id)
+            .where(
+                location.c.live_key.in_(map(path_key, paths)),
+                location.c.proven,
+                ~location.c.is_folder,
+                content.c.sha256.is_not(None),
+            )
+        )
+        rows = self._store.read(lambda connection: connection.execute(wanted).all())
+        return {_stat(row): row.sha256 for row in rows}
+
+    def learn(self, found: Mapping[FileStat, str]) -> None:
+        """Write down SHA-256 that were computed elsewhere, of those files of which the catalog has none.
+
+        As :meth:`put`, without the other digests. A file that the catalog has not, or has as another, is passed over.
+        """
+
+        def work(connection: Connection) -> None:
+            for stat, sha256 in found.items():
+                row = connection.execute(
+                    select(location)
+                    .join(content, location.c.content_id == content.c.id)
+                    .where(
+                        location.c.live_key == path_key(stat.path),
+                        ~location.c.is_folder,
+                        or_(content.c.sha256.is_(None), ~location.c.proven),
+                    )
+                ).one_or_none()
+                if row is not None:
+                    _prove(connection, ToHash(row.id, row.content_id, stat, row.is_folder), sha256)
+
+        self._store.write(work)
+
+
+def _stat(row: Any) -> FileStat:
+    return FileStat(row.path, row.size, int(row.mtime_ns), int(row.device), int(row.inode))
+
+
+def _prove(connection: Connection, place: ToHash, sha256: str) -> int | None:
+    """Let the bytes at *place* be those of *sha256*, and say which content that is; ``None`` if it has changed."""
+    unchanged = and_(
+        location.c.id == place.place_id,
+        location.c.live_key.is_not(None),
+        *(location.c[name] == value for name, value in search.stamp(place.stat).items()),
+    )
+    row = connection.execute(
+        select(location.c.content_id, content.c.sha256)
+        .join(content, location.c.content_id == content.c.id)
+        .where(unchanged)
+    ).one_or_none()
+    if row is None:
+        return None
+    content_id: int = row.content_id
+    known = connection.scalar(select(content.c.id).where(content.c.sha256 == sha256))
+    if row.sha256 is None and known is None:
+        connection.execute(update(content).where(content.c.id == content_id).values(sha256=sha256))
+    elif row.sha256 is None and known is not None:
+        merging.merge(connection, content_id, known)
+        content_id = known
+    elif row.sha256 != sha256:
+        content_id = _part(connection, place, content_id, known, sha256)
+    connection.execute(update(location).where(location.c.id == place.place_id).values(proven=True))
+    return content_id
 
 
 def _put_computed(connection: Connection, content_id: int, digests: Mapping[str, str]) -> None:

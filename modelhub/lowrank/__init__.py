@@ -28,6 +28,7 @@ from modelhub.lowrank.base import (
 from modelhub.lowrank.extract_plan import open_extract
 from modelhub.lowrank.resize_plan import open_resize
 from modelhub.merge import check_torch
+from modelhub.merge.digesting import KnownDigests, digesting
 
 if TYPE_CHECKING:
     from modelhub.scan import Policy
@@ -111,27 +112,32 @@ def extract(
     salvage: bool = False,
     policy: Policy | None = None,
     force: bool = False,
+    known: KnownDigests | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Extraction:
     """Write the LoRA that makes *tuned* of *base* to *target*, in sd-scripts' names.
 
-    The other parameters are those of :func:`plan_extract` and :func:`modelhub.lowrank.extracting.execute`; so are the
-    errors, and :class:`MissingExtra` without torch.
+    *known* are digests of files that need not be computed where they are those of the models' files. The other
+    parameters are those of :func:`plan_extract` and :func:`modelhub.lowrank.extracting.execute`; so are the errors, and
+    :class:`MissingExtra` without torch.
     """
     check_torch()
-    with plan_extract(
-        tuned,
-        base,
-        rule,
-        dtype=dtype,
-        exact=exact,
-        allow_unmatched=allow_unmatched,
-        salvage=salvage,
-        policy=policy,
-    ) as plan:
+    with (
+        plan_extract(
+            tuned,
+            base,
+            rule,
+            dtype=dtype,
+            exact=exact,
+            allow_unmatched=allow_unmatched,
+            salvage=salvage,
+            policy=policy,
+        ) as plan,
+        digesting(plan.pending, known) as digests,
+    ):
         from modelhub.lowrank.extracting import execute
 
-        return execute(plan, target, force=force, progress=progress)
+        return execute(plan, target, force=force, digests=digests, progress=progress)
 
 
 @contextmanager

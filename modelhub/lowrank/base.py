@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from modelhub.convert import Conversion, Piece
+from modelhub.convert import Conversion, ConversionPlan, OutputFile, Piece, PlannedTensor
 from modelhub.merge import Unmatched
 from modelhub.source import Source
 
@@ -93,6 +93,25 @@ class ExtractPlan:
     salvaged: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def reading(self) -> ConversionPlan:
+        """Everything that is read, as a plan whose sources can be checked."""
+        pieces = [piece for module in self.modules for part in module.parts for piece in (part.tuned, part.base)]
+        pieces += [piece for pair in self.others.values() for piece in pair]
+        planned = (PlannedTensor(p.tensor.name, p.tensor.dtype, p.tensor.shape, (p,), 0, 0) for p in pieces)
+        return ConversionPlan(self.tuned, (OutputFile("", b"", tuple(planned), {}),))
+
+    @property
+    def pending(self) -> tuple[tuple[Source, str], ...]:
+        """The files that are read, whose digests are told, and a name for each."""
+        read = {id(source) for source in self.reading.sources()}
+        return tuple(
+            (source, f"{model}/{name}")
+            for model, files in self.files.items()
+            for name, source in files.items()
+            if id(source) in read
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
@@ -106,6 +125,16 @@ class Extraction:
     same: int
     left: Mapping[str, tuple[float, float]]
     digests: Mapping[str, Mapping[str, str]]
+
+    @property
+    def read(self) -> tuple[tuple[Source, str], ...]:
+        """The models' files, and the SHA-256 of each."""
+        return tuple(
+            (source, self.digests[model][name])
+            for model, files in self.plan.files.items()
+            for name, source in files.items()
+            if name in self.digests[model]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,14 @@ import math
 import os
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from modelhub import __version__
-from modelhub.convert import SALVAGED_KEY, ConversionPlan, OutputFile, PlannedTensor
+from modelhub.convert import SALVAGED_KEY
 from modelhub.convert.background import Background
 from modelhub.convert.execute import check_target, check_unchanged
 from modelhub.convert.integrity import check_sources
@@ -25,6 +25,7 @@ from modelhub.lowrank.differences import changes, difference
 from modelhub.lowrank.spool import TYPES, Spool
 from modelhub.lowrank.working import worked
 from modelhub.merge.compute import Buffers
+from modelhub.merge.digesting import Digesting, digesting
 from modelhub.tensors import DType
 
 EXTRACT_KEY = "modelhub.extract"
@@ -39,31 +40,34 @@ def execute(
     target: str | os.PathLike[str],
     *,
     force: bool = False,
+    digests: Digesting | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Extraction:
     """Write the LoRA that *plan* says to *target*; *progress* is told the bytes of *tuned* as they are done.
 
-    Modules that did not change are left out. Raises :class:`MergeError` where the models are the same, or a difference
-    is not finite or out of range, and what :func:`modelhub.convert.execute` raises.
+    Modules that did not change are left out. *digests* is what computes the digests of the models' files already.
+    Raises :class:`MergeError` where the models are the same, or a difference is not finite or out of range, and what
+    :func:`modelhub.convert.execute` raises.
     """
     path = os.fspath(target)
-    read = _read(plan)
+    read = plan.reading
     check_target(read, path, force=force, merging=True)
     kept: dict[str, Kept] = {}
     same = 0
     dtype = TYPES[plan.dtype]
     with (
-        Background(lambda stopped: check_sources(read, stopped, digest=True)) as reading,
+        Background(lambda stopped: check_sources(read, stopped)) as checking,
+        nullcontext(digests) if digests is not None else digesting(plan.pending) as reading,
         Spool(path) as spool,
         closing(_extracted(plan)) as modules,
     ):
-        for module, found in modules:
-            if found is not None:
-                kept[module.name] = found.kept
+        for module, factors in modules:
+            if factors is not None:
+                kept[module.name] = factors.kept
                 ones = (1,) * len(module.shape[2:])
-                spool.add(f"{module.name}.lora_up.weight", found.up.reshape(-1, found.kept.rank, *ones), dtype)
-                spool.add(f"{module.name}.lora_down.weight", found.down.reshape(-1, *module.shape[1:]), dtype)
-                spool.add(f"{module.name}.alpha", torch.tensor(float(found.kept.rank)), DType.F32)
+                spool.add(f"{module.name}.lora_up.weight", factors.up.reshape(-1, factors.kept.rank, *ones), dtype)
+                spool.add(f"{module.name}.lora_down.weight", factors.down.reshape(-1, *module.shape[1:]), dtype)
+                spool.add(f"{module.name}.alpha", torch.tensor(float(factors.kept.rank)), DType.F32)
             else:
                 same += 1
             if progress is not None:
@@ -71,14 +75,15 @@ def execute(
         left = dict(changes(plan.others))
         if not kept:
             raise MergeError(f"{plan.tuned}: it differs from {plan.base} in no module that a LoRA is made of")
-        sha256 = {each.source.name: each.digest.sha256 for each in reading.result() if each.digest is not None}
-        digests = {
-            model: {name: sha256[source.name] for name, source in files.items() if source.name in sha256}
+        checking.result()
+        sha256 = reading.result()
+        found = {
+            model: {name: sha256[f"{model}/{name}"] for name in files if f"{model}/{name}" in sha256}
             for model, files in plan.files.items()
         }
         check_unchanged(read)
-        conversion = spool.write({}, _metadata(plan, kept, digests), force=force)
-    return Extraction(plan, conversion, kept, same, left, digests)
+        conversion = spool.write({}, _metadata(plan, kept, found), force=force)
+    return Extraction(plan, conversion, kept, same, left, found)
 
 
 class _Factors(NamedTuple):
@@ -107,14 +112,6 @@ def _factors(module: ExtractedModule, plan: ExtractPlan, buffers: Buffers) -> _F
     found = decompose(matrix, plan.rule, plan.rule.most(kernel=module.kernel), exact=plan.exact)
     share = min(1.0, float(found.values.square().sum()) / found.energy)
     return _Factors(Kept(None, len(found.values), math.sqrt(found.energy), share), *balanced(found))
-
-
-def _read(plan: ExtractPlan) -> ConversionPlan:
-    """Everything that is read, as a plan whose sources can be checked."""
-    pieces = [piece for module in plan.modules for part in module.parts for piece in (part.tuned, part.base)]
-    pieces += [piece for pair in plan.others.values() for piece in pair]
-    planned = (PlannedTensor(p.tensor.name, p.tensor.dtype, p.tensor.shape, (p,), 0, 0) for p in pieces)
-    return ConversionPlan(plan.tuned, (OutputFile("", b"", tuple(planned), {}),))
 
 
 def _metadata(plan: ExtractPlan, kept: Mapping[str, Kept], digests: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

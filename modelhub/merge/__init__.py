@@ -28,7 +28,7 @@ from modelhub.merge.base import (
     Unmatched,
     Weights,
 )
-from modelhub.merge.digesting import digesting
+from modelhub.merge.digesting import KnownDigests, digesting
 from modelhub.merge.plan import open_merge
 from modelhub.merge.recipe import RECIPE_KEY, read_recipe, recipe_path, written_recipe
 from modelhub.merge.weights import adapter_use
@@ -41,6 +41,7 @@ __all__ = [
     "AdapterUse",
     "Address",
     "Change",
+    "KnownDigests",
     "Merge",
     "MergePlan",
     "Precision",
@@ -110,18 +111,20 @@ def merge(
     force: bool = False,
     verify_tensors: int = 0,
     device: str = "cpu",
+    known: KnownDigests | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Merge:
     """Merge *adapters* into *base* and write *target*, a safetensors file, or a folder where *base* is one.
 
-    The other parameters are those of :func:`plan_merge` and :func:`modelhub.merge.execute.execute`; so are the errors,
-    and :class:`MissingExtra` without torch.
+    *known* are digests of files that need not be computed where they are those of the base's files. The other
+    parameters are those of :func:`plan_merge` and :func:`modelhub.merge.execute.execute`; so are the errors, and
+    :class:`MissingExtra` without torch.
     """
     recipe = _recipe(base, adapters, precision)
     check_torch()
     with (
         plan_merge(recipe, allow_unmatched=allow_unmatched, again=again, salvage=salvage, policy=policy) as plan,
-        digesting(plan.pending) as digests,
+        digesting(plan.pending, known) as digests,
     ):
         from modelhub.merge.execute import execute
 

@@ -211,3 +211,9 @@ class Merge:
     digests: Mapping[str, str]
     recipe_path: str
     checked: Mapping[Address, float] = field(default_factory=dict)
+
+    @property
+    def read(self) -> tuple[tuple[Source, str], ...]:
+        """The base's files, and the SHA-256 of each."""
+        names = {mark: name for name, mark in self.plan.recipe.digests.items()}
+        return tuple((source, self.digests[names[mark]]) for source, mark in self.plan.pending)

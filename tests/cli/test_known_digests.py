@@ -1,0 +1,136 @@
+"""Digests of models that the catalog knows are taken from there, and those that it lacks are given to it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from modelhub.convert.background import Stopped
+from modelhub.source import Source
+from tests.cli.run import Ran, modelhub
+from tests.merge.build import base_weights
+
+TO_K = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+LORA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+CATALOG = ("--catalog", "c.db")
+COMMANDS = {
+    "merge": ("merge", "models/base.safetensors", "--lora", "a.safetensors"),
+    "blend": ("blend", "models/base.safetensors", "models/tuned.safetensors"),
+    "extract": ("extract", "models/tuned.safetensors", "models/base.safetensors"),
+}
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The small SD 1 ``models/base.safetensors``, a tuned one beside it, a LoRA; and which files are read for their
+    digests."""
+    Path("models").mkdir()
+    weights = base_weights("sd-1")
+    save_file(weights, "models/base.safetensors", {"format": "pt"})
+    change = torch.randn(weights[TO_K].shape, generator=torch.Generator().manual_seed(2)) * 0.2
+    save_file(weights | {TO_K: (weights[TO_K] + change).half()}, "models/tuned.safetensors", {"format": "pt"})
+    up, down = torch.ones(weights[TO_K].shape[0], 2), torch.ones(2, 768)
+    save_file({f"{LORA}.lora_up.weight": up, f"{LORA}.lora_down.weight": down}, "a.safetensors")
+    seen: list[str] = []
+    digesting = importlib.import_module("modelhub.merge.digesting")
+    compute = digesting._sha256
+
+    def counted(source: Source, stopped: Stopped) -> str:
+        seen.append(os.path.basename(source.name))
+        sha256: str = compute(source, stopped)
+        return sha256
+
+    monkeypatch.setattr(digesting, "_sha256", counted)
+    return seen
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _said(path: str) -> str:
+    with safe_open(path, "pt") as file:
+        return " ".join(file.metadata().values())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_models_in_the_catalog_are_not_read_for_their_digests(command: str, read: list[str]) -> None:
+    """What was taken in and has not changed since is told by the digest that the catalog computed; whatever changed is
+    read."""
+    assert modelhub("intake", "models", *CATALOG).code == 0
+    ran = modelhub(*COMMANDS[command], "-o", "out.safetensors", *CATALOG)
+    assert ran.code == 0, ran.err
+    assert not read
+    assert _sha256("models/base.safetensors") in _said("out.safetensors")
+    st = os.stat("models/base.safetensors")
+    os.utime("models/base.safetensors", ns=(st.st_atime_ns, st.st_mtime_ns + 1))
+    ran = modelhub(*COMMANDS[command], "-o", "again.safetensors", *CATALOG)
+    assert ran.code == 0, ran.err
+    assert read == ["base.safetensors"]
+    assert Path("again.safetensors").read_bytes() == Path("out.safetensors").read_bytes()
+
+
+def test_a_recipes_digest_is_compared_with_the_catalogs(read: list[str]) -> None:
+    """A recipe of another base is refused all the same, and one of this base carried out."""
+    assert modelhub("intake", "models", *CATALOG).code == 0
+    assert modelhub(*COMMANDS["merge"], "-o", "out.safetensors").code == 0
+    recipe = Path("out.safetensors.recipe.toml")
+    again = ("merge", "--recipe", "out.safetensors.recipe.toml", "-o", "again.safetensors", *CATALOG)
+    read.clear()
+    assert modelhub(*again).code == 0
+    recipe.write_text(recipe.read_text().replace(_sha256("models/base.safetensors"), "0" * 64))
+    ran = modelhub(*again, "--force")
+    assert ran.code == 2 and "it is not the file of the recipe" in ran.err
+    assert not read
+
+
+def test_claims_are_no_digests(read: list[str]) -> None:
+    """What a file beside the base says of its digest is not what was computed."""
+    Path("models/base.safetensors.sha256").write_text(f"{'1' * 64}  base.safetensors\n")
+    Path("models/base.civitai.info").write_text(f'{{"files": [{{"hashes": {{"SHA256": "{"1" * 64}"}}}}]}}')
+    _follow()
+    assert modelhub(*COMMANDS["merge"], "-o", "out.safetensors", *CATALOG).code == 0
+    assert read == ["base.safetensors"]
+    assert _sha256("models/base.safetensors") in _said("out.safetensors")
+
+
+def test_the_catalog_learns_a_digest(read: list[str]) -> None:
+    """A base that the catalog has only the header of is read once: the next merge finds the digest there."""
+    _follow()
+    assert modelhub(*COMMANDS["merge"], "-o", "out.safetensors", *CATALOG).code == 0
+    assert modelhub(*COMMANDS["merge"], "-o", "again.safetensors", *CATALOG).code == 0
+    assert read == ["base.safetensors"]
+    assert _sha256("models/base.safetensors") in modelhub("show", "models/base.safetensors", *CATALOG).out
+    shown = modelhub("show", "models/base.safetensors", *CATALOG)
+    assert "made into" in shown.out
+
+
+def test_the_catalog_of_the_settings_is_asked(read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --catalog it is the one that the settings name, if it can be asked; nothing is written there."""
+    assert modelhub("intake", "models", *CATALOG).code == 0
+    monkeypatch.setenv("MODELHUB_CATALOG", "c.db")
+    assert modelhub(*COMMANDS["merge"], "-o", "out.safetensors").code == 0
+    assert not read
+    assert "made into" not in modelhub("show", "models/base.safetensors").out
+    Path("broken.db").write_bytes(b"no database at all, and longer than a header of one has to be " * 20)
+    monkeypatch.setenv("MODELHUB_CATALOG", "broken.db")
+    ran = modelhub(*COMMANDS["merge"], "-o", "again.safetensors")
+    assert ran.code == 0 and "digests are computed" in ran.err
+    assert read == ["base.safetensors"]
+    ran = modelhub(*COMMANDS["merge"], "-o", "third.safetensors", "--catalog", "broken.db")
+    assert ran.code == 2 and not Path("third.safetensors").exists()
+
+
+def _follow() -> Ran:
+    ran = modelhub("library", "add", "models", *CATALOG)
+    assert ran.code == 0, ran.err
+    ran = modelhub("library", "sync", *CATALOG)
+    assert ran.code == 0, ran.err
+    return ran
