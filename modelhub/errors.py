@@ -22,6 +22,7 @@
       MergeError
         IncompatibleArchitecture  the adapter was made for another architecture than the base's
         UnmatchedKeys      parts of an adapter have no place in the base
+        RecipeNotWritten   the output is whole, its recipe is not beside it; carries what was done
       CatalogError
         SchemaTooNew       written by a newer modelhub
         CatalogLocked      another process holds it
@@ -151,6 +152,14 @@ class IncompatibleArchitecture(MergeError):
 
 class UnmatchedKeys(MergeError):
     """Parts of an adapter have no place in the base."""
+
+
+class RecipeNotWritten(MergeError):
+    """An output was written and its recipe could not be; ``done`` is the merge or blend that was carried out."""
+
+    def __init__(self, message: str, done: Any, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.done = done
 
 
 class CatalogError(ModelHubError):

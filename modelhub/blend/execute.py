@@ -20,6 +20,7 @@ from modelhub.merge.computing import Computations
 from modelhub.merge.devices import device_named
 from modelhub.merge.digesting import Digesting, digesting
 from modelhub.merge.recheck import recheck
+from modelhub.merge.recipe import recipe_path
 from modelhub.merge.writing import Computing, write_recipe
 
 
@@ -79,8 +80,9 @@ def execute(
     found = tuple({name: writer.digests[mark] for name, mark in marks.items()} for marks in plan.recipe.digests)
     blended = replace(plan.recipe, digests=found)
     text = written_blend(blended, os.path.dirname(os.path.abspath(path)))
-    beside = write_recipe(text, path, force=force, carried_out=recipe)
-    return Blend(plan, done, writer.told, blended, beside, writer.checked)
+    blend = Blend(plan, done, writer.told, blended, recipe_path(path), writer.checked)
+    write_recipe(text, path, of=blend, force=force, carried_out=recipe)
+    return blend
 
 
 def _expected(plan: BlendPlan, given: Sequence[Mapping[str, str]]) -> Mapping[str, str]:

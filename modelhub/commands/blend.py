@@ -9,6 +9,7 @@ import click
 from modelhub.commands import making
 from modelhub.commands.computing import computing
 from modelhub.commands.deriving import answer, digest_at, known_digests, named_target, progress_of, remember
+from modelhub.errors import RecipeNotWritten
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
@@ -93,18 +94,23 @@ def command(
     if dry_run:
         with plan_blend(wanted, allow_unmatched=allow_unmatched, salvage=salvage) as plan:
             return answer(sink, BLEND_SCHEMA, plan_dict, plan_lines, plan, target or wanted.output)
-    with progress_of(wanted.models[0], sink) as progress:
-        done = blend(
-            wanted,
-            target=named_target(target, wanted.output),
-            allow_unmatched=allow_unmatched,
-            salvage=salvage,
-            force=force,
-            verify_tensors=verify_tensors,
-            device=device,
-            known=known_digests(wanted.models, catalog, sink),
-            progress=progress,
-        )
+    try:
+        with progress_of(wanted.models[0], sink) as progress:
+            done = blend(
+                wanted,
+                target=named_target(target, wanted.output),
+                allow_unmatched=allow_unmatched,
+                salvage=salvage,
+                force=force,
+                verify_tensors=verify_tensors,
+                device=device,
+                known=known_digests(wanted.models, catalog, sink),
+                progress=progress,
+            )
+    except RecipeNotWritten as error:
+        if catalog is not None:
+            _remember(error.done, catalog, sink)
+        raise
     if catalog is not None:
         _remember(done, catalog, sink)
     return answer(sink, BLEND_SCHEMA, blend_dict, blend_lines, done)

@@ -10,6 +10,7 @@ import click
 from modelhub.commands import making
 from modelhub.commands.computing import computing
 from modelhub.commands.deriving import answer, digest_at, known_digests, named_target, progress_of, remember
+from modelhub.errors import RecipeNotWritten
 from modelhub.report.sink import Sink
 
 if TYPE_CHECKING:
@@ -79,19 +80,24 @@ def command(
     if dry_run:
         with plan_merge(wanted, allow_unmatched=allow_unmatched, again=again, salvage=salvage) as plan:
             return answer(sink, MERGE_SCHEMA, plan_dict, plan_lines, plan, target or wanted.output)
-    with progress_of(wanted.base, sink) as progress:
-        done = merge(
-            wanted,
-            target=named_target(target, wanted.output),
-            allow_unmatched=allow_unmatched,
-            again=again,
-            salvage=salvage,
-            force=force,
-            verify_tensors=verify_tensors,
-            device=device,
-            known=known_digests([wanted.base], catalog, sink),
-            progress=progress,
-        )
+    try:
+        with progress_of(wanted.base, sink) as progress:
+            done = merge(
+                wanted,
+                target=named_target(target, wanted.output),
+                allow_unmatched=allow_unmatched,
+                again=again,
+                salvage=salvage,
+                force=force,
+                verify_tensors=verify_tensors,
+                device=device,
+                known=known_digests([wanted.base], catalog, sink),
+                progress=progress,
+            )
+    except RecipeNotWritten as error:
+        if catalog is not None:
+            _remember(error.done, catalog, sink)
+        raise
     if catalog is not None:
         _remember(done, catalog, sink)
     return answer(sink, MERGE_SCHEMA, merge_dict, merge_lines, done)

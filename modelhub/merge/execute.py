@@ -18,7 +18,7 @@ from modelhub.merge.computing import Computations
 from modelhub.merge.devices import device_named
 from modelhub.merge.digesting import Digesting, digesting
 from modelhub.merge.recheck import recheck
-from modelhub.merge.recipe import written_recipe
+from modelhub.merge.recipe import recipe_path, written_recipe
 from modelhub.merge.writing import Computing, write_recipe
 
 
@@ -46,7 +46,7 @@ def execute(
     base's files already.
 
     Raises :class:`MergeError` for a module that does not fit, values that are out of range or a device that is not
-    there, and what :func:`modelhub.convert.execute` raises.
+    there, what :func:`modelhub.convert.execute` raises, and :class:`RecipeNotWritten` after all is written but that.
     """
     path = os.fspath(target)
     where = device_named(device)
@@ -93,8 +93,9 @@ def execute(
         done = writer.execute(plan.conversion, path, force=force, progress=progress)
     found = {name: writer.digests[mark] for name, mark in marks.items()}
     text = written_recipe(replace(plan.recipe, digests=found), os.path.dirname(os.path.abspath(path)))
-    beside = write_recipe(text, path, force=force, carried_out=recipe)
-    return Merge(plan, done, writer.told, found, beside, writer.checked)
+    merge = Merge(plan, done, writer.told, found, recipe_path(path), writer.checked)
+    write_recipe(text, path, of=merge, force=force, carried_out=recipe)
+    return merge
 
 
 def _pieces(plan: MergePlan) -> list[Piece]:

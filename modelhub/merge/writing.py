@@ -20,7 +20,7 @@ from modelhub.convert.integrity import check_sources
 from modelhub.convert.stream import BLOCK
 from modelhub.convert.target import PartFile, write_error, write_file
 from modelhub.convert.verify import Mark, verify
-from modelhub.errors import MergeError, ModelHubError, WouldOverwrite
+from modelhub.errors import MergeError, ModelHubError, RecipeNotWritten, WouldOverwrite
 from modelhub.merge.base import Address, Told
 from modelhub.merge.compute import Buffers, Computed
 from modelhub.merge.digesting import Digesting
@@ -174,21 +174,20 @@ class _Stopped(Exception):
     """Raised in a thread whose work is not wanted any more."""
 
 
-def write_recipe(text: str, target: str, *, force: bool, carried_out: str | None = None) -> str:
-    """Write the recipe *text* beside *target*, which is written, and return its path.
+def write_recipe(text: str, target: str, *, of: object, force: bool, carried_out: str | None = None) -> None:
+    """Write the recipe *text* beside *target*, which is written: *of* is the merge or blend that did it.
 
-    The recipe that was *carried_out* is left as it is where it lies there. Raises what :func:`write_file` raises,
-    saying that the target is whole: it stays, since what it was made of is in its metadata too.
+    The recipe that was *carried_out* is left as it is where it lies there. Raises :class:`RecipeNotWritten`: the target
+    stays, since what it was made of is in its metadata too.
     """
-    path = recipe_path(target)
     if lies_beside(carried_out, target):
-        return path
+        return
     data = text.encode(errors="surrogateescape")
     try:
-        write_file(path, data, force=force)
+        write_file(recipe_path(target), data, force=force)
     except ModelHubError as error:
-        raise type(error)(f"{error}; {target} is whole, and has the recipe in its metadata", hint=error.hint) from error
-    return path
+        message = f"{error}; {target} is whole, and has the recipe in its metadata"
+        raise RecipeNotWritten(message, of, hint=error.hint) from error
 
 
 def _finish(tasks: list[Future[None]]) -> None:

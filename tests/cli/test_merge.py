@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from modelhub.errors import NoSpace
 from modelhub.samples.layouts import lora
 from modelhub.samples.safetensors_files import write_safetensors
 from modelhub.samples.weights import random_weights
@@ -228,3 +230,25 @@ def test_a_device_that_is_not_there() -> None:
     assert ran.code == 2 and "the device 'cuda:99' cannot be used" in ran.err
     assert not Path("out.safetensors").exists()
     assert modelhub(*arguments, "--device", "cpu").code == 0
+
+
+@pytest.mark.usefixtures("files")
+def test_an_output_without_its_recipe_is_a_step_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the recipe's place cannot be written the output stays, the catalog is told, and the command ends with 2."""
+    Path("folder").mkdir()
+
+    def full(path: str, data: bytes, *, force: bool) -> None:
+        raise NoSpace(f"{path}: the disk is full")
+
+    monkeypatch.setattr("modelhub.merge.writing.write_file", full)
+    catalog = ("--catalog", "c.db")
+    merged = ("merge", "base.safetensors", "--lora", "a.safetensors", "-o", "folder/merged.safetensors")
+    blended = ("blend", "base.safetensors", "folder/merged.safetensors", "-o", "folder/blended.safetensors")
+    for arguments in (merged, blended):
+        ran = modelhub(*arguments, *catalog)
+        assert ran.code == 2, ran.err
+        assert "the disk is full; folder/" in ran.err and "is whole, and has the recipe in its metadata" in ran.err
+    assert sorted(os.listdir("folder")) == ["blended.safetensors", "merged.safetensors"]
+    assert modelhub("intake", "base.safetensors", "a.safetensors", "folder", *catalog).code == 0
+    assert modelhub("show", "merged", *catalog).out.count("made from  ") == 2
+    assert modelhub("show", "blended", *catalog).out.count("made from  ") == 2
