@@ -1,8 +1,9 @@
 """Processes that read headers for another one, told apart from those that scan by how little they say.
 
-They are forked where that is safe, as :mod:`modelhub.workers` are. Files go to them and readings come back as plain
-JSON and text, never as pickles. A process that dies takes one file with it. A thread listens to each, so that they go
-on reading while what they have read is written down.
+They are forked where that is safe, as :mod:`modelhub.workers` are. Files go to them and readings come back a few at a
+time, as plain JSON and text, never as pickles. When a process dies, each file that it may have died of is read again on
+its own, so that it takes at most one with it. A thread listens to each process, so that they go on reading while what
+they have read is written down.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import accumulate, pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -26,10 +26,14 @@ from modelhub.db import Reading, Seen
 from modelhub.failures import reason_of
 from modelhub.syncing.reading import Reader
 
-_AT_ONCE = 16
-"""Files given to a process at a time: it finds the next one waiting when it has done with the first."""
-_AHEAD = 500
-"""Readings, of some ten kilobytes each, that wait to be written down."""
+_TOGETHER = 16
+"""Files given to a process in one message: a message takes as long as reading a small file."""
+_AT_ONCE = 2
+"""Messages given to a process at a time: it finds the next one waiting when it has done with the first."""
+_LARGEST = 1 << 20
+"""Bytes of readings that are told before all files of a message are read: a reading takes some ten kilobytes."""
+_AHEAD = 32
+"""Messages that wait to be written down."""
 _WORTH_IT = 64
 """Files from which on processes are started: starting one takes as long as reading a few."""
 
@@ -38,6 +42,7 @@ _SELDOM = 50_000
 
 Answer = tuple[Seen, Reading | str]
 """A file, and what it says or why it cannot be read."""
+_Files = tuple[Seen, ...]
 
 
 def read_all(files: Sequence[Seen], processes: int) -> Iterator[Answer]:
@@ -77,8 +82,8 @@ class _Crew:
     """The processes of one run, and what they have been given."""
 
     def __init__(self, files: Sequence[Seen]) -> None:
-        self._waiting = deque(files)
-        self._heard: queue.Queue[tuple[Seen, bytes | str] | None] = queue.Queue(_AHEAD)
+        self._waiting = deque(tuple(files[start : start + _TOGETHER]) for start in range(0, len(files), _TOGETHER))
+        self._heard: queue.Queue[tuple[_Files, bytes | str] | None] = queue.Queue(_AHEAD)
         self._processes: dict[Connection, BaseProcess] = {}
         self._threads: list[threading.Thread] = []
         self._hiring = threading.Lock()
@@ -91,12 +96,12 @@ class _Crew:
             thread.start()
         for _ in lines:
             while (heard := self._heard.get()) is not None:
-                file, said = heard
-                yield file, said if isinstance(said, str) else _unpacked(said)
+                files, said = heard
+                yield from zip(files, [said] if isinstance(said, str) else _unpacked(said), strict=True)
         reader = Reader()
         while self._waiting:  # no process could be had
-            file = self._waiting.popleft()
-            yield file, _read(file, reader)
+            for file in self._waiting.popleft():
+                yield file, _read(file, reader)
 
     def _hired(self) -> Connection | None:
         with self._hiring:  # one at a time: a process that is forked must not keep open what another one listens to
@@ -120,18 +125,21 @@ class _Crew:
         try:
             found: Connection | None = line
             while found is not None:
-                killer = self._hear(found)
-                if killer is None:
+                suspects = self._hear(found)
+                if not suspects:
                     return
-                self._heard.put((killer, "the process that read it ended unexpectedly"))
+                if len(suspects) == 1:
+                    self._heard.put((suspects, "the process that read it ended unexpectedly"))
+                else:
+                    self._waiting.extendleft((file,) for file in reversed(suspects))
                 found = self._hired() if self._waiting and not self._closing else None
         finally:
             self._heard.put(None)
 
-    def _hear(self, line: Connection) -> Seen | None:
-        """Hand files out and take answers in; ends with the file that has killed the process, if one has. Those that it
-        had been given after that one wait again."""
-        given: deque[Seen] = deque()
+    def _hear(self, line: Connection) -> _Files:
+        """Hand files out and take answers in; ends with the files of which one may have killed the process, none where
+        it has not died. What it had been given in later messages waits again."""
+        given: deque[_Files] = deque()
         try:
             while True:
                 while len(given) < _AT_ONCE:
@@ -142,13 +150,17 @@ class _Crew:
                     with suppress(OSError):  # it is dead, as will be seen when it is listened to
                         line.send_bytes(json.dumps(given[-1]).encode())
                 if not given:
-                    return None
+                    return ()
                 message = line.recv_bytes()
-                self._heard.put((given.popleft(), message))
+                files = given.popleft()
+                told = int.from_bytes(message[:4], "little")
+                if told < len(files):
+                    given.appendleft(files[told:])
+                self._heard.put((files[:told], message))
         except (EOFError, OSError):
-            killer = given.popleft() if given else None
+            suspects = given.popleft() if given else ()
             self._waiting.extendleft(reversed(given))
-            return killer
+            return suspects
 
     def close(self) -> None:
         self._closing = True
@@ -166,34 +178,55 @@ class _Crew:
         self._processes.clear()
 
 
-_LONG = ("metadata", "about", "words", "observation")
+_TEXTS = tuple(Reading._fields.index(name) for name in ("metadata", "about", "words", "observation"))
 """Fields of a reading that are told as they are: most of it is text, in which JSON would escape every quote."""
+_LAYOUT = Reading._fields.index("layout")
 
 
-def _packed(said: Reading | str) -> bytes:
+def _packed(answers: Sequence[Reading | str]) -> bytes:
+    """*answers* in one message: how many they are, the JSON of them, and the fields of which this has the lengths."""
+    rows: list[Any] = []
+    parts: list[bytes] = []
+    for said in answers:
+        if isinstance(said, str):
+            rows.append(said)
+            continue
+        row: list[Any] = list(said)
+        for place in _TEXTS:
+            parts.append(part := row[place].encode("utf-8", "surrogatepass"))
+            row[place] = len(part)
+        if said.layout is not None:
+            parts.append(said.layout)
+            row[_LAYOUT] = len(said.layout)
+        rows.append(row)
+    head = json.dumps(rows).encode()
+    return b"".join([len(rows).to_bytes(4, "little"), len(head).to_bytes(4, "little"), head, *parts])
+
+
+def _unpacked(message: bytes) -> Iterator[Reading | str]:
+    at = 8 + int.from_bytes(message[4:8], "little")
+    for row in json.loads(message[8:at]):
+        if isinstance(row, str):
+            yield row
+            continue
+        for place in _TEXTS:
+            begin, at = at, at + row[place]
+            row[place] = message[begin:at].decode("utf-8", "surrogatepass")
+        if row[_LAYOUT] is not None:
+            begin, at = at, at + row[_LAYOUT]
+            row[_LAYOUT] = message[begin:at]
+        yield Reading(*row)
+
+
+def _nbytes(said: Reading | str) -> int:
+    """About how many bytes the telling of *said* takes."""
     if isinstance(said, str):
-        return len(head := json.dumps(said).encode()).to_bytes(4, "little") + head
-    texts = [getattr(said, name).encode("utf-8", "surrogatepass") for name in _LONG]
-    parts = [*texts, said.layout] if said.layout is not None else texts
-    rest = said._replace(metadata="", about="", words="", observation="", layout=None)
-    head = json.dumps([rest, list(map(len, parts))]).encode()
-    return b"".join([len(head).to_bytes(4, "little"), head, *parts])
-
-
-def _unpacked(message: bytes) -> Reading | str:
-    start = 4 + int.from_bytes(message[:4], "little")
-    said = json.loads(message[4:start])
-    if isinstance(said, str):
-        return said
-    rest, lengths = said
-    parts = [message[begin:end] for begin, end in pairwise(accumulate(lengths, initial=start))]
-    texts = [part.decode("utf-8", "surrogatepass") for part in parts[: len(_LONG)]]
-    long: dict[str, Any] = dict(zip(_LONG, texts, strict=True))
-    return Reading(*rest)._replace(**long, layout=parts[-1] if len(parts) > len(_LONG) else None)
+        return len(said)
+    return sum(map(len, (said.metadata, said.about, said.words, said.observation, said.layout or b"")))
 
 
 def serve(line: Connection, inherited: Sequence[Connection] = ()) -> None:
-    """Be such a process: read each file that comes down *line*, until it is closed at the other end."""
+    """Be such a process: read the files that come down *line*, until it is closed at the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()  # what was there before needs no looking through
     gc.set_threshold(_SELDOM)
@@ -202,6 +235,15 @@ def serve(line: Connection, inherited: Sequence[Connection] = ()) -> None:
     reader = Reader()
     try:
         while True:
-            line.send_bytes(_packed(_read(Seen(*json.loads(line.recv_bytes())), reader)))
+            answers: list[Reading | str] = []
+            nbytes = 0
+            for each in json.loads(line.recv_bytes()):
+                answers.append(said := _read(Seen(*each), reader))
+                nbytes += _nbytes(said)
+                if nbytes > _LARGEST:
+                    line.send_bytes(_packed(answers))
+                    answers, nbytes = [], 0
+            if answers:
+                line.send_bytes(_packed(answers))
     except (EOFError, OSError):
         return

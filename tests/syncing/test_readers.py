@@ -14,6 +14,7 @@ import pytest
 from modelhub.container.safetensors import encode_header
 from modelhub.db import Reading, Seen
 from modelhub.syncing import readers
+from modelhub.syncing.reading import Reader
 from tests.syncing.files import lora, put
 
 
@@ -55,16 +56,39 @@ def test_layouts_come_along(library: list[Seen]) -> None:
 
 
 def test_a_process_that_dies_takes_one_file_with_it(library: list[Seen], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file that a process was at when it died is told of, and all others are read."""
-    monkeypatch.setattr(readers, "_AHEAD", 2)
+    """The file that a process dies of is told of, and all others are read."""
+    read = Reader.read
+
+    def reads(reader: Reader, seen: Seen) -> Reading:
+        if seen.path == library[40].path:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(reader, seen)
+
+    monkeypatch.setattr(Reader, "read", reads)
+    said = dict(readers.read_all(library, 2))
+    assert len(said) == 100
+    missed = {file.path: each for file, each in said.items() if isinstance(each, str)}
+    assert missed.keys() == {library[7].path, library[40].path}
+    assert missed[library[40].path] == "the process that read it ended unexpectedly"
+
+
+def test_a_process_that_is_killed_takes_none_with_it(library: list[Seen], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process had been given when something else ended it is read by another one."""
+    monkeypatch.setattr(readers, "_AHEAD", 1)
+    monkeypatch.setattr(readers, "_TOGETHER", 4)
     answers = readers.read_all(library, 2)
     first = dict([next(answers)])
     os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
     said = {file.path: each for file, each in [*first.items(), *answers]}
     assert len(said) == 100
-    missed = {path: each for path, each in said.items() if isinstance(each, str)}
-    assert len(missed) == 2 and library[7].path in missed
-    assert "the process that read it ended unexpectedly" in missed.values()
+    assert [path for path, each in said.items() if isinstance(each, str)] == [library[7].path]
+
+
+def test_much_is_told_in_several_messages(library: list[Seen], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readings that would make a message too long are told before all of its files are read."""
+    alone = told(readers.read_all(library, 1))
+    monkeypatch.setattr(readers, "_LARGEST", 1000)
+    assert told(readers.read_all(library, 2)) == alone
 
 
 def test_it_may_be_left_off(library: list[Seen], monkeypatch: pytest.MonkeyPatch) -> None:
