@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
@@ -55,9 +56,6 @@ KINDS = (
 """Kinds that there are tests for."""
 
 _LOADED = ("safetensors", "diffusers-folder", "model-folder")
-_AS_FOLDERS = frozenset({"controlnet", "diffusion-model", "lora", "t2i-adapter", "text-encoder", "vae"})
-"""Kinds of which the folder of one model is tested."""
-
 
 Source = tuple[str, Exception | None]
 """A path, and what keeps it from being looked at, if anything does."""
@@ -269,24 +267,31 @@ def compare(trials: Trials, first: str, second: str, asked: Sequence[Settings]) 
     return pairs
 
 
-def to_test(catalog: Catalog, query: Query, *, untested: bool = False) -> list[Entry]:
-    """The records of *catalog* that fit *query* and can be tested, those that share a base one after the other.
+def to_test(catalog: Catalog, query: Query, *, untested: bool = False) -> tuple[list[Entry], Mapping[str, int]]:
+    """The records of *catalog* that fit *query* and can be tested, those that share a base one after the other; and
+    how many of the others that there are tests for are left out, by why.
 
-    They are safe, lie somewhere, and are of :data:`KINDS`; with *untested*, no test of them has been kept.
+    They are safe safetensors, lie somewhere, and are of :data:`KINDS`; with *untested*, no test of them has been kept.
+    What they were converted from is not left out.
     """
     wanted = (query.kind,) if isinstance(query.kind, str) else query.kind or KINDS
     kinds = tuple(kind for kind in wanted if kind in KINDS)
-    found = catalog.entries(replace(query, kind=kinds, verdict="safe", container=_LOADED)) if kinds else []
+    all_of_them = catalog.entries(replace(query, kind=kinds)) if kinds else []
+    testable = [entry for entry in all_of_them if _why_not(entry) is None]
+    artifacts = {entry.artifact for entry in testable}
+    left_out = Counter(str(_why_not(entry)) for entry in all_of_them if entry.artifact not in artifacts)
     done = catalog.smoke_runs.tested() if untested else frozenset()
-    live = [
-        entry
-        for entry in found
-        if entry.path is not None
-        and entry.state == "live"
-        and entry.id not in done
-        and (entry.container != "model-folder" or entry.kind in _AS_FOLDERS)
-    ]
-    return sorted(live, key=lambda entry: (KINDS.index(entry.kind or ""), entry.architecture or ""))
+    found = [entry for entry in testable if entry.id not in done]
+    return sorted(found, key=lambda entry: (KINDS.index(entry.kind or ""), entry.architecture or "")), left_out
+
+
+def _why_not(entry: Entry) -> str | None:
+    """Why *entry* is not tested, of whatever kind it is."""
+    if entry.path is None or entry.state != "live":
+        return "not there now"
+    if entry.verdict != "safe":
+        return "not called safe by a scan"
+    return None if entry.container in _LOADED else "no safetensors (modelhub convert)"
 
 
 def _base_in(catalog: Catalog, architecture: str) -> str | None:

@@ -97,7 +97,9 @@ def command(
         chosen = base if base is None else path_of(base, opened)
         kept = os.path.join(opened.folder, "smoke")
         sources = (
-            _of_catalog(opened, kind, architecture, untested) if everything else each_source(paths_of(paths, opened))
+            _of_catalog(opened, kind, architecture, untested, sink)
+            if everything
+            else each_source(paths_of(paths, opened))
         )
         place = thresholds or os.path.join(kept, _CALIBRATIONS)
         known = _known_calibrations(place, needed=thresholds is not None and not calibrate)
@@ -150,13 +152,17 @@ def command(
 
 
 def _of_catalog(
-    catalog: Catalog, kinds: tuple[str, ...], architectures: tuple[str, ...], untested: bool
+    catalog: Catalog, kinds: tuple[str, ...], architectures: tuple[str, ...], untested: bool, sink: Sink
 ) -> Iterator[tuple[str, None]]:
-    """Where the records lie that are to be tested."""
+    """Where the records lie that are to be tested, after it was told how many are not."""
     from modelhub.db import Query
     from modelhub.trials import to_test
 
-    for entry in to_test(catalog, Query(kind=kinds or None, architecture=architectures or None), untested=untested):
+    query = Query(kind=kinds or None, architecture=architectures or None)
+    entries, left_out = to_test(catalog, query, untested=untested)
+    if left_out:
+        sink.note("left out: " + ", ".join(f"{count} {why}" for why, count in left_out.items()))
+    for entry in entries:
         assert entry.path is not None
         yield entry.path, None
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from modelhub.db import Catalog, Query
 from modelhub.samples.runnable import healthy, healthy_vae, save
@@ -178,8 +179,8 @@ def test_results_are_kept_in_the_catalog(monkeypatch: pytest.MonkeyPatch) -> Non
     assert modelhub("smoke", *options, "--all", "--untested").code == 0
 
 
-def test_folders_of_one_model_are_tested_where_there_is_a_way() -> None:
-    """--all takes the folders of a ControlNet and of a VAE, and leaves one of an upscaler, which only files are."""
+def test_what_is_tested_of_a_catalog(make: Make) -> None:
+    """--all takes folders of one model of whatever kind, and counts what it leaves out, by why."""
     kinds = {
         "canny": under_diffusers_names(controlnet()),
         "autoencoder": healthy_vae(),
@@ -189,10 +190,17 @@ def test_folders_of_one_model_are_tested_where_there_is_a_way() -> None:
         Path(name).mkdir()
         save(weights, Path(name, "diffusion_pytorch_model.safetensors"))
         Path(name, "config.json").write_text('{"_class_name": "Anything"}')
-    assert modelhub("intake", "--catalog", "c.db", *kinds).code == 0
+    for name, size in (("pickled", 0.001), ("converted", 1.0)):
+        torch.save({key: tensor.half() for key, tensor in compact(size=size).items()}, f"{name}.pth")
+    Path("cut.safetensors").write_bytes(Path("autoencoder/diffusion_pytorch_model.safetensors").read_bytes()[:-1])
+    assert modelhub("intake", "--catalog", "c.db", "converted.pth").code == 0
+    assert modelhub("intake", "--catalog", "c.db", "--no-convert", *kinds, "pickled.pth", "cut.safetensors").code == 2
     with Catalog.open("c.db") as catalog:
-        assert {entry.kind for entry in catalog.entries()} == {"controlnet", "upscaler", "vae"}
-        assert [entry.kind for entry in to_test(catalog, Query())] == ["vae", "controlnet"]
+        found, left_out = to_test(catalog, Query())
+    assert [entry.kind for entry in found] == ["vae", "controlnet", "upscaler", "upscaler"]
+    assert left_out == {"no safetensors (modelhub convert)": 1, "not called safe by a scan": 1}
+    ran = modelhub("smoke", "--catalog", "c.db", "--all", "--kind", "vae", "--architecture", "none")
+    assert (ran.code, ran.err) == (2, "nothing to test: no record fits\n")
 
 
 def test_two_models_are_compared() -> None:
