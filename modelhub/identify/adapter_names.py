@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TypeVar
 
+from modelhub.identify.layers import layers
 from modelhub.identify.modules import Module, ModulePrefix
 from modelhub.identify.names import Names
 from modelhub.identify.registry import read_table
@@ -16,6 +17,12 @@ T = TypeVar("T")
 
 _SUFFIXED = re.compile(r"(.+)_lora(\d*)")
 """``to_q_lora`` (diffusers' attention processors), ``qkv_lora1`` (XLabs): a leaf joined to its module."""
+
+_WRAPPERS = ("base_model.model.", "base_model.", "module.")
+"""What PEFT and DataParallel leave before a name, or between the component's name and the module's."""
+
+_MOST_PARTS = 4
+"""Parts of a name, at most, that are tried to be left out before the name of a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +77,38 @@ def told_by(leaf: str) -> tuple[str, str]:
 @lru_cache(maxsize=1 << 15)
 def read_stem(stem: str) -> tuple[ModulePrefix | None, str]:
     """How *stem* begins, and the module's path behind that. Files of one trainer share most of their names."""
-    bare = stem.removeprefix("base_model.model.").removeprefix("base_model.")
+    bare = _unwrapped(stem)
     prefix = next((each for each in _tables().prefixes if bare.startswith(each.begins)), None)
-    path = bare if prefix is None or prefix.keep else bare[len(prefix.begins) :]
-    return prefix, path.replace(".processor.", ".").replace(".", "_")
+    if prefix is None:
+        return None, _layer(bare)
+    if prefix.keep:
+        return prefix, _flat(bare)
+    path = _unwrapped(bare[len(prefix.begins) :])
+    return prefix, _layer(path) if prefix.component == "denoiser" else _flat(path)
+
+
+def _unwrapped(stem: str) -> str:
+    for wrapper in _WRAPPERS:
+        stem = stem.removeprefix(wrapper)
+    return stem
+
+
+def _flat(path: str) -> str:
+    """*path* with underscores for dots; some trainers leave one before it or behind."""
+    return path.replace(".processor.", ".").replace(".", "_").strip("_")
+
+
+def _layer(path: str) -> str:
+    """*path*, flat, without the leading parts (``pipe.dit.``) before the name of a layer that some architecture has."""
+    whole = flat = _flat(path)
+    for _ in range(_MOST_PARTS):
+        if layers().places(flat):
+            return flat
+        _, dot, path = path.partition(".")
+        if not dot:
+            break
+        flat = _flat(path)
+    return whole
 
 
 @lru_cache(maxsize=1 << 15)
@@ -92,6 +127,8 @@ def _parted(name: str) -> tuple[str, str] | None:
             return None
         if (leaf := name[cut + 1 :]) in leaves:
             return name[:cut], leaf
+        if (numbered := f"{leaf.partition('.')[0]}.*") in leaves:
+            return name[:cut], numbered
     head, last = name[:cut], leaf.split(".")
     if (starred := f"{last[0]}.*.{last[2]}") in leaves:
         return head, starred

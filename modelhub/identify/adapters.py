@@ -86,8 +86,7 @@ def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Ident
     ]
     left = outline.left
     evidence += left.evidence
-    possible = left.architectures
-    architecture = possible[0] if len(possible) == 1 else None
+    possible, architecture = left.architectures, left.architecture
     if predicted := claimed(state_dict.metadata, possible):
         evidence.append(predicted)
     bundled = names.find("", "bundle_emb.") is not None

@@ -63,6 +63,8 @@ class Layers:
         bare = path.translate(_NO_DIGITS)
         known = self._places.get(bare)
         if known is None:
+            if bare not in self._rows:
+                return ()
             known = self._places[bare] = self._listed(bare)
         return known.get(path, ())
 

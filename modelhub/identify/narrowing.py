@@ -20,19 +20,33 @@ from modelhub.identify.registry import in_order
 T = TypeVar("T")
 
 _TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
+_NAME = "name"
 
 
 @dataclass(frozen=True, slots=True)
 class Narrowed:
-    """What remains: architectures in their usual order, the variant if only one does, and what led there."""
+    """What remains: architectures in their usual order, the variant if only one does, and what led there.
+
+    It is not ``certain`` where most modules have sizes that no architecture gives to layers of their names: they may
+    be another model's, that nobody here knows.
+    """
 
     architectures: tuple[str, ...] = ()
     variant: str | None = None
     evidence: tuple[Evidence, ...] = ()
+    certain: bool = True
+
+    @property
+    def architecture(self) -> str | None:
+        """The only one, where it is certain."""
+        return self.architectures[0] if len(self.architectures) == 1 and self.certain else None
 
 
 class Fit(NamedTuple):
-    """The architectures and tables that have a module, and whether its ``shape`` told or only its ``key``."""
+    """The architectures and tables that have a module, and whether its ``shape`` told or only its ``key``.
+
+    Only its name (``by`` is ``name``) told where its sizes are those of no layer that is called so.
+    """
 
     architectures: frozenset[str]
     tables: frozenset[int]
@@ -66,7 +80,7 @@ def told(name: str, path: str, prefix: ModulePrefix | None, form: Form) -> Told:
 
 def narrowed(modules: Sequence[Told]) -> Narrowed:
     """The architectures that have all of *modules*, else those that have most of them."""
-    groups: dict[frozenset[str], Group] = {}
+    groups: dict[tuple[frozenset[str], bool], Group] = {}
     tables: Counter[int] = Counter()
     paths: set[str] = set()
     fits: list[Fit] = []
@@ -76,9 +90,10 @@ def narrowed(modules: Sequence[Told]) -> Narrowed:
         if module.prefix is None or module.prefix.component not in _TEXT:
             fits.append(fit)
             paths.add(module.path)
-        group = groups.get(fit.architectures)
+        same = fit.architectures, fit.by == _NAME
+        group = groups.get(same)
         if group is None:
-            group = groups[fit.architectures] = Group(fit.architectures, module, fit.by)
+            group = groups[same] = Group(fit.architectures, module, fit.by)
         group.count += 1
     counted = Counter(fits)
     for fit, count in counted.items():
@@ -86,18 +101,21 @@ def narrowed(modules: Sequence[Told]) -> Narrowed:
     found = [*groups.values(), *_prefixes(modules)]
     if not found:
         return Narrowed()
-    possible = _most(found)
+    best = _most(found)
+    possible = _agreed(found, best - rare() or best)
+    odd = sum(group.count for group in groups.values() if group.by == _NAME)
+    certain = 2 * odd <= sum(group.count for group in groups.values())
     evidence = _steps(found, possible)
-    if len(possible) > 1 and (whole := _whole(paths, possible)):
+    if len(best) > 1 and certain and (whole := _whole(paths, possible, best)):
         stated = " | ".join(in_order(whole))
         detail = f"its {len(paths)} modules are all that this architecture has of their kinds"
         evidence.append(Evidence("architecture", stated, "structure", detail, "medium"))
         possible = whole
-    variant = _variant(tables, possible) if len(possible) == 1 else None
+    variant = _variant(tables, possible) if len(possible) == 1 and certain else None
     if variant:
         detail = "only a model of this size has all of these modules"
         evidence.append(Evidence("variant", variant, "shape", detail))
-    return Narrowed(in_order(possible), variant, tuple(evidence))
+    return Narrowed(in_order(possible), variant, tuple(evidence), certain)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -112,6 +130,7 @@ def _fit(path: str, outputs: int | None, inputs: int | None, convolution: bool) 
         if found := tuple(place for place in known if fits(place, *asked, convolution)):
             fitting = found
             by = "shape" if asked[1] is not None and len(found) < len(known) else "key"
+            by = _NAME if asked[1] is None and inputs is not None else by
             break
     tables = frozenset(place.table for place in fitting)
     names = frozenset(name for each in tables for name in layers().tables[each].architectures)
@@ -134,16 +153,16 @@ def _prefixes(modules: Iterable[Told]) -> Iterable[Group]:
 
 
 def _most(groups: list[Group]) -> frozenset[str]:
-    """The architectures that have all modules, else those that have most; rare ones only where no other does as well.
-
-    Of several that have equally many, but not all, the ones that agree with the first modules remain.
-    """
+    """The architectures that have all modules, else those that have most."""
     totals: Counter[str] = Counter()
     for group in groups:
         totals.update(dict.fromkeys(group.architectures, group.count))
     highest = max(totals.values())
-    best = frozenset(name for name, total in totals.items() if total == highest)
-    best = best - rare() or best
+    return frozenset(name for name, total in totals.items() if total == highest)
+
+
+def _agreed(groups: list[Group], best: frozenset[str]) -> frozenset[str]:
+    """Those of *best* that agree with the first modules, where they have equally many, but not all."""
     for group in groups:
         best = best & group.architectures or best
     return best
@@ -159,11 +178,16 @@ def _steps(groups: list[Group], possible: frozenset[str]) -> list[Evidence]:
         stated = " | ".join(in_order(shown))
         if not group.architectures & possible:
             detail = f"{_said(group)}, against the {'others' if steps else 'rest'}"
-            against.append(Evidence("architecture", stated, group.by, detail, "low"))
+            against.append(Evidence("architecture", stated, _by(group), detail, "low"))
         elif open_ is None or not open_ <= group.architectures:
             open_ = group.architectures if open_ is None else open_ & group.architectures
-            steps.append(Evidence("architecture", stated, group.by, _said(group)))
+            confidence = "low" if group.by == _NAME else "high"
+            steps.append(Evidence("architecture", stated, _by(group), _said(group), confidence))
     return [*steps, *against]
+
+
+def _by(group: Group) -> str:
+    return "key" if group.by == _NAME else group.by
 
 
 def _said(group: Group) -> str:
@@ -173,14 +197,20 @@ def _said(group: Group) -> str:
     sizes = [f"{verb} {size}" for verb, size in (("takes", form.inputs), ("gives", form.outputs)) if size is not None]
     if group.by == "shape" and sizes:
         return f"{module.name} {' and '.join(sizes)}, as a layer there does"
+    if group.by == _NAME:
+        return f"there is {module.name}, a layer's name there, but it {' and '.join(sizes)}, as none of them does"
     return f"there is {module.name}, a layer's name there"
 
 
-def _whole(paths: set[str], possible: frozenset[str]) -> frozenset[str]:
-    """Those of *possible* of which the modules are all layers of their kinds, where that tells some apart."""
+def _whole(paths: set[str], possible: frozenset[str], best: frozenset[str]) -> frozenset[str]:
+    """Those of *possible* of which the modules are all layers of their kinds, where that tells some apart.
+
+    Where they are that of none of these, a rare one of *best* may be what the file is for.
+    """
     tables = layers().tables
-    whole = frozenset(name for number in layers().whole(paths) for name in tables[number].architectures) & possible
-    return whole if whole != possible else frozenset()
+    whole = frozenset(name for number in layers().whole(paths) for name in tables[number].architectures)
+    left = whole & possible or whole & best
+    return left if left != possible else frozenset()
 
 
 def _variant(counted: Counter[int], possible: frozenset[str]) -> str | None:

@@ -32,7 +32,7 @@ def identify_partial(names: Names) -> Identity | None:
     if any(layers().places(module.path) and not _is_known(module) for module in matrices):
         return None  # a layer of a known name and of other sizes: another model
     left = narrowed(known)
-    architecture = left.architectures[0] if len(left.architectures) == 1 else None
+    architecture = left.architecture
     is_text = 2 * sum(module.path.startswith(_TEXT_ENCODERS) for module in known) > len(known)
     kind = "text-encoder" if is_text else "diffusion-model"
     detail = f"{len(known)} of {len(matrices)} matrices are layers of one, of which the ends are not there"

@@ -7,7 +7,6 @@ and is said to be left over.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -24,7 +23,6 @@ from modelhub.merge.peft import PeftScales, number_of
 from modelhub.tensors import StateDict, TensorInfo
 
 _SPARSE = ("bias_indices", "bias_values", "bias_size")
-_LYCORIS_TE = re.compile(r"(\d?)_(.+)")
 _SCALED = frozenset({"lora", "loha", "glora", "oft"})
 _RANKED = frozenset({"w1_b", "w2_b"})
 
@@ -161,9 +159,6 @@ def _is_scaled(module: Module) -> bool:
 def _place(module: Module) -> tuple[str | None, str]:
     if module.prefix is None:
         return None, module.path
-    if module.prefix.begins == "lycoris_te" and (match := _LYCORIS_TE.fullmatch(module.path)):
-        number = match[1]
-        return f"text_encoder_{number}" if number not in ("", "1") else "text_encoder", match[2]
     return module.prefix.component, module.path
 
 

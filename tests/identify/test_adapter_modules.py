@@ -54,6 +54,9 @@ DIALECTS: dict[str, Write] = {
     "ai-toolkit": written("diffusion_model.{}", "lora_A.weight", "lora_B.weight"),
     "diffusers": written("transformer.{}", "lora.down.weight", "lora.up.weight"),
     "bare": written("{}", "lora_A.weight", "lora_B.weight"),
+    "simpletuner": written("transformer.base_model.model.{}", "lora_A.weight", "lora_B.weight"),
+    "diffsynth": written("pipe.dit.{}", "lora_A.default.weight", "lora_B.default.weight"),
+    "videox-fun": written("lora_unet__{_}", "lora_down.weight", "lora_up.weight"),
 }
 
 
@@ -220,6 +223,9 @@ ORIGINALS: dict[str, tuple[o.Layers, set[str]]] = {
     "z-image": (o.lumina(3840, 30, 11520, 10240, 0, 256), {"z-image"}),
     "cosmos": (o.cosmos_2(2048, 28), {"cosmos", "anima"}),
     "mochi": (o.mochi(), {"mochi"}),
+    "omnigen-2": (o.omnigen_2(), {"omnigen-2"}),
+    "ace-step": (o.ace_step(), {"ace-step"}),
+    "wan-vace": (o.vace(5120, 8, 13824), {"wan"}),
 }
 
 
@@ -263,3 +269,66 @@ def test_majority_decides() -> None:
     identity = known(shapes)
     assert identity.architecture == "sdxl"
     assert any(each.confidence == "low" for each in identity.evidence)
+
+
+@pytest.mark.parametrize("stem", ["lora_unet_{}_", "lora_unet_blocks_{}", "transformer_2.{}"])
+def test_odd_spellings(stem: str) -> None:
+    """Underscores too many, dots behind the block's number, and the second of two transformers."""
+    sizes = chosen("transformer-wan-t2v-14b", re.compile(r"^blocks\..*attn"))
+    shapes: Shapes = {}
+    for module, (outputs, inputs) in sizes.items():
+        name = module if "." in stem else module.replace(".", "_")
+        if stem == "lora_unet_blocks_{}":
+            name = module.removeprefix("blocks.")
+        shapes |= {f"{stem.format(name)}.lora_down.weight": (8, inputs)}
+        shapes |= {f"{stem.format(name)}.lora_up.weight": (outputs, 8)}
+    assert known(shapes).architecture == "wan"
+
+
+def test_oft_of_split_layers() -> None:
+    """sd-scripts' OFT has a prefix of its own, and numbered blocks where it splits a fused layer."""
+    shapes: Shapes = {}
+    for module, (outputs, _) in o.flux().items():
+        if "blocks" in module:
+            stem = "oft_unet_" + module.replace(".", "_")
+            shapes |= {f"{stem}.oft_blocks.{part}": (4, outputs // 12, outputs // 12) for part in range(3)}
+            shapes[f"{stem}.alpha"] = ()
+    identity = known(shapes)
+    assert identity.adapter is not None
+    assert (identity.architecture, identity.adapter.dialect) == ("flux", "kohya")
+    assert identity.adapter.algorithms == {"oft": identity.adapter.modules}
+
+
+def test_prior_of_cascade() -> None:
+    """OneTrainer's names for Stable Cascade's prior and its text encoder."""
+    prior = {name: size for name, size in o.cascade_c().items() if "out_proj" in name}
+    encoder = {f"text_model.encoder.layers.{each}.self_attn.q_proj": (1280, 1280) for each in range(32)}
+    shapes = written("lora_prior_unet_{_}", "lora_down.weight", "lora_up.weight")(prior)
+    shapes |= written("lora_prior_te_{_}", "lora_down.weight", "lora_up.weight")(encoder)
+    assert known(shapes).architecture == "cascade"
+
+
+def test_sizes_of_nothing_known() -> None:
+    """Layers of known names and of sizes that none of them has are perhaps another model's: left open, and said so."""
+    sizes = dict.fromkeys(chosen("transformer-lumina-2", re.compile(r"^layers.*attn\.to_q")), (2000, 2000))
+    identity = known(DIALECTS["peft"](sizes))
+    assert (identity.kind, identity.architecture) == ("lora", None)
+    assert {each.confidence for each in identity.evidence if each.fact == "architecture"} == {"low"}
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        "base_model.model.model.layers.{}.self_attn.q_proj",
+        "base_model.model.transformer.h.{}.attn.c_attn",
+        "base_model.model.model.encoder.layers.{}.self_attn.q_proj",
+        "base_model.model.vit.encoder.layer.{}.attention.attention.query",
+    ],
+)
+def test_adapters_of_other_models(stem: str) -> None:
+    """A LoRA of a language, speech or vision model is one, of no architecture here."""
+    shapes: Shapes = {}
+    for index in range(12):
+        shapes |= {f"{stem.format(index)}.lora_A.weight": (8, 4096), f"{stem.format(index)}.lora_B.weight": (4096, 8)}
+    identity = known(shapes)
+    assert (identity.kind, identity.architecture, identity.candidates) == ("lora", None, ())

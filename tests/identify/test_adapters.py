@@ -144,7 +144,7 @@ def test_text_encoder_of_no_known_dialect() -> None:
 @pytest.mark.parametrize(
     ("names", "architecture", "candidates"),
     [
-        (["lora_unet_joint_blocks_0_x_block_attn_qkv"], "sd-3", ()),
+        (["lora_unet_joint_blocks_0_x_block_attn_qkv"], None, ("sd-3",)),
         (["lora_unet_double_blocks_0_img_mod_lin"], "flux", ()),
         (["lora_unet_double_blocks_0_img_attn_qkv"], None, ("flux", "flux-2", "chroma", "hunyuan-video")),
         (["transformer.transformer_blocks.0.img_mod.1"], "qwen-image", ()),
@@ -153,7 +153,7 @@ def test_text_encoder_of_no_known_dialect() -> None:
     ],
 )
 def test_transformer_lora(names: list[str], architecture: str | None, candidates: tuple[str, ...]) -> None:
-    """LoRAs of transformers are narrowed by the names of their blocks, where their sizes are of none."""
+    """LoRAs of transformers are narrowed by the names of their blocks, and not decided where no size agrees."""
     identity = known(changed(*((name, 3072, 3072) for name in names)))
     assert (identity.architecture, identity.candidates) == (architecture, candidates)
     assert adapter_of(identity).targets == ("transformer",)

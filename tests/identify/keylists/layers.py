@@ -21,7 +21,7 @@ Numbers = tuple[int, ...]
 Layer = tuple[int, int, bool]  # outputs, inputs (0: a norm or embedding has none), whether a convolution
 
 CLIP_L = ("sd-1", "sdxl", "sd-3", "flux", "chroma", "hidream", "hunyuan-video", "kandinsky-5")
-CLIP_G = ("sdxl", "sdxl-refiner", "sd-3", "hidream")
+CLIP_G = ("sdxl", "sdxl-refiner", "cascade", "sd-3", "hidream")
 T5 = ("sd-3", "flux", "chroma", "pixart", "hunyuan-dit", "ltx-video", "mochi", "cogvideox", "cosmos", "hidream")
 
 
@@ -100,6 +100,8 @@ def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]
             [named("transformer-wan-i2v-14b"), made(o.wan(5120, 40, 13824, image=True))],
         ),
         (_of("wan", variant="5b"), [named("transformer-wan-2.2-ti2v-5b"), made(o.wan(3072, 30, 14336))]),
+        (_of("wan", variant="1.3b"), [made(o.vace(1536, 15, 8960))]),
+        (_of("wan", variant="14b"), [made(o.vace(5120, 8, 13824))]),
         (_of("qwen-image"), [named("transformer-qwen-image")]),
         (_of("qwen-image-2.1"), [named("transformer-qwen-image-2.1")]),
         (
@@ -122,6 +124,8 @@ def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]
         (_of("cogvideox", variant="5b"), [named("transformer-cogvideox-5b")]),
         (_of("cogview"), [named("transformer-cogview-4")]),
         (_of("omnigen"), [named("transformer-omnigen")]),
+        (_of("omnigen-2"), [made(o.omnigen_2())]),
+        (_of("ace-step"), [made(o.ace_step())]),
         (_of("kandinsky-5"), [named("transformer-kandinsky-5")]),
         (_of("krea-2"), [named("transformer-krea-2"), made(o.krea_2())]),
         (_of("ideogram-4"), [named("transformer-ideogram-4")]),

@@ -231,3 +231,37 @@ def cascade_c() -> Layers:
                 layers |= {f"{block}.attention.attn.in_proj": (3 * d, d), f"{block}.attention.attn.out_proj": (d, d)}
                 layers |= {f"{block}.kv_mapper.1": (d, 2048)}
     return layers
+
+
+def vace(d: int, depth: int, ffn: int) -> Layers:
+    """The control blocks of Wan's VACE."""
+    layers = {f"{name}.{each}": (d, d) for name in ("self_attn", "cross_attn") for each in "qkvo"}
+    layers |= {"ffn.0": (ffn, d), "ffn.2": (d, ffn), "after_proj": (d, d)}
+    return _blocks("vace_blocks", depth, layers) | {"vace_blocks.0.before_proj": (d, d)}
+
+
+def omnigen_2() -> Layers:
+    """As VectorSpaceLab/OmniGen2 names them; 21 heads for queries and 7 for keys and values, 120 wide."""
+    d, ffn, time = 2520, 10240, 1024
+    layers = {"attn.to_q": (d, d), "attn.to_k": (840, d), "attn.to_v": (840, d), "attn.to_out.0": (d, d)}
+    layers |= {"feed_forward.linear_1": (ffn, d), "feed_forward.linear_2": (d, ffn), "feed_forward.linear_3": (ffn, d)}
+    modulated = layers | {"norm1.linear": (4 * d, time)}
+    ends = {"x_embedder": (d, 64), "ref_image_patch_embedder": (d, 64)}
+    ends |= {"norm_out.linear_1": (d, time), "norm_out.linear_2": (64, d)}
+    return (
+        _blocks("layers", 32, modulated)
+        | _blocks("noise_refiner", 2, modulated)
+        | _blocks("ref_image_refiner", 2, modulated)
+        | _blocks("context_refiner", 2, layers)
+        | ends
+    )
+
+
+def ace_step() -> Layers:
+    """As ace-step/ACE-Step names them, the convolutions apart."""
+    d, lyric = 2560, 1024
+    layers = {f"{name}.to_{each}": (d, d) for name in ("attn", "cross_attn") for each in ("q", "k", "v", "out.0")}
+    layers |= {f"cross_attn.add_{each}_proj": (d, d) for each in "qkv"} | {"cross_attn.to_add_out": (d, d)}
+    encoder = {f"self_attn.linear_{each}": (lyric, lyric) for each in ("q", "k", "v", "out", "pos")}
+    ends = {"speaker_embedder": (d, 512), "genre_embedder": (d, 768), "lyric_proj": (d, lyric), "t_block.1": (6 * d, d)}
+    return _blocks("transformer_blocks", 24, layers) | _blocks("lyric_encoder.encoders", 6, encoder) | ends
