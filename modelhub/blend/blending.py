@@ -40,6 +40,7 @@ class Blending:
     """Blends one tensor of A; a :class:`~modelhub.merge.compute.Maker`. It is used by one thread."""
 
     whole = False
+    runs = None
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,11 +61,23 @@ class Applying:
         """The updates that *changes* are, to be computed in *dtype*; raises :class:`MergeError` naming the module."""
         self._updates = [_applied(change, adapters, dtype, device or torch.device("cpu")) for change in changes]
         self.whole = any(not each.update.by_rows or each.change.transposed for each in self._updates)
+        self.runs = _joined(change.rows for change in changes)
 
     def make(self, weight: Tensor, first: int) -> None:
         """Merge into *weight*, the base's rows from *first* on."""
         for applied in self._updates:
             applied.to(weight, first)
+
+
+def _joined(rows: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """*rows* in their order, those that touch as one."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in sorted(rows):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((begin, end))
+    return tuple(joined)
 
 
 def _applied(change: Change, adapters: Sequence[PlannedAdapter], dtype: torch.dtype, device: torch.device) -> Applied:

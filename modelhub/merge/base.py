@@ -191,8 +191,8 @@ class MergePlan:
 
 
 class Told(NamedTuple):
-    """What merging did to one tensor: the norms of its weights before and of the change, both as they were intended,
-    how many weights there are, and how many of them rounding left as they were."""
+    """What merging did to those rows of one tensor that something changes: the norms of their weights before and of the
+    change, both as they were intended, how many weights there are, and how many of them rounding left as they were."""
 
     weight: float
     change: float

@@ -25,11 +25,15 @@ CPU = torch.device("cpu")
 
 
 class Maker(Protocol):
-    """Makes the new numbers of a tensor of the old ones. ``whole``: it needs all rows at a time."""
+    """Makes the new numbers of a tensor of the old ones."""
 
     @property
     def whole(self) -> bool:
         """Whether it needs all rows at a time."""
+
+    @property
+    def runs(self) -> Sequence[tuple[int, int]] | None:
+        """The runs of rows that it changes, in their order; ``None``: all rows."""
 
     def make(self, weight: Tensor, first: int) -> None:
         """Change *weight*, the tensor's rows from *first* on, in place."""
@@ -105,10 +109,11 @@ class Computation:
             made = get("made", self._target, stored.shape, device)
             self._round(merged, made, first)
             written = made if device == CPU else get("written", self._target, stored.shape).copy_(made)
-            unchanged += self._unchanged(stored, before, written, first)
-            weight += _square(before)
-            change += _square(before.sub_(merged))
-            numel += stored.numel()
+            for run in self._changed(first, stored.shape[0]):
+                unchanged += self._unchanged(stored[run], before[run], written[run], first + run.start)
+                weight += _square(before[run])
+                change += _square(before[run].sub_(merged[run]))
+                numel += stored[run].numel()
             yield first * columns * made.element_size(), written
         self.told = Told(math.sqrt(weight), math.sqrt(change), numel, unchanged)
 
@@ -129,6 +134,13 @@ class Computation:
                 low, high = max(row * height - first, 0), min((row + 1) * height - first, count)
                 torch.maximum(found[row], sizes[low:high].amax(0), out=found[row])
         return found.cpu()
+
+    def _changed(self, first: int, count: int) -> Iterator[slice]:
+        """What the maker changes of the block of *count* rows from *first* on."""
+        for begin, end in self._maker.runs or ((first, first + count),):
+            low, high = max(begin - first, 0), min(end - first, count)
+            if low < high:
+                yield slice(low, high)
 
     def _merged(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """The first row of each block, and the block as it is stored, to compute with, and merged."""

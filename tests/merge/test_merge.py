@@ -26,7 +26,8 @@ from modelhub.errors import (
     VerificationFailed,
     WouldOverwrite,
 )
-from modelhub.merge import AdapterUse, Precision, Weights, merge, plan_merge, read_recipe
+from modelhub.merge import AdapterUse, Address, Precision, Weights, merge, plan_merge, read_recipe
+from modelhub.report.merged import merge_lines
 from modelhub.samples.unet import UNETS, parts
 from modelhub.tensors import DType
 from tests.merge import reference
@@ -192,6 +193,27 @@ def test_fused_rows_and_the_transposed_projection(sdxl, tmp_path: Path) -> None:
     assert torch.equal(found[fused][2 * rows :], weights[fused][2 * rows :])
     turned = weights[projection].to(torch.float64).numpy().T
     assert_merged(found[projection], reference.lora(turned, stored, None, 1.0).T, weights[projection])
+
+
+@pytest.mark.parametrize(("adapted", "dtype"), [("q", "keep"), ("qv", "keep"), ("v", "bf16"), ("qkv", "keep")])
+def test_rows_that_nothing_changes_are_not_told_of(sdxl, tmp_path: Path, adapted: str, dtype: str) -> None:
+    """Of a fused matrix those rows are counted that an adapter is for: the others are not what rounding left."""
+    base, weights = sdxl
+    fused = f"{TE2}.transformer.resblocks.3.attn.in_proj_weight"
+    rows = weights[fused].shape[1]
+    stem = "lora_te2_text_model_encoder_layers_3_self_attn"
+    tensors = {f"{stem}_{each}_proj.diff": random(rows, rows, seed=ord(each), size=1.0) for each in adapted}
+    adapter = write_adapter(tmp_path / "a.safetensors", tensors)
+    done = merge(base, [str(adapter)], target=tmp_path / "out.safetensors", precision=Precision(dtype=dtype))
+    told = done.told[Address("", fused)]
+    before = weights[fused].to(torch.float64).reshape(3, rows, rows)["qkv".index(adapted[0])]
+    assert told.numel == len(adapted) * rows * rows
+    assert told.unchanged < 0.02 * told.numel
+    assert told.change == pytest.approx(
+        np.sqrt(sum(np.square(as_stored(each)).sum() for each in tensors.values())), 1e-4
+    )
+    assert len(adapted) > 1 or told.weight == pytest.approx(float(before.norm()), 1e-5)
+    assert not any("swallows" in "".join(map(str, each)) for each in merge_lines(done))
 
 
 SITE = sites("sdxl")[LINEAR][0]
