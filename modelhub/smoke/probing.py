@@ -21,7 +21,8 @@ def probe_unet(
 ) -> dict[str, float]:
     """The error of one denoising of noised *latents*, taken as noise and taken as velocity.
 
-    It is the mean squared error over the target's mean square, so that predicting nothing makes 1.
+    It is the mean squared error over the target's mean square, so that predicting nothing makes 1. ``output`` is the
+    standard deviation of what is predicted, which is about 1 for either target.
     """
     share = scheduler.alphas_cumprod[PROBED_STEP]
     kept, added = float(share**0.5), float((1 - share) ** 0.5)
@@ -47,6 +48,7 @@ def probe_unet(
     return {
         "epsilon": _relative_error(told, noise.float()),
         "v_prediction": _relative_error(told, velocity.float()),
+        "output": float(told.std()),
     }
 
 
@@ -79,7 +81,8 @@ def probe_flow(spec: SmokeSpec, modules: Mapping[str, Any], latents: torch.Tenso
         told = unpacked(told, height * 8, width * 8, 8)
     else:
         told = transformer(hidden_states=mixed, timestep=time * 1000, **given)[0]
-    return {"flow": _relative_error(told.float(), (noise - latents).float())}
+    told = told.float()
+    return {"flow": _relative_error(told, (noise - latents).float()), "output": float(told.std())}
 
 
 def unpacked(latents: torch.Tensor, height: int, width: int, factor: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from modelhub.smoke import Calibration, SmokeResult, Thresholds, calibrated, jud
 from modelhub.smoke.run import Measured
 from modelhub.smoke.spec import Check
 from tests.smoke.course import outcomes
-from tests.smoke.test_checks import MODEL, spec_of
+from tests.smoke.test_checks import MODEL, PROBE, spec_of
 
 ASKED = {"steps": 4, "guidance": 7.0, "size": 64}
 SD_1 = Calibration(0.06, (0.8, 1.25), 22.0, ("a.safetensors", 'odd "name"\x07.ckpt'), "2026-11-25", 4, 7.0, 64)
@@ -36,7 +36,7 @@ def test_the_worst_of_good_models_decides() -> None:
 
 def test_later_tests_are_judged_by_it_and_say_so() -> None:
     """The same measurements pass by our own thresholds and not by a calibration, which the result names."""
-    values = MODEL | {"probe": {"epsilon": 0.1, "v_prediction": 0.9}, "latents": [{"non_finite": 0.0, "deviation": 2}]}
+    values = MODEL | {"probe": PROBE | {"epsilon": 0.1}, "latents": [{"non_finite": 0.0, "deviation": 2}]}
     values |= {"vae": MODEL["vae"] | {"psnr": 21.0}}
     own = judge(spec_of("checkpoint"), Measured(values))
     assert (own.outcome, own.facts["thresholds"]) == ("passed", "modelhub's own")
@@ -58,7 +58,7 @@ def test_latents_of_other_steps_are_judged_by_our_own() -> None:
 
 def test_a_wrong_prediction_type_is_found_by_any_calibration() -> None:
     """A calibration says what a good model is, not what another prediction type is."""
-    values = MODEL | {"probe": {"epsilon": 0.9, "v_prediction": 0.1}}
+    values = MODEL | {"probe": PROBE | {"epsilon": 0.9, "v_prediction": 0.1}}
     assert (
         outcomes(judge(spec_of("checkpoint"), Measured(values), SD_1.thresholds(ASKED)))["unet.prediction"] == "failed"
     )

@@ -27,12 +27,13 @@ IMAGE = {
     "bits": 12.0,
 }
 DIFFERENCES = {"repetition": 0.0, "other_prompt": 0.5, "no_guidance": 0.5}
+PROBE = {"epsilon": 0.05, "v_prediction": 0.9, "output": 1.0}
 MODEL: dict[str, Any] = {
     "device": "cpu (1 threads)",
     "load": LOAD,
     "vae": VAE,
     "text": {"non_finite": 0.0, "difference": 1.0},
-    "probe": {"epsilon": 0.05, "v_prediction": 0.9},
+    "probe": PROBE,
     "latents": LATENTS,
     "image": IMAGE,
     "differences": DIFFERENCES,
@@ -132,12 +133,27 @@ def test_what_failed_is_told_by_its_own_fault_alone() -> None:
         ({"latents": [{"non_finite": 0.0, "deviation": 2.6}]}, {"latents.deviation": "suspect"}),
         ({"latents": [{"non_finite": 0.0, "deviation": 0.2}]}, {"latents.deviation": "suspect"}),
         ({"latents": [{"non_finite": 0.0, "deviation": None}]}, {"latents.deviation": "suspect"}),
+        ({"probe": PROBE | {"output": 0.009}}, {"unet.output": "failed"}),
+        ({"probe": PROBE | {"epsilon": 0.3}}, {"unet.probe": "suspect"}),
+        ({"probe": PROBE | {"epsilon": 0.9, "v_prediction": 0.1}}, {"unet.prediction": "failed"}),
+        ({"probe": PROBE | {"epsilon": None, "output": None}}, {"unet.probe": "failed"}),
         ({"vae_overflows": True}, {"vae.fp16": "suspect"}),
     ],
 )
 def test_each_fault_is_told_by_its_check(changed: dict[str, Any], found: dict[str, str]) -> None:
     """One measurement beyond its threshold is one check that is not passed; within it, none."""
     assert judged(**changed) == found
+
+
+def test_the_sentence_is_the_cause() -> None:
+    """Of several faults the first on the way from weights to image is said, for the others follow from it."""
+    said = {
+        "probe": PROBE | {"epsilon": 0.9},
+        "latents": [{"non_finite": 0.0, "deviation": 4.0}],
+        "image": IMAGE | {"saturated": 0.6},
+    }
+    result = judge(spec_of("checkpoint"), Measured(MODEL | said))
+    assert result.sentence == "the UNet takes 0.90 of the noise for picture (and 2 more)"
 
 
 def test_a_lost_reference_is_suspect() -> None:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from modelhub.samples.runnable import UNET, VAE, Weights, from_picture, healthy,
 from modelhub.smoke import Settings, SmokeResult, SmokeSpec, images, kept, loading
 from modelhub.smoke.loading import CannotLoad, NoDevice, place_of
 from modelhub.smoke.prepare import prepare
+from modelhub.smoke.tokens import StandIn, tokenizer_for
 from tests.smoke.course import carried_out, outcomes, unpassed
 
 SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
@@ -161,8 +163,10 @@ def test_a_unet_of_zeros_is_caught(tried: Test) -> None:
     for name in weights:
         if name.startswith(UNET):
             weights[name] = torch.zeros_like(weights[name])
-    found = unpassed(tried(weights))
-    assert found["unet.probe"] == "suspect"
+    result = tried(weights)
+    found = unpassed(result)
+    assert result.sentence.startswith("the UNet predicts nothing (and ")
+    assert found["unet.output"] == "failed"
     assert found["sampling.prompt"] == found["sampling.guidance"] == "failed"
 
 
@@ -268,13 +272,13 @@ def test_a_missing_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_real_prompts_are_read_with_the_vocabulary(tmp_path: Path) -> None:
     """With CLIP's vocabulary files, words become its tokens between its marks, filled up to the length."""
-    from modelhub.smoke.tokens import Clip, StandIn
-
     words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "r", "e", "d</w>", "re", "red</w>"]
     (tmp_path / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
-    assert Clip(str(tmp_path), 8, 0)("a red") == [0, 2, 7, 1, 0, 0, 0, 0]
-    assert Clip(str(tmp_path), 4)("a") == [0, 2, 1, 1]
+    openai = SimpleNamespace(hidden_act="quick_gelu", vocab_size=8, max_position_embeddings=4)
+    other = SimpleNamespace(hidden_act="gelu", vocab_size=8, max_position_embeddings=8)
+    assert tokenizer_for(other, str(tmp_path))("a red") == [0, 2, 7, 1, 0, 0, 0, 0]
+    assert tokenizer_for(openai, str(tmp_path))("a") == [0, 2, 1, 1]
     ids = StandIn(512)("a red bicycle")
     assert (ids[0], ids[4], ids[-1], len(ids)) == (510, 511, 511, 77)
     assert StandIn(512)("a blue bicycle")[1:4] != ids[1:4]

@@ -145,18 +145,17 @@ def _checks(spec: SmokeSpec, measured: Measured, thresholds: Thresholds) -> Iter
         yield from of_adapter(spec.adapter, values, thresholds)
         return
     yield from of_unused(spec)
-    for name, checks in (
+    for name, checks in (  # causes before what comes of them, since the first that is not passed is the sentence
         ("load", of_load),
         ("upscaler", of_upscaler),
         ("vae", lambda told: of_vae(told, thresholds)),
         ("text", of_text),
+        ("probe", lambda told: of_probe(told, str(spec.scheduler["prediction_type"]), thresholds)),
         ("latents", lambda told: of_latents(told, thresholds)),
         ("image", of_image),
     ):
         if name in values:
             yield from checks(values[name])
-    if "probe" in values:
-        yield from of_probe(values["probe"], str(spec.scheduler["prediction_type"]), thresholds)
     if values.get("vae_overflows"):
         sentence = "its VAE overflows in fp16: run the VAE in fp32"
         outcome = "passed" if spec.components["vae"].config.get("force_upcast") else "suspect"

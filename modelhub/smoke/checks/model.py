@@ -19,6 +19,10 @@ PROBE_MARGIN = 3.0
 """How many times better the other prediction type must fit to call the model's wrong; right ones fit 14 to 40 times
 as well."""
 
+SILENT = 0.01
+"""Standard deviation of what the UNet or transformer predicts of half noise, of which 1 would be right, below which it
+predicts nothing."""
+
 _NEEDLESS = re.compile(
     r"[^.]+|model_ema\..+|.*\.position_ids|.*\.logit_scale|loss\..+|.*\.text_projection(\.weight)?"
     r"|(model\.)?model_sampling\..+|depth_model\..+|cond_stage_model\.model\.transformer\.resblocks\.23\..+|(denoiser|edm_vpred)\..+"
@@ -68,8 +72,10 @@ def of_text(text: Told) -> Iterator[Check]:
 def of_probe(probe: Told, configured: str, thresholds: Thresholds) -> Iterator[Check]:
     """Whether the UNet or transformer denoises, and whether it predicts what it is taken to predict."""
     if configured == "flow":
+        yield from _speaks("transformer", probe)
         yield _denoises("transformer", probe[configured], configured, thresholds)
         return
+    yield from _speaks("UNet", probe)
     other = "epsilon" if configured == "v_prediction" else "v_prediction"
     taken, fitting = probe[configured], probe[other]
     if taken is None or fitting is None:
@@ -80,6 +86,16 @@ def of_probe(probe: Told, configured: str, thresholds: Thresholds) -> Iterator[C
         yield check("unet.prediction", "failed", taken / fitting, f"< {PROBE_MARGIN:g}", sentence)
         return
     yield _denoises("UNet", taken, configured, thresholds)
+
+
+def _speaks(what: str, probe: Told) -> Iterator[Check]:
+    """Whether anything is predicted; by what is predicted wrongly, other checks go."""
+    deviation = probe["output"]
+    if deviation is not None:
+        silent = deviation < SILENT
+        words = f"the {what} predicts nothing" if silent else f"the {what} predicts something"
+        outcome = "failed" if silent else "passed"
+        yield check(f"{what.lower()}.output", outcome, deviation, f">= {SILENT:g}", words)
 
 
 def _denoises(what: str, taken: float | None, configured: str, thresholds: Thresholds) -> Check:
