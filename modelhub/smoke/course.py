@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from modelhub.smoke import images
 from modelhub.smoke.kept import Kept
 from modelhub.smoke.loading import CannotLoad, Files, Place
+from modelhub.smoke.reaching import reached
 from modelhub.smoke.run import GRID, IMAGE
 from modelhub.smoke.sampling import Sampler, decode_latents, encode_picture, statistics
 from modelhub.smoke.spec import SmokeSpec
@@ -30,6 +32,8 @@ class Course:
     folder: str
     teller: Teller
     kept: Kept
+    reach: list[float] = field(default_factory=list)
+    """The largest values within the VAE, one for each time that it ran in a type that is wider than fp16."""
 
     def sampler(self) -> Sampler:
         return Sampler(self.spec, self.modules, self.place)
@@ -77,10 +81,18 @@ class Course:
         return self._through_vae(lambda vae: decode_latents(vae, latents)) / 2 + 0.5
 
     def _through_vae(self, way: Callable[[Any], torch.Tensor]) -> torch.Tensor:
-        """What *way* makes with the VAE; one that overflows in fp16 does it again in fp32, which is told."""
+        """What *way* makes with the VAE; one that overflows in fp16 does it again in fp32, which is told, as is how far
+        the values of one that runs in another type reach."""
         vae = self.modules["vae"]
+        if vae.dtype != torch.float16:
+            with reached(vae) as largest:
+                made = way(vae)
+            self.reach.append(float(torch.stack(largest).max()))
+            if all(map(math.isfinite, self.reach)):  # else that is worse, and told by what comes of it
+                self.teller.tell(vae_reach=max(self.reach))
+            return made
         made = way(vae)
-        if vae.dtype != torch.float16 or not statistics(made)["non_finite"]:
+        if not statistics(made)["non_finite"]:
             return made
         vae.to(torch.float32)
         try:

@@ -137,6 +137,8 @@ def test_what_failed_is_told_by_its_own_fault_alone() -> None:
         ({"probe": PROBE | {"epsilon": 0.3}}, {"unet.probe": "suspect"}),
         ({"probe": PROBE | {"epsilon": 0.9, "v_prediction": 0.1}}, {"unet.prediction": "failed"}),
         ({"probe": PROBE | {"epsilon": None, "output": None}}, {"unet.probe": "failed"}),
+        ({"vae_reach": 65505.0}, {"vae.fp16": "suspect"}),
+        ({"vae_reach": 65504.0}, {}),
         ({"vae_overflows": True}, {"vae.fp16": "suspect"}),
     ],
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from modelhub.smoke.checks.adapter import of_adapter
 from modelhub.smoke.checks.base import Thresholds, Told, check
-from modelhub.smoke.checks.model import of_load, of_probe, of_text, of_unused, of_vae
+from modelhub.smoke.checks.model import of_load, of_probe, of_reach, of_text, of_unused, of_vae
 from modelhub.smoke.checks.picture import (
     of_clip,
     of_differences,
@@ -149,6 +149,8 @@ def _checks(spec: SmokeSpec, measured: Measured, thresholds: Thresholds) -> Iter
         ("load", of_load),
         ("upscaler", of_upscaler),
         ("vae", lambda told: of_vae(told, thresholds)),
+        ("vae_reach", lambda reach: of_reach(reach, bool(spec.components["vae"].config.get("force_upcast")))),
+        ("vae_overflows", lambda _: of_reach(None, bool(spec.components["vae"].config.get("force_upcast")))),
         ("text", of_text),
         ("probe", lambda told: of_probe(told, str(spec.scheduler["prediction_type"]), thresholds)),
         ("latents", lambda told: of_latents(told, thresholds)),
@@ -156,10 +158,6 @@ def _checks(spec: SmokeSpec, measured: Measured, thresholds: Thresholds) -> Iter
     ):
         if name in values:
             yield from checks(values[name])
-    if values.get("vae_overflows"):
-        sentence = "its VAE overflows in fp16: run the VAE in fp32"
-        outcome = "passed" if spec.components["vae"].config.get("force_upcast") else "suspect"
-        yield check("vae.fp16", outcome, None, "finite in fp16", sentence)
     if "differences" in values:
         yield from of_differences(values["differences"], str(values.get("device", "")))
     if "image_to_image" in values:

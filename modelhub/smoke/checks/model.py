@@ -12,6 +12,9 @@ from modelhub.smoke.spec import Check, SmokeSpec
 PSNR_FAILED = 15.0
 """dB below which a VAE is of no use; a random one has 9."""
 
+FP16 = 65504.0
+"""The largest number of fp16 (IEEE 754's binary16)."""
+
 FITS = 0.3
 """Error of the probe below which a prediction type is the model's."""
 
@@ -59,6 +62,14 @@ def of_vae(vae: Told, thresholds: Thresholds) -> Iterator[Check]:
         text = "the VAE gives pictures back" if not lost else f"the VAE gives pictures back at {psnr:.1f} dB only"
         wanted = f">= {thresholds.psnr:g} dB, failed below {PSNR_FAILED:g}"
         yield check("vae.psnr", outcome, vae["psnr"], wanted, text)
+
+
+def of_reach(reach: float | None, known: bool) -> Iterator[Check]:
+    """Whether what the VAE makes on the way, values of *reach* at most (``None``: it overflowed), fits fp16; of a kind
+    that is *known* not to, that is no fault."""
+    fits = reach is not None and reach <= FP16
+    words = "what the VAE makes on the way fits fp16" if fits else "its VAE overflows in fp16: run the VAE in fp32"
+    yield check("vae.fp16", "passed" if fits or known else "suspect", reach, f"<= {FP16:g}", words)
 
 
 def of_text(text: Told) -> Iterator[Check]:
