@@ -23,8 +23,11 @@ _NAMED = {
     "clip_l": (_CLIP_L, frozenset({"sdxl", "sd-3", "flux"})),
     "clip_g": (_CLIP_G, frozenset({"sdxl", "sdxl-refiner", "sd-3"})),
     "t5xxl": (_T5_XXL, frozenset({"sd-3", "flux"})),
+    "text_encoders_0": (_CLIP_L, frozenset({"sd-1", "sdxl"})),
+    "text_encoders_1": (_CLIP_G, frozenset({"sdxl"})),
 }
-"""Names of vectors for one of several text encoders, as ComfyUI and sd-scripts write them."""
+"""Names of vectors for one of several text encoders, as ComfyUI and sd-scripts write them, and diffusers' advanced
+training wrote them at first."""
 
 _MOST_TOKENS = 16
 _MOST_VECTORS = 256

@@ -71,3 +71,43 @@ def test_int8_with_scales_of_rows() -> None:
     }
     identity = known(contents)
     assert (identity.kind, identity.architecture, identity.precision) == ("diffusion-model", "flux", "int8-scaled")
+
+
+FOREIGN: dict[str, dict[str, Shape]] = {
+    "YOLO": {
+        "model.0.conv.weight": (16, 3, 3, 3),
+        "model.1.conv.weight": (32, 16, 3, 3),
+        "model.2.cv1.conv.weight": (32, 32, 1, 1),
+        "model.22.dfl.conv.weight": (1, 16, 1, 1),
+    },
+    "RetinaFace": {"body.stage1.0.0.weight": (8, 3, 3, 3), "fpn.output1.0.weight": (64, 64, 1, 1)},
+    "Segment Anything": {
+        "image_encoder.patch_embed.proj.weight": (1280, 3, 16, 16),
+        "image_encoder.blocks.0.attn.qkv.weight": (3840, 1280),
+        "mask_decoder.iou_token.weight": (1, 256),
+    },
+    "Depth Anything": {
+        "pretrained.blocks.0.attn.qkv.weight": (3072, 1024),
+        "depth_head.projects.0.weight": (256, 1024, 1, 1),
+    },
+    "OpenPose": {"conv1_1.weight": (64, 3, 3, 3), "Mconv1_stage2_L1.weight": (128, 185, 7, 7)},
+    "RIFE": {"block0.conv0.0.0.weight": (96, 7, 3, 3), "encode.0.weight": (16, 3, 3, 3)},
+    "aesthetic predictor": {"layers.0.weight": (1024, 768), "layers.2.weight": (128, 1024)},
+    "DINOv2": {
+        "embeddings.cls_token": (1, 1, 1536),
+        "embeddings.patch_embeddings.projection.weight": (1536, 3, 14, 14),
+        "encoder.layer.0.attention.attention.query.weight": (1536, 1536),
+    },
+    "Llama 2": {
+        "model.embed_tokens.weight": (32000, 4096),
+        "model.layers.0.self_attn.q_proj.weight": (4096, 4096),
+    },
+}
+"""What detectors, taggers and language models call their tensors: none of them is a model of ours."""
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_other_programs(name: str) -> None:
+    """A file that only lies beside models is not told to be one."""
+    identity = known(FOREIGN[name])
+    assert (identity.kind, identity.architecture, identity.candidates) == (None, None, ())
