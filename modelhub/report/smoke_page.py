@@ -16,7 +16,8 @@ from modelhub.smoke import Check, SmokeResult
 
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--passed:#2a7d3f;--suspect:#a86a00;--failed:#b3261e;--none:#6b6b6b}
-body{display:flex;flex-direction:column}h1{order:-2}.tally{order:-1}
+body{display:flex;flex-direction:column}h1{order:-5}.tally{order:-4}
+article.failed{order:-3}article.suspect{order:-2}article.none{order:-1}
 body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
 article{display:grid;grid-template-columns:16rem 1fr;gap:1.25rem;border-top:1px solid var(--line);padding:1.25rem 0}
 img{width:100%;image-rendering:auto;border-radius:4px;background:#8882}
@@ -26,6 +27,7 @@ b{color:var(--tone)}small{color:var(--none)}
 table{border-collapse:collapse;font-size:.85rem;margin-top:.5rem}
 td,th{text-align:left;vertical-align:top;padding:.1rem .8rem .1rem 0}
 th{font-weight:normal;color:var(--none)}.number{text-align:right;font-variant-numeric:tabular-nums}
+details{margin-top:.5rem;font-size:.85rem}summary{color:var(--passed);cursor:pointer}
 section{border-top:1px solid var(--line);padding:1.25rem 0}figure{margin:0}
 article figure{grid-column:1/-1;max-width:48rem}ol{margin:0;padding-left:1.4rem}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:1.25rem}
@@ -38,7 +40,7 @@ _WORST_FIRST = ("failed", "suspect", "not testable", "passed")
 
 
 class Page:
-    """The page of results that come one after the other, at *path* in place of what was there.
+    """The page of results that come one after the other, at *path* in place of what was there; the worst come first.
 
     What is added is there at once, whatever comes next, and is not held here. A context manager: leaving it adds how
     many results there are of each outcome. Raises :class:`~modelhub.errors.SourceError` where it cannot be written, and
@@ -54,7 +56,7 @@ class Page:
         return self
 
     def __exit__(self, *_: object) -> None:
-        tally = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self._counts.items()))
+        tally = ", ".join(f"{self._counts[each]} {each}" for each in _WORST_FIRST if self._counts[each])
         self._append(f"<p class=tally>{tally}</p>\n")
 
     def add(self, result: SmokeResult) -> None:
@@ -104,16 +106,28 @@ def _mark(result: SmokeResult) -> str:
 
 def _article(result: SmokeResult) -> str:
     facts = " ".join(filter(None, (result.kind, result.architecture)))
-    rows = "".join(map(_row, sorted(result.checks, key=lambda check: _WORST_FIRST.index(check.outcome))))
-    not_scored = result.facts.get("clip")
-    if isinstance(not_scored, str):
-        rows += f"<tr class=none><td>clip.score<td><td>{_text(not_scored)}<td><td></tr>"
-    checks = f"<table>{_HEAD}{rows}</table>" if rows else ""
     return (
         f"<article class={_mark(result)}><div>{_image(result)}</div><div><h2>{_text(result.path)}</h2>"
         f"<p><b>{result.outcome}</b> <small>{_text(facts)}</small></p><p>{_text(result.sentence)}</p>"
-        f"<p><small>{_text(cost_of(result))}</small></p>{checks}</div>{_grid(result)}</article>\n"
+        f"<p><small>{_text(cost_of(result))}</small></p>{_checks(result)}</div>{_grid(result)}</article>\n"
     )
+
+
+def _checks(result: SmokeResult) -> str:
+    """The checks that were not passed, the failed ones first, and to be unfolded those that were, and the stages."""
+    passed = [check for check in result.checks if check.outcome == "passed"]
+    others = [check for check in result.checks if check.outcome != "passed"]
+    shown = "".join(map(_row, sorted(others, key=lambda check: _WORST_FIRST.index(check.outcome))))
+    folded = "".join(map(_row, passed))
+    not_scored = result.facts.get("clip")
+    if isinstance(not_scored, str):
+        folded += f"<tr class=none><td>clip.score<td><td>{_text(not_scored)}<td><td></tr>"
+    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
+    made = f"<table>{_HEAD}{shown}</table>" if shown else ""
+    if folded:
+        made += f"<details><summary>passed checks: {len(passed)}</summary><table>{_HEAD}{folded}</table>"
+        made += f"<p><small>{_text(stages)}</small></p></details>"
+    return made
 
 
 def _image(result: SmokeResult) -> str:
