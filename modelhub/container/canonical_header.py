@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
 from itertools import accumulate, pairwise, repeat
-from math import prod
 from operator import add
 from typing import Any, NamedTuple
 
-from modelhub.tensors import DTYPE_BY_LABEL, DType, StorageRef, TensorInfo
+from modelhub.kept import Kept
+from modelhub.tensors import DTYPE_BY_LABEL, Form, TensorTable
 
 _LONGEST = 2_000_000
 """Bytes of a header that is read here: the reader of JSON refuses as many marks, and counts them in what is longer."""
@@ -37,14 +35,6 @@ _FORM = re.compile(rf'([A-Z0-9_]*)","shape":\[((?:{_COUNT}(?:,{_COUNT})*)?)')
 _OFFSETS = re.compile(rf"({_COUNT}),({_COUNT})")
 
 
-class Form(NamedTuple):
-    """Element type and shape of a tensor, and the bytes that it takes."""
-
-    dtype: DType
-    shape: tuple[int, ...]
-    nbytes: int
-
-
 class Listing(NamedTuple):
     """The tensors of a header in the order of their bytes: the name and the form of each, and where it begins, counted
     from the first byte. ``said`` is JSON text of an array of name, type and shape for each; ``nbytes`` are those of all
@@ -56,19 +46,10 @@ class Listing(NamedTuple):
     said: Sequence[str]
     nbytes: int | None
 
-    @property
-    def elements(self) -> int:
-        """The elements of all tensors together."""
-        return sum(count * prod(shape) for (_, shape, _), count in Counter(self.forms).items())
-
-    def tensors(self, start: int) -> list[TensorInfo]:
+    def tensors(self, start: int) -> TensorTable:
         """The tensors, where the first byte of them all lies at *start*."""
-        if not self.names:
-            return []
-        dtypes, shapes, sizes = zip(*self.forms, strict=True)
-        starts = map(start.__add__, self.begins)
-        storages = map(_storage, zip(self.names, starts, sizes, *_AS_IT_LIES, strict=False))
-        return list(map(_tensor, zip(self.names, dtypes, shapes, storages, *_PLAINLY, strict=False)))
+        starts = list(map(start.__add__, self.begins)) if start else self.begins
+        return TensorTable(self.names, self.forms, starts)
 
     def sorted(self) -> Listing:
         """The same tensors, which are not in the order of their bytes, in it."""
@@ -82,12 +63,6 @@ class Listing(NamedTuple):
             [self.said[place] for place in order],
             ends[-1] if begins == ends[:-1] else None,
         )
-
-
-_storage = partial(tuple.__new__, StorageRef)
-_tensor = partial(tuple.__new__, TensorInfo)
-_AS_IT_LIES = [repeat(default) for default in StorageRef._field_defaults.values()]
-_PLAINLY = [repeat(default) for default in TensorInfo._field_defaults.values()]
 
 
 class Parted(NamedTuple):
@@ -148,7 +123,7 @@ def listed(listing: bytes) -> Listing | None:
     if marks[-1] or marks.count("") != 1:
         return None
     is_long = max(map(len, others)) > _LONGEST_KEPT or len(first) > _LONGEST_KEPT
-    name, form = (_name, _form) if is_long else (_known_name, _known_form)
+    name, form = (_name, _form) if is_long else (_known_names.__getitem__, _known_forms.__getitem__)
     try:
         names, quoted = zip(*map(name, (first[1:], *nexts[:-1])), strict=True)
         forms, tails = zip(*map(form, forms), strict=True)
@@ -197,8 +172,8 @@ def _form(text: str) -> tuple[Form, str]:
 
 
 # Files of one trainer have most of their names in common, and all files most of their forms.
-_known_name = lru_cache(maxsize=1 << 15)(_name)
-_known_form = lru_cache(maxsize=1 << 12)(_form)
+_known_names = Kept(_name, 1 << 15)
+_known_forms = Kept(_form, 1 << 12)
 
 
 def _is_unicode(metadata: Mapping[str, str]) -> bool:

@@ -73,19 +73,24 @@ def _read(source: Source, anomalies: list[Anomaly]) -> StateDict:
         raise _Refused(
             "safetensors.truncated", f"the file ends inside its header: at least {missing} bytes are missing"
         )
-    metadata, tensors = _parsed(source.read_at(8, length), 8 + length, anomalies)
-    _check_tiling(tensors, 8 + length, source.size, anomalies)
-    return StateDict({t.name: t for t in tensors}, metadata=metadata)
+    metadata, tensors, nbytes = _parsed(source.read_at(8, length), 8 + length, anomalies)
+    if nbytes is None or 8 + length + nbytes != source.size:
+        _check_tiling(tensors.values(), 8 + length, source.size, anomalies)
+    return StateDict(tensors, metadata=metadata)
 
 
-def _parsed(data: bytes, data_start: int, anomalies: list[Anomaly]) -> tuple[dict[str, str], list[TensorInfo]]:
-    """The metadata and the tensors, in the order of their bytes, that the header *data* states."""
+def _parsed(
+    data: bytes, data_start: int, anomalies: list[Anomaly]
+) -> tuple[dict[str, str], Mapping[str, TensorInfo], int | None]:
+    """The metadata and the tensors, in the order of their bytes, that the header *data* states; and the bytes of all
+    tensors, where it is known that they lie one after the other."""
     parted = canonical_header.part(data)
     if parted is not None and (quick := canonical_header.listed(parted.listing)) is not None:
-        return parted.metadata, quick.tensors(data_start)
+        return parted.metadata, quick.tensors(data_start), quick.nbytes
     header = _parse_header(data, anomalies)
     metadata = _metadata(header.pop(_METADATA, None), anomalies)
-    return metadata, sorted(_tensors(header, data_start), key=lambda t: (t.start, t.nbytes))
+    tensors = sorted(_tensors(header, data_start), key=lambda t: (t.start, t.nbytes))
+    return metadata, {tensor.name: tensor for tensor in tensors}, None
 
 
 def _parse_header(data: bytes, anomalies: list[Anomaly]) -> dict[str, Any]:
@@ -168,7 +173,7 @@ def _tensors(header: Mapping[str, Any], data_start: int) -> Iterator[TensorInfo]
         yield TensorInfo(name, dtype, tuple(shape), StorageRef(name, data_start + begin, end - begin))
 
 
-def _check_tiling(tensors: list[TensorInfo], data_start: int, file_size: int, anomalies: list[Anomaly]) -> None:
+def _check_tiling(tensors: Iterable[TensorInfo], data_start: int, file_size: int, anomalies: list[Anomaly]) -> None:
     """The tensors, in order of their offsets, must cover the rest of the file without hole or overlap."""
     reached = data_start
     holes = 0

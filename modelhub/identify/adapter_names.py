@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import TypeVar
 
 from modelhub.identify.layers import layers
 from modelhub.identify.modules import Module, ModulePrefix
 from modelhub.identify.names import Names
 from modelhub.identify.registry import read_table
+from modelhub.kept import Kept
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ def grouped(names: Iterable[str], values: Iterable[T]) -> dict[str, list[tuple[s
     """The tensors called *names* by the name of their module: the leaf of each with the one of *values* that is its."""
     groups: dict[str, list[tuple[str, T]]] = {}
     weak: list[tuple[str, str, T]] = []
-    for split, value in zip(map(_split, names), values, strict=True):
+    for split, value in zip(map(_splits.__getitem__, names), values, strict=True):
         if split is None:
             continue
         stem, leaf, is_weak = split
@@ -74,9 +75,12 @@ def told_by(leaf: str) -> tuple[str, str]:
     return _tables().leaves[leaf]
 
 
-@lru_cache(maxsize=1 << 15)
 def read_stem(stem: str) -> tuple[ModulePrefix | None, str]:
-    """How *stem* begins, and the module's path behind that. Files of one trainer share most of their names."""
+    """How *stem* begins, and the module's path behind that."""
+    return _stems[stem]
+
+
+def _stem(stem: str) -> tuple[ModulePrefix | None, str]:
     bare = _unwrapped(stem)
     prefix = next((each for each in _tables().prefixes if bare.startswith(each.begins)), None)
     if prefix is None:
@@ -111,11 +115,15 @@ def _layer(path: str) -> str:
     return whole
 
 
-@lru_cache(maxsize=1 << 15)
 def _split(name: str) -> tuple[str, str, bool] | None:
     """*name* as module and leaf, and whether the leaf is weak; ``None`` when it ends in no leaf of an adapter."""
     split = _parted(name)
     return (*split, split[1] in _tables().weak) if split is not None else None
+
+
+# Files of one trainer share most of their names.
+_stems = Kept(_stem, 1 << 15)
+_splits = Kept(_split, 1 << 15)
 
 
 def _parted(name: str) -> tuple[str, str] | None:

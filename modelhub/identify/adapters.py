@@ -22,7 +22,8 @@ from modelhub.identify.narrowing import Narrowed, Told, narrowed, told
 from modelhub.identify.prediction import claimed
 from modelhub.identify.probe import Probe
 from modelhub.identify.side_file import PEFT_ALPHA
-from modelhub.tensors import Scalar, StateDict
+from modelhub.kept import Kept
+from modelhub.tensors import Scalar, StateDict, shapes_of
 
 Shape = tuple[int, ...]
 
@@ -107,7 +108,7 @@ def identify_adapter(names: Names, state_dict: StateDict, probe: Probe) -> Ident
 def _outlined(names: Names) -> Outline | None:
     """The outline of *names*, remembered: a library has many files that differ in nothing but their numbers."""
     called = tuple(names.tensors)
-    shapes = tuple([tensor.shape for tensor in names.tensors.values()])
+    shapes = tuple(shapes_of(names.tensors))
     if sum(map(len, called)) + sum(map(len, shapes)) > _LONGEST:
         return _outline(called, shapes)
     return _known_outline(called, shapes)
@@ -118,8 +119,8 @@ def _outline(names: Sequence[str], shapes: Sequence[Shape]) -> Outline | None:
     counted = sum(map(len, groups.values()))
     if not groups or counted < _SHARE * len(names):
         return None
-    part = _known_part if max(map(len, shapes)) <= DIMENSIONS else _part
-    parts = [(part if len(pieces) <= _USUAL else _part)(stem, tuple(pieces)) for stem, pieces in groups.items()]
+    part = _known_parts.__getitem__ if max(map(len, shapes)) <= DIMENSIONS else _part
+    parts = [(part if len(pieces) <= _USUAL else _part)((stem, tuple(pieces))) for stem, pieces in groups.items()]
     alphas: dict[tuple[str | None, str, int | None], list[str]] = {}  # trainers give those of one sort the same
     for (component, algorithm, rank, _, _), _, alpha in parts:
         alphas.setdefault((component, algorithm, rank), []).append(alpha)
@@ -131,8 +132,9 @@ def _outline(names: Sequence[str], shapes: Sequence[Shape]) -> Outline | None:
 _known_outline = lru_cache(maxsize=16)(_outline)
 
 
-def _part(stem: str, pieces: tuple[tuple[str, Shape], ...]) -> Part:
-    """The module *stem* of tensors with these leaves and shapes."""
+def _part(module: tuple[str, tuple[tuple[str, Shape], ...]]) -> Part:
+    """What is told of a *module*: its name, and the leaves and shapes of its tensors."""
+    stem, pieces = module
     prefix, path = read_stem(stem)
     form = form_of({told_by(leaf): shape for leaf, shape in pieces})
     component = prefix.component if prefix else None
@@ -141,7 +143,7 @@ def _part(stem: str, pieces: tuple[tuple[str, Shape], ...]) -> Part:
     return Part(kind, told(stem, path, prefix, form), f"{stem}.alpha")
 
 
-_known_part = lru_cache(maxsize=1 << 15)(_part)
+_known_parts = Kept(_part, 1 << 15)
 """The files of one trainer have most of their modules in common."""
 
 
@@ -149,9 +151,9 @@ def _with_alphas(outline: Outline, names: Names, scalars: Mapping[str, Scalar], 
     """The adapter with its alphas, read from its tensors or found among the values beside them."""
     alphas: Counter[float] = Counter()
     for alike in outline.alphas:
-        tensors = [tensor for name in alike if (tensor := names.tensors.get(name))]
-        values: list[Scalar] = [*probe.each(tensors)]
-        if len(tensors) < len(alike):
+        there = list(filter(names.tensors.keys().__contains__, alike))
+        values: list[Scalar] = [*probe.each(names.tensors, there)]
+        if len(there) < len(alike):
             values += [scalars.get(name) for name in alike if name not in names.tensors]
         for value, count in Counter(values).items():
             if isinstance(value, int | float) and abs(value) <= _LARGEST_ALPHA:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from itertools import chain, repeat
 
+from modelhub.kept import Kept
 from modelhub.tensors import BlockTensor, DType, StateDict, TensorInfo
 
 _WRAPPERS = ("module.", "_orig_mod.", "netG.", "params.", "params_ema.", "params-ema.", "state_dict.")
@@ -33,7 +33,7 @@ class Names:
     unpacked); ``prefixes`` holds every leading part of a name up to and with a dot, ``ends`` the last part of each.
     """
 
-    __slots__ = ("_text", "ends", "prefixes", "tensors")
+    __slots__ = ("_text", "_there", "ends", "prefixes", "tensors")
 
     def __init__(self, state_dict: StateDict) -> None:
         tensors = _with_blocks(state_dict)
@@ -48,6 +48,7 @@ class Names:
         if not self.ends.isdisjoint(_PACKED_ENDS):
             self.tensors = _unpacked(tensors)
             self.prefixes, self.ends = _parts(self.tensors)
+        self._there = self.tensors.keys()
 
     def find(self, root: str, entry: str) -> str | None:
         """The name, or the beginning of names, that *entry* asks for below *root*; ``None`` when there is none.
@@ -60,7 +61,7 @@ class Names:
             return name if name in self.prefixes else None
         if name.endswith("*"):
             return self._beginning(name[:-1])
-        return name if name in self.tensors else None
+        return name if name in self._there else None
 
     def roots(self, patterns: tuple[str, ...]) -> list[str]:
         """Those of *patterns* (``"vae."``, ``"text_encoders.*."``; ``""`` is always there) that names begin with."""
@@ -116,7 +117,7 @@ def _parts(names: Mapping[str, object]) -> tuple[set[str], set[str]]:
         max(map(len, names), default=0) <= _USUAL_NAME
         and max(map(str.count, names, repeat(".")), default=0) <= _USUAL_DOTS
     )
-    found = list(map(_known_dotted if plain else _dotted, names))
+    found = list(map(_known_dotted.__getitem__ if plain else _dotted, names))
     prefixes = set(chain.from_iterable([leading for leading, _ in found]))
     return prefixes, {last for _, last in found}
 
@@ -127,18 +128,14 @@ def _dotted(name: str) -> tuple[tuple[str, ...], str]:
     cut = name.rfind(".") + 1
     last = name[cut:]
     while cut:
-        parents.append(_one(name[:cut]))
+        parents.append(_one[name[:cut]])
         cut = name.rfind(".", 0, cut - 1) + 1
-    return tuple(parents), _one(last)
+    return tuple(parents), _one[last]
 
 
-_known_dotted = lru_cache(maxsize=1 << 15)(_dotted)
-
-
-@lru_cache(maxsize=1 << 14)
-def _one(part: str) -> str:
-    """One object for all parts that are alike: many names have them."""
-    return part
+_known_dotted = Kept(_dotted, 1 << 15)
+_one: Kept[str, str] = Kept(lambda part: part, 1 << 14)
+"""One object for all parts that are alike: many names have them."""
 
 
 def _unpacked(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:

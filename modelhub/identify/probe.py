@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from modelhub.errors import SourceError
-from modelhub.tensors import DType, TensorInfo
+from modelhub.tensors import DType, TensorInfo, TensorTable
 
 Read = Callable[[int, int], bytes]
 """``read(offset, length)``: bytes of the file at an absolute offset, fewer where it ends."""
@@ -55,20 +55,23 @@ class Probe:
         """The value of a tensor of one element, when that is a finite number."""
         return self._asked(tensor, _single) if tensor.numel == 1 else None
 
-    def each(self, tensors: Sequence[TensorInfo]) -> list[float | None]:
-        """The :meth:`number` of each of *tensors*, which are likely to be the same.
+    def each(self, tensors: Mapping[str, TensorInfo], names: Sequence[str]) -> list[float | None]:
+        """The :meth:`number` of each of *tensors* that *names* names, which are likely to be the same.
 
         A sparing probe reads some, evenly spread, and takes the others to be like them where these are all alike.
         """
-        if self._sparing and len(tensors) > _FEW:
-            last = len(tensors) - 1
-            some = {self.number(tensors[last * index // (_FEW - 1)]) for index in range(_FEW)}
+        if self._sparing and len(names) > _FEW:
+            last = len(names) - 1
+            some = {self.number(tensors[names[last * index // (_FEW - 1)]]) for index in range(_FEW)}
             if len(some) == 1 and (value := some.pop()) is not None:
                 known = self.numbers
-                for tensor in tensors:
+                if isinstance(tensors, TensorTable) and tensors.shapes(names) <= {(), (1,)}:
+                    return [known.setdefault(name, value) for name in names]
+                alike = [tensors[name] for name in names]
+                for tensor in alike:
                     known.setdefault(tensor.name, value)
-                return [known[tensor.name] if not tensor.shape or tensor.numel == 1 else None for tensor in tensors]
-        return [self.number(tensor) for tensor in tensors]
+                return [known[tensor.name] if not tensor.shape or tensor.numel == 1 else None for tensor in alike]
+        return [self.number(tensors[name]) for name in names]
 
     def deviation(self, tensor: TensorInfo) -> float | None:
         """The standard deviation of a small tensor's values, when that is a finite number."""
@@ -87,11 +90,11 @@ class Probe:
 
 def numbers(tensor: TensorInfo, read: Read | None) -> tuple[float, ...] | None:
     """The values of a small tensor; ``None`` where they cannot be read as they lie."""
-    storage, count = tensor.storage, tensor.numel
+    storage, shape, count = tensor.storage, tensor.shape, tensor.numel
     nbytes = (count * tensor.dtype.bits + 7) // 8
     if storage.packing is not None or tensor.conj or tensor.neg or not tensor.contiguous:
         return None
-    if not 0 < nbytes <= LARGEST_READ or min(tensor.start, tensor.offset, *tensor.shape, 0) < 0:
+    if not 0 < nbytes <= LARGEST_READ or tensor.start < 0 or tensor.offset < 0 or (shape and min(shape) < 0):
         return None
     if storage.data is not None:
         return _decoded(storage.data[tensor.offset : tensor.offset + nbytes], tensor, count, nbytes)

@@ -152,7 +152,7 @@ class Family:
 
     def may_fit(self, names: Names, root: str) -> bool:
         """Whether a signature may fit below *root*; for most files that hold no such component the answer is no."""
-        if root or any(map(names.tensors.__contains__, self.names)):
+        if root or not names.tensors.keys().isdisjoint(self.names):
             return True
         return any(names.find(root, each) for each in self.beginnings)
 

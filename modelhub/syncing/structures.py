@@ -21,7 +21,7 @@ from modelhub.identify.probe import Probe
 from modelhub.identify.side_file import Told as Beside
 from modelhub.identify.side_file import claimed_beside, told_beside
 from modelhub.source import LocalSource
-from modelhub.tensors import StateDict
+from modelhub.tensors import StateDict, elements_of
 
 _KEPT = 1 << 25
 """Bytes of lists that are remembered, the largest of which have a third of a megabyte."""
@@ -145,7 +145,7 @@ class Structures:
             self._nbytes -= len(oldest.listing)
 
     def _asked(self, structure: _Structure, found: Listing, file: _File) -> _Answer:
-        tensors = dict(zip(found.names, found.tensors(0), strict=True))
+        tensors = found.tensors(0)
         read: list[tuple[int, int, bytes]] = []
 
         def read_at(offset: int, length: int) -> bytes:
@@ -160,7 +160,7 @@ class Structures:
         )
         own = stored(Observation({"": (StateDict({}), probe)}, beside=file.beside))
         own["files"][""] = {**compact(own["files"][""], tensors), "metadata": None}
-        columns = self._columns_of(identity, len(tensors), found.elements)
+        columns = self._columns_of(identity, len(tensors), elements_of(tensors))
         answer = _Answer(watched.asked, read, file.beside, columns, json.dumps(own, separators=(",", ":")))
         if not watched.whole:
             structure.answers = [answer, *structure.answers[: _ANSWERS - 1]]

@@ -59,4 +59,4 @@ def test_other_precisions() -> None:
     """Numbers of a group that are not single are not read at all."""
     probe = Probe(lambda offset, length: bytes(length), sparing=True)
     tensors = state_dict({f"t{number}": (DType.F16, (2,)) for number in range(20)})
-    assert probe.each(list(tensors.values())) == [None] * 20
+    assert probe.each(tensors, list(tensors)) == [None] * 20
