@@ -54,8 +54,10 @@ _ALIASES = (
     (re.compile(r"(double_blocks_\d+)_img_attn_(qkv|proj)"), (r"\1_\g<2>1",)),
     (re.compile(r"(double_blocks_\d+)_txt_attn_(qkv|proj)"), (r"\1_\g<2>2",)),
     (re.compile(r"(single_blocks_\d+)_linear2"), (r"\1_proj",)),
+    (re.compile(r"(single_blocks_\d+)_qkv"), (r"\1_linear1_qkv",)),
 )
-"""Other names of modules: diffusers' attention processors, and XLabs' (``qkv1`` is of the image, ``qkv2`` of text)."""
+"""Other names of modules: diffusers' attention processors, XLabs' (``qkv1`` is of the image, ``qkv2`` of text), and
+what ComfyUI makes of XLabs' ``single_blocks``."""
 
 _BLOCKS = (
     (re.compile(r"(?:.*\.)?input_blocks\.(\d{1,4})\."), "IN"),
@@ -286,6 +288,9 @@ def _add_diffusers(made: KeyMap, fused: Fused, name: str, shape: Shape) -> None:
         part = Part(address, (first, first + count), 0)
         made._add(("denoiser",), module + ending, (count, *shape[1:]), (part,))
         first += count
+    if fused.qkv:
+        count = sum(counts[:3])
+        made._add(("denoiser",), fused.qkv + ending, (count, *shape[1:]), (Part(address, (0, count), 0),))
 
 
 def _add_native(made: KeyMap, fused: Fused, shapes: Shapes, address: _Addressing) -> None:
@@ -305,6 +310,8 @@ def _add_native(made: KeyMap, fused: Fused, shapes: Shapes, address: _Addressing
                 first += shapes[name][0]
             parts = tuple(made_parts)
         made._add(("denoiser",), fused.native + ending, shape, parts, native=True)
+        if fused.qkv:
+            made._add(("denoiser",), fused.qkv + ending, (parts[3].first, *shape[1:]), parts[:3])
 
 
 def _rows(fused: Fused, total: int) -> tuple[int, ...]:

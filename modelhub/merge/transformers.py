@@ -1,7 +1,8 @@
 """FLUX and SD 3 under their own and under diffusers' names: which rows of a fused matrix each of diffusers' is.
 
-Sources: black-forest-labs/flux ``modules/layers.py``, Stability-AI/sd3.5 ``mmditx.py``, and diffusers'
-``scripts/convert_flux_to_diffusers.py`` and ``scripts/convert_sd3_to_diffusers.py``.
+Sources: black-forest-labs/flux ``modules/layers.py``, Stability-AI/sd3.5 ``mmditx.py``, diffusers'
+``scripts/convert_flux_to_diffusers.py`` and ``scripts/convert_sd3_to_diffusers.py``; XLabs-AI/x-flux
+``modules/layers.py`` for the processors that its LoRAs are named by.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ class Fused:
     """A module of *native* name whose rows are those of the *diffusers* modules, one after the other.
 
     ``rows`` are how many each has; empty: equally many. ``swapped``: the two halves stand the other way round there
-    (``AdaLayerNormContinuous`` has scale before shift, the original shift before scale).
+    (``AdaLayerNormContinuous`` has scale before shift, the original shift before scale). ``qkv`` is what XLabs calls
+    the first three together.
     """
 
     native: str
     diffusers: tuple[str, ...]
     rows: tuple[int, ...] = ()
     swapped: bool = False
+    qkv: str = ""
 
 
 def places(shapes: Shapes) -> Iterator[Fused]:
@@ -90,7 +93,7 @@ def _flux(shapes: Shapes, doubles: str, singles: str, embedder: str) -> Iterator
         fused = shapes.get(f"{native}.linear1.weight") or shapes.get(f"{block}.proj_mlp.weight") or (0,)
         mlp = fused[0] - 3 * hidden if f"{native}.linear1.weight" in shapes else fused[0]
         names = (*(f"{block}.attn.to_{m}" for m in "qkv"), f"{block}.proj_mlp")
-        yield Fused(f"{native}.linear1", names, (hidden, hidden, hidden, mlp))
+        yield Fused(f"{native}.linear1", names, (hidden, hidden, hidden, mlp), qkv=f"{native}.qkv")
         for theirs, ours in {
             "linear2": "proj_out",
             "modulation.lin": "norm.linear",
