@@ -36,8 +36,10 @@ _PACKED = {
     "_weight_qdata": "torchao",
     "SCB": "bnb-int8",
     "qzeros": "gptq",
+    "weight_scale_2": "nvfp4",
 }
-"""Last parts of names beside weights that are packed: bitsandbytes' types, nunchaku's SVDQuant, torchao, GPTQ."""
+"""Last parts of names beside weights that are packed: bitsandbytes' types, nunchaku's SVDQuant, torchao, GPTQ, NVIDIA's
+FP4 (a scale of the tensor beside those of its blocks)."""
 
 _SCALES = frozenset({"scale_weight", "weight_scale", "scale_input", "input_scale", "scaled_fp8", "weight_scale_inv"})
 """Last parts of the names of scales beside weights of eight bits (ComfyUI, Lightricks, DeepSeek)."""

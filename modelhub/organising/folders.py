@@ -41,6 +41,7 @@ COMFYUI: Mapping[str, tuple[str, ...]] = {
     "gligen": ("models/gligen",),
     "motion-module": ("models/animatediff_models",),
     "upscaler": ("models/upscale_models",),
+    "latent-upscaler": ("models/latent_upscale_models",),
 }
 
 DIALECTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {"a1111": A1111, "comfyui": COMFYUI}

@@ -57,6 +57,7 @@ def test_schedule_buffers_do_not_matter() -> None:
         ("double_blocks.0.img_attn.qkv.weight.quant_state.bitsandbytes__nf4", "nf4"),
         ("double_blocks.0.img_attn.qkv.weight.quant_state.bitsandbytes__fp4", "fp4"),
         ("transformer_blocks.0.qkv_proj.wscales", "svdquant"),
+        ("double_blocks.0.img_attn.qkv.weight_scale_2", "nvfp4"),
     ],
 )
 def test_packed_weights(name: str, precision: str) -> None:

@@ -126,6 +126,7 @@ def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]
         (_of("omnigen"), [named("transformer-omnigen")]),
         (_of("omnigen-2"), [made(o.omnigen_2())]),
         (_of("ace-step"), [made(o.ace_step())]),
+        (_of("ace-step", variant="1.5"), [made(o.ace_step_15())]),
         (_of("kandinsky-5"), [named("transformer-kandinsky-5")]),
         (_of("krea-2"), [named("transformer-krea-2"), made(o.krea_2())]),
         (_of("ideogram-4"), [named("transformer-ideogram-4")]),

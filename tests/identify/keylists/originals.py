@@ -265,3 +265,10 @@ def ace_step() -> Layers:
     encoder = {f"self_attn.linear_{each}": (lyric, lyric) for each in ("q", "k", "v", "out", "pos")}
     ends = {"speaker_embedder": (d, 512), "genre_embedder": (d, 768), "lyric_proj": (d, lyric), "t_block.1": (6 * d, d)}
     return _blocks("transformer_blocks", 24, layers) | _blocks("lyric_encoder.encoders", 6, encoder) | ends
+
+
+def ace_step_15() -> Layers:
+    """The cross-attention of ACE-Step 1.5's decoder; its other layers are called as a language model's."""
+    d = 2048
+    layers = {"q_proj": (d, d), "k_proj": (d // 2, d), "v_proj": (d // 2, d), "o_proj": (d, d)}
+    return _blocks("layers", 24, {f"cross_attn.{name}": size for name, size in layers.items()})
