@@ -33,6 +33,15 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
 
 
+@pytest.fixture
+def worker_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands run models in this process: to start another, which imports torch anew, takes longer than that."""
+    from tests.smoke.course import Within
+
+    for module in ("modelhub.trials", "modelhub.smoke.crew"):
+        monkeypatch.setattr(f"{module}.Worker", Within)
+
+
 def _safe(path: str) -> None:
     write_torch_zip(path, random_weights(LAYOUT, seed=1))
 

@@ -13,6 +13,7 @@ from modelhub.samples import library, runnable
 from tests.cli.run import modelhub
 
 
+@pytest.mark.usefixtures("worker_within")
 def test_everything_comes_out_as_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo ends with 0, leaves everything inside its own folder and runs no payload; run again, it would tell of a
     file that comes out otherwise than labelled, and not end with 0."""
@@ -54,6 +55,7 @@ def test_without_the_libraries_no_model_is_run(monkeypatch: pytest.MonkeyPatch) 
     assert not Path("modelhub-demo/smoke.html").exists()
 
 
+@pytest.mark.usefixtures("worker_within")
 def test_a_model_that_comes_out_otherwise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Was a model to fail and passes, or the other way round, the demo names it and does not end with 0."""
 
