@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 
 from modelhub.merge.base import AdapterModule, Shape, Target
@@ -28,24 +29,64 @@ def misfit(module: AdapterModule, target: Target) -> str | None:
         return f"its tensor {empty[0]!r} has no elements"
     try:
         size = _SIZES[module.algorithm](shapes, target.shape)
+        inner = list(_inner(shapes))
     except (KeyError, IndexError):
         return f"its tensors do not make a {module.algorithm} module"
     wanted = (target.shape[0] if target.shape else 1, prod(target.shape[1:]))
     if size != wanted:
         return f"it is for a weight of {size[0]} by {size[1]}, and the base's has the shape {list(target.shape)}"
-    if len(target.parts) > 1 and not _by_rows(module):
+    for left, right in inner:
+        if left != right:
+            return f"its factors do not fit each other: one has the rank {left}, and the other {right}"
+    magnitudes = module.magnitudes.tensor.shape if module.magnitudes is not None else None
+    output = True
+    if magnitudes is not None:
+        if module.algorithm not in ADDITIVE:
+            return f"a {module.algorithm} module with magnitudes (DoRA) is not defined"
+        found = on_output(magnitudes, target.shape, peft=module.peft)
+        if found is None:
+            return f"magnitudes of shape {list(magnitudes)} do not fit a weight of shape {list(target.shape)}"
+        output = found
+    if len(target.parts) > 1 and (module.algorithm == "oft" or not output):
         return f"{module.algorithm} needs the whole weight, which lies in {len(target.parts)} tensors of the base"
     return None
 
 
-def _by_rows(module: AdapterModule) -> bool:
-    if module.algorithm == "oft":
-        return False
-    scale = module.magnitudes
-    return scale is None or module.peft or scale.tensor.shape[:1] != (1,)
+ADDITIVE = frozenset({"lora", "loha", "lokr", "full"})
+"""Algorithms whose change does not depend on the weight: what a DoRA can be made of."""
+
+
+def on_output(magnitudes: Shape, shape: Shape, *, peft: bool = False) -> bool | None:
+    """Whether a DoRA of a weight of *shape* has *magnitudes* for its outputs and not for its inputs; ``None``: neither.
+
+    The axis is told by their shape, see :mod:`modelhub.merge.adapters.dora`; *peft* says that PEFT wrote them, always
+    one for each output.
+    """
+    count = prod(magnitudes)
+    if sum(size != 1 for size in magnitudes) > 1 or len(shape) < 2:
+        return None
+    if peft or len(magnitudes) < 2:
+        return True if count == shape[0] else None
+    if count == shape[0] and magnitudes[0] == count and (count != 1 or shape[1] != 1):
+        return True
+    return False if count == shape[1] and magnitudes[1] == count else None
 
 
 Shapes = dict[str, Shape]
+
+
+def _inner(s: Shapes) -> Iterator[tuple[int, int]]:
+    """The ranks of *s*, a module's shapes by role, that have to be the same, in pairs."""
+    if "mid" in s and "up" in s:
+        yield from ((prod(s["up"][1:]), s["mid"][0]), (s["mid"][1], s["down"][0]))
+    elif "up" in s:
+        yield prod(s["up"][1:]), s["down"][0]
+    for number in "12":
+        left, right, core = (s.get(f"{role}{number}{end}") for role, end in (("w", "_a"), ("w", "_b"), ("t", "")))
+        if left and right and core:
+            yield from ((left[0], core[0]), (right[0], core[1]))
+        elif left and right:
+            yield left[1], right[0]
 
 
 def _lora(s: Shapes, _shape: Shape) -> Shape:

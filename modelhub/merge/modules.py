@@ -74,10 +74,11 @@ def adapter_modules(container: Container) -> Adapter:
 
     made: list[AdapterModule] = []
     refused: list[Unmatched] = []
+    several = tuple(f"{module.name}." for module in found if len(module.leaves) > len(module.tensors))
     left = [
         Unmatched(container.name, name, "a tensor that belongs to no adapter's module")
         for name in state_dict
-        if name not in taken and not name.startswith("bundle_emb.")
+        if name not in taken and not name.startswith(("bundle_emb.", *several))
     ]
     for module in found:
         try:
@@ -92,6 +93,8 @@ def _parts(
 ) -> Iterator[AdapterModule]:
     """What *module* does, a change of the weight and one of the bias at most."""
     component, path = _place(module)
+    if len(module.leaves) > len(module.tensors):
+        raise NotMerged("it has several tensors in one role, of several adapters or of parts")
     for leaf in module.leaves:
         if (reason := _UNSUPPORTED.get(leaf.partition(".")[0])) is not None:
             raise NotMerged(reason)

@@ -928,7 +928,7 @@ def test_weights_of_eight_bits_without_a_scale(tmp_path: Path, dtype: str) -> No
     [
         ({"bias_values": (3,), "bias_indices": (2, 3), "bias_size": ()}, "do not make a lora module"),
         ({"hada_w1_a": (48, 4, 1), "hada_w1_b": (4, 32), "hada_w2_a": (48, 4, 1), "hada_w2_b": (4, 32)}, "shapes"),
-        ({"lokr_w1": (2, 2), "lokr_w2_a": (24, 4, 1), "lokr_w2_b": (1, 16)}, "does not fit"),
+        ({"lokr_w1": (2, 2), "lokr_w2_a": (24, 4, 1), "lokr_w2_b": (1, 16)}, "one has the rank 4, and the other 1"),
     ],
 )
 def test_shapes_that_do_not_go_together_name_the_module(
@@ -1017,3 +1017,43 @@ def test_hints_are_those_of_a_merge(sdxl, tmp_path: Path) -> None:
         with pytest.raises(NotFound) as missing:
             work(tmp_path / "nowhere" / "out.safetensors")
         assert missing.value.hint == "make it"
+
+
+@pytest.mark.parametrize(
+    ("roles", "told"),
+    [
+        (
+            {"lora_up.0.weight": (48, 4), "lora_down.0.weight": (4, 32), "lora_up.1.weight": (48, 4)},
+            "it has several tensors in one role",
+        ),
+        (
+            {"lora_A.one.weight": (4, 32), "lora_B.one.weight": (48, 4), "lora_A.two.weight": (4, 32)},
+            "it has several tensors in one role",
+        ),
+        ({"lora_up.weight": (48, 5), "lora_down.weight": (4, 32)}, "one has the rank 5, and the other 4"),
+        (
+            {"hada_w1_a": (48, 4), "hada_w1_b": (3, 32), "hada_w2_a": (48, 4), "hada_w2_b": (4, 32)},
+            "one has the rank 4, and the other 3",
+        ),
+        (
+            {"lora_up.weight": (48, 4), "lora_down.weight": (4, 32), "dora_scale": (1, 33)},
+            r"magnitudes of shape \[1, 33\] do not fit a weight of shape \[48, 32\]",
+        ),
+        ({"oft_blocks": (6, 8, 8), "dora_scale": (48, 1)}, r"a oft module with magnitudes \(DoRA\) is not defined"),
+        ({"lora_up.weight": (48, 4), "lora_down.weight": (4, 32), "lora_mid.weight": (4,)}, "do not make a lora"),
+    ],
+)
+def test_a_plan_tells_what_cannot_be_merged(sdxl, tmp_path: Path, roles: dict, told: str) -> None:
+    """What the shapes of a module's tensors, or their number, rule out is told by the plan, and may be left out."""
+    base, weights = sdxl
+    changed = {SITE.tensor: torch.randn(48, 32, generator=torch.Generator().manual_seed(0)).half()}
+    save_file({**weights, **changed}, base)
+    name, other = SITE.named("kohya-sgm"), sites("sdxl")[LINEAR][1]
+    tensors = {f"{name}.{role}": random(*shape, seed=n) for n, (role, shape) in enumerate(roles.items())}
+    tensors[f"{other.named('kohya-sgm')}.diff"] = random(*weights[other.tensor].shape)
+    adapter = str(write_adapter(tmp_path / "a.safetensors", tensors))
+    with pytest.raises(UnmatchedKeys, match=told), plan_merge(base, [adapter]):
+        pass
+    with plan_merge(base, [adapter], allow_unmatched=True) as plan:
+        assert {address.tensor for address in plan.changes} == {other.tensor}
+        assert [each.name for each in plan.unmatched] == [name]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from modelhub.errors import MergeError
 from modelhub.merge.adapters.base import Additive, Shape
+from modelhub.merge.fitting import on_output
 
 
 class Dora:
@@ -23,7 +24,10 @@ class Dora:
 
     def __init__(self, inner: Additive, scale: Tensor, shape: Shape, *, peft: bool = False) -> None:
         self._inner = inner
-        self._on_output = _on_output(scale, shape, peft=peft)
+        found = on_output(tuple(scale.shape), shape, peft=peft)
+        if found is None:
+            raise MergeError(f"magnitudes of shape {list(scale.shape)} do not fit a weight of shape {list(shape)}")
+        self._on_output = found
         self.by_rows = self._on_output
         self._scale = scale.reshape(-1)
 
@@ -37,18 +41,3 @@ class Dora:
         factor = scale.reshape(length.shape) / length
         changed.mul_(factor.masked_fill_(length == 0, 0))
         return weight.lerp_(changed, strength)
-
-
-def _on_output(scale: Tensor, shape: Shape, *, peft: bool) -> bool:
-    """Whether there is a magnitude for each output, and not for each input."""
-    count = scale.numel()
-    long = [n for n, size in enumerate(scale.shape) if size != 1]
-    if len(long) <= 1 and len(shape) > 1:
-        if peft or scale.dim() < 2:
-            if count == shape[0]:
-                return True
-        elif count == shape[0] and scale.shape[0] == count and (count != 1 or shape[1] != 1):
-            return True
-        elif count == shape[1] and scale.shape[1] == count:
-            return False
-    raise MergeError(f"magnitudes of shape {list(scale.shape)} do not fit a weight of shape {list(shape)}")
