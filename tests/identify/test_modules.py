@@ -107,7 +107,7 @@ EXPECTED: dict[str, tuple[str | None, str | tuple[str, ...] | None, str | None]]
     "vae-qwen-image": ("vae", ("qwen-image", "wan", "anima"), None),
     "vae-hunyuan-video": ("vae", "hunyuan-video", None),
     "vae-hunyuan-image": ("vae", "hunyuan-image", None),
-    "vae-hunyuan-video-1.5": ("vae", "hunyuan-video", "1.5"),
+    "vae-hunyuan-video-1.5": ("vae", ("hunyuan-image", "hunyuan-video"), None),
     "vae-ltx": ("vae", ("ltx-video", "ltx-2"), None),
     "vae-ltx-0.9.1": ("vae", ("ltx-video", "ltx-2"), None),
     "vae-ltx-2": ("vae", ("ltx-video", "ltx-2"), None),

@@ -111,3 +111,10 @@ def test_files_of_other_programs(name: str) -> None:
     """A file that only lies beside models is not told to be one."""
     identity = known(FOREIGN[name])
     assert (identity.kind, identity.architecture, identity.candidates) == (None, None, ())
+
+
+def test_an_autoencoder_of_nobody() -> None:
+    """KVAE is an autoencoder of no one architecture, and not Hunyuan's for its convolutions."""
+    names = ("encoder.down.0.downsample.spatial_conv", "decoder.norm_out.conv_b.conv", "decoder.conv_in.conv")
+    identity = known({f"{name}.weight": (1024, 16, 3, 3, 3) for name in names})
+    assert (identity.kind, identity.architecture, identity.variant) == ("vae", None, "kvae")
