@@ -123,8 +123,7 @@ def _ia3(s: Shapes, shape: Shape) -> Shape:
 
 
 def _oft(s: Shapes, shape: Shape) -> Shape:
-    blocks = s["blocks"]
-    return blocks[-3] * blocks[-1], prod(shape[1:])
+    return sum(blocks[-3] * blocks[-1] for role, blocks in s.items() if role != "rescale"), prod(shape[1:])
 
 
 def _glora(s: Shapes, shape: Shape) -> Shape:

@@ -74,7 +74,7 @@ def adapter_modules(container: Container) -> Adapter:
 
     made: list[AdapterModule] = []
     refused: list[Unmatched] = []
-    several = tuple(f"{module.name}." for module in found if len(module.leaves) > len(module.tensors))
+    several = tuple(f"{module.name}." for module in found if _has_several(module, extra.get(module.name, {})))
     left = [
         Unmatched(container.name, name, "a tensor that belongs to no adapter's module")
         for name in state_dict
@@ -93,7 +93,7 @@ def _parts(
 ) -> Iterator[AdapterModule]:
     """What *module* does, a change of the weight and one of the bias at most."""
     component, path = _place(module)
-    if len(module.leaves) > len(module.tensors):
+    if _has_several(module, extra):
         raise NotMerged("it has several tensors in one role, of several adapters or of parts")
     for leaf in module.leaves:
         if (reason := _UNSUPPORTED.get(leaf.partition(".")[0])) is not None:
@@ -131,8 +131,9 @@ def _parts(
         weights["lora"] |= {role: tensor for role, tensor in extra.items() if role in _SPARSE}
     if "ia3" in weights and "weight" in extra:
         weights["ia3"]["weight"] = extra["weight"]
-    if "oft" in weights and "rescale" in beside:
-        weights["oft"]["rescale"] = beside["rescale"]
+    if "oft" in weights:
+        weights["oft"] |= {role: tensor for role, tensor in extra.items() if role.startswith("blocks")}
+        weights["oft"] |= {role: tensor for role, tensor in beside.items() if role == "rescale"}
     if "diff" in full:
         weights["full"] = {"diff": full["diff"]}
     if "w" in norm:
@@ -182,7 +183,8 @@ def _alpha(
 
 
 def _extra(state_dict: StateDict, found: tuple[Module, ...], taken: set[str]) -> dict[str, dict[str, TensorInfo]]:
-    """By module, tensors of it that no table of leaves has: the sparse ones of old LyCORIS, and (IA)^3's weights."""
+    """By module, tensors of it that no table of leaves has: the sparse ones of old LyCORIS, (IA)^3's weights, and the
+    blocks of an OFT that has several, for runs of outputs one after the other."""
     algorithms = {module.name: {algorithm for algorithm, _ in module.tensors} for module in found}
     extra: dict[str, dict[str, TensorInfo]] = {}
     for name, tensor in state_dict.items():
@@ -191,4 +193,14 @@ def _extra(state_dict: StateDict, found: tuple[Module, ...], taken: set[str]) ->
             continue
         if leaf in _SPARSE or (leaf == "weight" and "ia3" in algorithms[stem]):
             extra.setdefault(stem, {})[leaf] = tensor
+    for module in found:
+        parts = [state_dict.get(f"{module.name}.oft_blocks.{n}") for n in range(module.leaves.count("oft_blocks.*"))]
+        if len(parts) > 1:
+            roles = ("blocks", *(f"blocks.{n}" for n in range(1, len(parts))))
+            extra[module.name] = {role: part for role, part in zip(roles, parts, strict=True) if part is not None}
     return extra
+
+
+def _has_several(module: Module, extra: Mapping[str, TensorInfo]) -> bool:
+    """Whether tensors of *module* are the same to it, of which only one would be taken."""
+    return len(module.leaves) > len(module.tensors) + sum(role.startswith("blocks.") for role in extra)

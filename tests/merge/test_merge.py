@@ -1057,3 +1057,41 @@ def test_a_plan_tells_what_cannot_be_merged(sdxl, tmp_path: Path, roles: dict, t
     with plan_merge(base, [adapter], allow_unmatched=True) as plan:
         assert {address.tensor for address in plan.changes} == {other.tensor}
         assert [each.name for each in plan.unmatched] == [name]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-3, 2.0])
+def test_blocks_of_the_parts_of_a_fused_layer(tmp_path: Path, alpha: float) -> None:
+    """sd-scripts' OFT of FLUX turns q, k, v and the rest of a fused matrix by blocks of their own, each with a limit of
+    its own; what is not fused has one run of blocks."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in FUSED.items()}
+    base = tmp_path / "flux.safetensors"
+    save_file(weights, base)
+    sizes = {
+        "double_blocks.0.img_attn.qkv": (32, 32, 32),
+        "single_blocks.0.linear1": (32, 32, 32, 128),
+        "final_layer.adaLN_modulation.1": (64,),
+    }
+    tensors, whole = {}, {}
+    for module, runs in sizes.items():
+        stem = f"oft_unet_{module.replace('.', '_')}"
+        blocks = [random(4, size // 4, size // 4, seed=n) for n, size in enumerate(runs)]
+        tensors |= {f"{stem}.oft_blocks.{n}": each for n, each in enumerate(blocks)} | {
+            f"{stem}.alpha": np.array(alpha)
+        }
+        whole[f"{module}.weight"] = [as_stored(each) for each in blocks]
+    adapter = write_adapter(tmp_path / "a.safetensors", tensors)
+    for s in (-1.0, 0.5, 1.0):
+        target = tmp_path / f"{s}.safetensors"
+        merge(base, [f"{adapter}:{s}"], target=target)
+        found = load(target)
+        assert_same(found, weights, set(whole))
+        for name, blocks in whole.items():
+            before = np.split(weights[name].double().numpy(), np.cumsum(sizes[name.removesuffix(".weight")])[:-1])
+            limit = float(np.float32(alpha))
+            exact = [reference.oft(run, {"blocks": b}, limit, s) for run, b in zip(before, blocks, strict=True)]
+            assert_merged(found[name], np.concatenate(exact), weights[name])
+    del tensors["oft_unet_single_blocks_0_linear1.oft_blocks.1"]
+    adapter = write_adapter(tmp_path / "a.safetensors", tensors)
+    with pytest.raises(UnmatchedKeys, match="oft_unet_single_blocks_0_linear1: "):
+        merge(base, [str(adapter)], target=tmp_path / "no.safetensors")
