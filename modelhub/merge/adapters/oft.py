@@ -4,8 +4,8 @@ Each block ``B`` gives the rotation ``R = (I + Q)(I - Q)^-1`` with ``Q = B - B^T
 all Q of a module together, those of every pass, are made no longer than ``alpha * out``. OFT turns each run of ``b``
 outputs by its block, ``einsum('knm,kn...->km...', I + s (R - I), W)``; BOFT does so in *m* butterfly passes, between
 which outputs change places. A ``rescale`` then scales each output, ``1 + s (rescale - 1)``, so that nothing is left of
-it at strength 0. sd-scripts gives the parts of a fused layer (FLUX's ``qkv`` and ``linear1``) blocks of their own; their
-Q are made no longer than ``alpha`` times the part's outputs.
+it at strength 0. sd-scripts gives the parts of a fused layer (FLUX's ``qkv`` and ``linear1``) blocks of their own, and
+alpha limits the Q of each part by its outputs.
 
 Source: Qiu et al. 2023 (arXiv 2306.07280), Liu et al. 2023 (arXiv 2311.06243); LyCORIS ``modules/diag_oft.py``,
 ``modules/boft.py``; sd-scripts ``networks/oft_flux.py``. PEFT's ``oft_R`` is another parametrisation and is not this.
