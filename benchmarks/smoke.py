@@ -74,11 +74,12 @@ MODELS = {
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """The models of one run: when each result came after the one before (the first: after the start), and it."""
+    """The models of one run: when each result came after the one before (the first: after the start), and it; and the
+    first image, if there is one."""
 
     gaps: tuple[float, ...]
     results: tuple[Mapping[str, Any], ...]
-    image: bytes
+    image: bytes | None
 
     @property
     def warm(self) -> float:
@@ -172,7 +173,8 @@ def _measured(
         ]
     else:
         lines.append("The goals are a GPU's, and not judged here.")
-    return lines, [(f"{model.title}, modelhub smoke", tested.image), (f"{model.title}, diffusers", image)]
+    made = ((f"{model.title}, modelhub smoke", tested.image), (f"{model.title}, diffusers", image))
+    return lines, [(title, each) for title, each in made if each is not None]
 
 
 def _tested(paths: Sequence[str], folder: str, device: str, size: int) -> Tested:
@@ -195,9 +197,11 @@ def _tested(paths: Sequence[str], folder: str, device: str, size: int) -> Tested
             last = now
     if len(results) != len(paths) or any(not result["seconds"] for result in results):
         raise RuntimeError(f"modelhub smoke: {results[-1]['sentence'] if results else 'it said nothing'}")
-    made = sorted(os.listdir(images))
-    with open(os.path.join(images, made[0]), "rb") as file:
-        return Tested(tuple(gaps), tuple(results), file.read())
+    image = None
+    if os.path.isdir(images):
+        with open(os.path.join(images, min(os.listdir(images))), "rb") as file:
+            image = file.read()
+    return Tested(tuple(gaps), tuple(results), image)
 
 
 def _scripted(

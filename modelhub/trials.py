@@ -107,6 +107,8 @@ class Trials:
         self._accept = accept
         self._keeps = keeps
         self._known_bases: dict[str, str | None] = {}
+        self.accepted = 0
+        """Images that became the reference of later tests."""
 
     def __enter__(self) -> Trials:
         return self
@@ -248,6 +250,7 @@ class Trials:
         self._catalog.smoke_runs.put(stat, run, str(result.asked.get("base", "")) or None)
         if self._accept and result.outcome in ("passed", "suspect"):
             self._catalog.smoke_runs.accept(stat)
+            self.accepted += 1
 
 
 def compare(trials: Trials, first: str, second: str, asked: Sequence[Settings]) -> list[Pair]:

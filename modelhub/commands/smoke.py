@@ -131,6 +131,9 @@ def command(
             if calibrate:
                 good.append(replace(result, image=None, grid=None))
             del result, found  # its image is let go before the next one is made
+        if accept:
+            others = "; the others failed, could not be tested, or are not in the catalog as they are"
+            sink.note(f"accepted: {trials.accepted} of {len(outcomes)}{others * (trials.accepted < len(outcomes))}")
     made = calibrated(good, datetime.date.today().isoformat())
     if made:
         _write_calibrations(place, known | made)

@@ -53,14 +53,16 @@ class Calibration:
     size: int
 
     def thresholds(self, asked: Mapping[str, object]) -> Thresholds:
-        """The thresholds for a test that was *asked* for; latents of another number of steps are judged by our own."""
+        """The thresholds for a test that was *asked* for; latents that are sampled otherwise are judged by our
+        own."""
         count = len(self.models)
         origin = f"calibrated on {count} model{'s' * (count != 1)}, {self.date}"
         found = Thresholds(probe=self.probe, psnr=self.psnr, origin=origin)
         alike = all(asked.get(name) == getattr(self, name) for name in ("steps", "guidance", "size"))
         if alike:
             return replace(found, deviation=self.deviation)
-        return replace(found, origin=f"{origin}; of latents modelhub's own, since it was at {self.steps} steps")
+        sampled = f"{self.steps} steps, {self.size} px and a guidance of {self.guidance:g}"
+        return replace(found, origin=f"{origin}; of latents modelhub's own, since it was at {sampled}")
 
 
 def calibrated(results: Iterable[SmokeResult], date: str) -> dict[str, Calibration]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -53,8 +54,9 @@ def test_a_checkpoint_is_tried_out() -> None:
 
 
 @pytest.mark.usefixtures("worker_within")
-def test_a_folder_is_tried_out_through_our_own_configurations() -> None:
-    """Of a diffusers folder only the weights are loaded: neither its index nor its configurations decide anything."""
+def test_a_folder_is_tried_out_through_our_own_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a diffusers folder only the weights are loaded: its configurations decide nothing, and one whose index
+    names a module, which diffusers would import, is refused."""
     save(healthy("sd-1"), Path("good.safetensors"))
     assert modelhub("convert", "good.safetensors", "folder", "--layout", "diffusers").code == 0
     for name in ("unet/config.json", "vae/config.json", "text_encoder/config.json"):
@@ -65,6 +67,14 @@ def test_a_folder_is_tried_out_through_our_own_configurations() -> None:
     assert {check["outcome"] for check in report["checks"]} == {"passed"}
     assert report["facts"]["tokenizer"] == "stand-in"
     assert report["facts"]["load"]["missing"]["count"] == 0
+    Path("marking.py").write_text('open("MARK", "w")\nclass Pipeline: ...\n')
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    parts = ("unet", "vae", "text_encoder", "scheduler")
+    index = {"_class_name": ["marking", "Pipeline"], **{name: ["marking", "Pipeline"] for name in parts}}
+    Path("folder/model_index.json").write_text(json.dumps(index))
+    ran = modelhub("smoke", "folder")
+    assert (ran.code, Path("MARK").exists()) == (2, False)
+    assert "its scan says suspicious: the pipeline's class is not one of diffusers' own" in ran.out
 
 
 def test_one_sealed_worker_runs_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +171,7 @@ def test_results_are_kept_in_the_catalog() -> None:
     assert modelhub("intake", "--catalog", "c.db", ".").code == 0
     ran = modelhub("smoke", *options, "--accept", "one")
     assert [each["outcome"] for each in ran.json()["reports"]] == ["passed"]
+    assert ran.err == "accepted: 1 of 1\n"
     (run,) = modelhub("show", "--catalog", "c.db", "--format", "json", "one").json()["records"][0]["smoke_runs"]
     assert (run["outcome"], run["accepted"], run["asked"]["seed"]) == ("passed", True, 0)
     image = Path(run["image_path"]).read_bytes()
@@ -180,6 +191,9 @@ def test_results_are_kept_in_the_catalog() -> None:
     assert shown.count("smoke test") == 2
     assert "it generates" in shown
     assert modelhub("smoke", *options, "--all", "--untested").code == 0
+    shutil.copy("two.safetensors", "three.safetensors")
+    ran = modelhub("smoke", *options, "--accept", "three.safetensors")
+    assert ran.err.startswith("accepted: 0 of 1; the others failed, ")
 
 
 def test_what_is_tested_of_a_catalog(make: Make) -> None:

@@ -53,7 +53,7 @@ def test_latents_of_other_steps_are_judged_by_our_own() -> None:
     """Their deviation depends on how they are sampled; what one step and the VAE do does not."""
     found = SD_1.thresholds(ASKED | {"steps": 20})
     assert (found.probe, found.psnr, found.deviation) == (0.06, 22.0, Thresholds().deviation)
-    assert found.origin.endswith("of latents modelhub's own, since it was at 4 steps")
+    assert found.origin.endswith("of latents modelhub's own, since it was at 4 steps, 64 px and a guidance of 7")
 
 
 def test_a_wrong_prediction_type_is_found_by_any_calibration() -> None:
