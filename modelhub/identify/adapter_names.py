@@ -129,6 +129,9 @@ _splits = Kept(_split, 1 << 15)
 def _parted(name: str) -> tuple[str, str] | None:
     leaves = _tables().leaves
     cut = len(name)
+    if name.endswith((":up", ":down")):  # cloneofsimo's first LoRAs: unet:0:up
+        stem, _, side = name.rpartition(":")
+        return stem, f"lora.{side}.weight"
     for _ in range(3):
         cut = name.rfind(".", 0, cut)
         if cut <= 0:

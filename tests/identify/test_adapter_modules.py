@@ -332,3 +332,14 @@ def test_adapters_of_other_models(stem: str) -> None:
         shapes |= {f"{stem.format(index)}.lora_A.weight": (8, 4096), f"{stem.format(index)}.lora_B.weight": (4096, 8)}
     identity = known(shapes)
     assert (identity.kind, identity.architecture, identity.candidates) == ("lora", None, ())
+
+
+def test_numbered_layers() -> None:
+    """The first LoRAs of all numbered their layers; for SD 1 or 2, which nothing decides."""
+    shapes: Shapes = {}
+    for number, (outputs, inputs) in enumerate([(320, 320), (320, 768), (640, 640), (1280, 768)]):
+        shapes |= {f"unet:{number}:up": (outputs, 4), f"unet:{number}:down": (4, inputs)}
+    identity = known(shapes)
+    assert identity.adapter is not None
+    assert (identity.kind, identity.candidates, identity.adapter.rank) == ("lora", ("sd-1", "sd-2"), 4)
+    assert identity.adapter.dialect == "cloneofsimo"

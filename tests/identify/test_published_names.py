@@ -98,6 +98,11 @@ FOREIGN: dict[str, dict[str, Shape]] = {
         "embeddings.patch_embeddings.projection.weight": (1536, 3, 14, 14),
         "encoder.layer.0.attention.attention.query.weight": (1536, 1536),
     },
+    "BLIP-2": {
+        "vision_model.embeddings.class_embedding": (1, 1, 1408),
+        "vision_model.encoder.layers.38.self_attn.qkv.weight": (4224, 1408),
+        "query_tokens": (1, 32, 768),
+    },
     "Llama 2": {
         "model.embed_tokens.weight": (32000, 4096),
         "model.layers.0.self_attn.q_proj.weight": (4096, 4096),
@@ -118,3 +123,16 @@ def test_an_autoencoder_of_nobody() -> None:
     names = ("encoder.down.0.downsample.spatial_conv", "decoder.norm_out.conv_b.conv", "decoder.conv_in.conv")
     identity = known({f"{name}.weight": (1024, 16, 3, 3, 3) for name in names})
     assert (identity.kind, identity.architecture, identity.variant) == ("vae", None, "kvae")
+
+
+def test_siglip_with_its_text_model() -> None:
+    """SigLIP's text model is as wide as CLIP ViT-L's; its head tells that the file is SigLIP."""
+    names = {
+        "text_model.embeddings.token_embedding.weight": (32000, 768),
+        "text_model.encoder.layers.0.self_attn.q_proj.weight": (768, 768),
+        "text_model.head.weight": (768, 768),
+        "vision_model.embeddings.patch_embedding.weight": (768, 3, 16, 16),
+        "vision_model.head.probe": (1, 1, 768),
+    }
+    identity = known(names)
+    assert (identity.kind, identity.variant) == ("image-encoder", "siglip")
