@@ -22,6 +22,7 @@ from modelhub.merge.base import AdapterModule, Kind, NotMerged, Unmatched
 from modelhub.merge.peft import PeftScales, number_of
 from modelhub.tensors import StateDict, TensorInfo
 
+_PEFT = "base_model.model."
 _SPARSE = ("bias_indices", "bias_values", "bias_size")
 _SCALED = frozenset({"lora", "loha", "glora", "oft"})
 _RANKED = frozenset({"w1_b", "w2_b"})
@@ -82,16 +83,21 @@ def adapter_modules(container: Container) -> Adapter:
     ]
     for module in found:
         try:
-            made += _parts(module, extra.get(module.name, {}), piece, _alpha(module, state_dict, number, scales))
+            alpha = _alpha(module, state_dict, number, scales)
+            made += _parts(module, extra.get(module.name, {}), piece, alpha, _factor(module, alpha, scales))
         except NotMerged as error:
             refused.append(Unmatched(container.name, module.name, str(error)))
     return Adapter(tuple(made), tuple(refused), tuple(left))
 
 
 def _parts(
-    module: Module, extra: Mapping[str, TensorInfo], piece: Callable[[TensorInfo], Piece], alpha: float | None
+    module: Module,
+    extra: Mapping[str, TensorInfo],
+    piece: Callable[[TensorInfo], Piece],
+    alpha: float | None,
+    factor: float,
 ) -> Iterator[AdapterModule]:
-    """What *module* does, a change of the weight and one of the bias at most."""
+    """What *module* does, a change of the weight, times *factor*, and one of the bias at most."""
     component, path = _place(module)
     if _has_several(module, extra):
         raise NotMerged("it has several tensors in one role, of several adapters or of parts")
@@ -145,7 +151,7 @@ def _parts(
     if dora and not weights:
         raise NotMerged("it has magnitudes (DoRA) and no change of direction")
     for algorithm, tensors in weights.items():
-        yield change("weight", algorithm, tensors)
+        yield change("weight", algorithm, tensors, factor)
     biases = [tensor for tensor in (full.get("diff_b"), norm.get("b")) if tensor is not None]
     for tensor in biases:
         yield change("bias", "full", {"diff": tensor})
@@ -179,7 +185,16 @@ def _alpha(
     if rank is None or not any("lora_A" in leaf for leaf in module.leaves):
         return None
     component, _ = _place(module)
-    return scales.alpha(module.name.removeprefix("base_model.model."), component, rank)
+    return scales.alpha(module.name.removeprefix(_PEFT), component, rank)
+
+
+def _factor(module: Module, alpha: float | None, scales: PeftScales) -> float:
+    """What PEFT's LoHa and LoKr, whose files have no alphas, are multiplied with; 1 for all others."""
+    algorithm = next((each for each, _ in module.tensors if each in ("loha", "lokr")), None)
+    if algorithm is None or alpha is not None:
+        return 1.0
+    component, _ = _place(module)
+    return scales.factor(algorithm, module.name.removeprefix(_PEFT), component)
 
 
 def _extra(state_dict: StateDict, found: tuple[Module, ...], taken: set[str]) -> dict[str, dict[str, TensorInfo]]:

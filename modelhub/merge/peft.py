@@ -2,8 +2,9 @@
 
 The scale is ``lora_alpha / r``, with ``use_rslora`` ``lora_alpha / sqrt(r)``; ``rank_pattern`` and ``alpha_pattern``
 give modules of their own values, by the end of their names. diffusers writes the same under ``lora_adapter_metadata``,
-each name after its component (``unet.lora_alpha``). Source: PEFT ``tuners/lora/config.py`` and
-``tuners/tuners_utils.py`` (``get_pattern_key``); diffusers ``loaders/lora_base.py``.
+each name after its component (``unet.lora_alpha``). PEFT's LoHa and LoKr have ``alpha / r``, whatever of their factors
+is kept whole. Source: PEFT ``tuners/lora/config.py``, ``tuners/loha``, ``tuners/lokr`` and ``tuners/tuners_utils.py``
+(``get_pattern_key``); diffusers ``loaders/lora_base.py``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from modelhub.source import open_local
 
 CONFIG = "adapter_config.json"
 _LARGEST = 1 << 20
+_DEFAULT = 8
+"""``alpha`` and ``r`` of PEFT's LoHa and LoKr."""
 _KEYS = ("lora_alpha", "alpha_pattern", "use_rslora")
 
 
@@ -36,23 +39,52 @@ class PeftScales:
         *module* is its name, dotted, with or without its component before it. Raises :class:`NotMerged` where a pattern
         that comes before its own is not understood, or the configuration cannot be read.
         """
-        if self._settings is None:
-            raise NotMerged("its adapter's configuration, in which its alpha may stand, cannot be read")
+        settings = self._readable()
         prefixes = _PREFIXES.get(component or "", ())
-        names = {module, *(module.removeprefix(f"{prefix}.") for prefix in prefixes)}
+        names = _names(module, component)
         for prefix in (*prefixes, ""):
             dotted = f"{prefix}." if prefix else ""
-            alpha = self._settings.get(f"{dotted}lora_alpha")
+            alpha = settings.get(f"{dotted}lora_alpha")
             if alpha is None:
                 continue
-            patterns = self._settings.get(f"{dotted}alpha_pattern")
-            if isinstance(patterns, dict):
-                alpha = next((value for pattern, value in patterns.items() if _fits(pattern, names)), alpha)
-            elif patterns:
-                raise NotMerged("the patterns of its adapter's alphas are not understood")
-            stabilised = self._settings.get(f"{dotted}use_rslora") in (True, "True")
+            alpha = _of_module(alpha, settings.get(f"{dotted}alpha_pattern"), names)
+            stabilised = settings.get(f"{dotted}use_rslora") in (True, "True")
             return number_of(alpha) * (math.sqrt(rank) if stabilised else 1.0)
         return None
+
+    def factor(self, algorithm: str, module: str, component: str | None) -> float:
+        """The scale of a *module* of PEFT's LoHa or LoKr, as *algorithm* says; 1 where the configuration is of no such.
+
+        Raises :class:`NotMerged` where it is no finite number, and as :meth:`alpha`.
+        """
+        settings = self._readable()
+        if settings.get("peft_type") != algorithm.upper():
+            return 1.0
+        names = _names(module, component)
+        alpha = number_of(_of_module(settings.get("alpha", _DEFAULT), settings.get("alpha_pattern"), names))
+        rank = number_of(_of_module(settings.get("r", _DEFAULT), settings.get("rank_pattern"), names))
+        if not (math.isfinite(alpha) and 0 < rank < math.inf):
+            raise NotMerged("its alpha and its rank are no finite numbers")
+        return alpha / rank
+
+    def _readable(self) -> Mapping[str, Any]:
+        if self._settings is None:
+            raise NotMerged("its adapter's configuration, in which its alpha may stand, cannot be read")
+        return self._settings
+
+
+def _names(module: str, component: str | None) -> set[str]:
+    """What *module* is called with its component before it and without."""
+    return {module, *(module.removeprefix(f"{prefix}.") for prefix in _PREFIXES.get(component or "", ()))}
+
+
+def _of_module(value: object, patterns: object, names: Iterable[str]) -> object:
+    """What the first of *patterns* that fits one of *names* says, else *value*."""
+    if isinstance(patterns, dict):
+        return next((own for pattern, own in patterns.items() if _fits(pattern, names)), value)
+    if patterns:
+        raise NotMerged("the patterns of its adapter's alphas are not understood")
+    return value
 
 
 def number_of(value: object) -> float:

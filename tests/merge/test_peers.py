@@ -148,9 +148,23 @@ def path_of(model: nn.Module, path: str) -> Iterator[tuple[nn.Module, str]]:
     yield model, path.rsplit(".", maxsplit=1)[-1]
 
 
-@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}])
+PEFTS: list[tuple[str, dict[str, object]]] = [
+    ("LoraConfig", {"lora_alpha": ALPHA}),
+    ("LoraConfig", {"lora_alpha": ALPHA, "use_rslora": True}),
+    ("LoraConfig", {"lora_alpha": ALPHA, "use_dora": True}),
+    ("LoHaConfig", {"alpha": ALPHA}),
+    ("LoHaConfig", {"alpha": ALPHA, "use_effective_conv2d": True}),
+    ("LoHaConfig", {"alpha_pattern": {"conv1": 3, "2": 5}, "rank_pattern": {"conv1": 2, "2": 3}}),
+    ("LoKrConfig", {"alpha": ALPHA}),
+    ("LoKrConfig", {"alpha": ALPHA, "decompose_both": True, "decompose_factor": 4}),
+    ("LoKrConfig", {"alpha": ALPHA, "use_effective_conv2d": True}),
+    ("LoKrConfig", {"alpha": ALPHA, "r": 999}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), PEFTS)
 @pytest.mark.parametrize("name", [LINEAR, CONV])
-def test_peft(peft: ModuleType, tmp_path: Path, name: str, options: dict[str, bool]) -> None:
+def test_peft(peft: ModuleType, tmp_path: Path, name: str, kind: str, options: dict[str, object]) -> None:
     """A file as PEFT writes it, with its configuration beside it, merges to what PEFT merges."""
     weights = base_weights("sd-1", DType.F32)
     dotted = {
@@ -160,11 +174,11 @@ def test_peft(peft: ModuleType, tmp_path: Path, name: str, options: dict[str, bo
     root = nn.Module()
     *_, (parent, last) = path_of(root, dotted)
     parent.add_module(last, layer(weights, name))
-    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=[last], **options)
+    config = getattr(peft, kind)(**{"r": RANK, "target_modules": [last], **options})
     adapted = peft.get_peft_model(root, config)
     generator = torch.Generator().manual_seed(5)
     for key, each in adapted.named_parameters():
-        if "lora_" in key and "magnitude" not in key:
+        if any(word in key for word in ("lora_", "hada_", "lokr_")) and "magnitude" not in key:
             each.data.copy_(torch.randn(each.shape, generator=generator) * 0.2)
         elif "magnitude" in key:
             each.data.copy_((each.detach() * 1.1).float())
