@@ -152,7 +152,8 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class PlannedAdapter:
-    """An adapter of a plan: its open file, its SHA-256, what it is, and how many of its modules are applied."""
+    """An adapter of a plan: its open file, its SHA-256, what it is, how many of its modules are applied, and sentences
+    on it."""
 
     use: AdapterUse
     source: Source
@@ -161,6 +162,7 @@ class PlannedAdapter:
     algorithms: Mapping[str, int]
     matched: int
     skipped: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ and is said to be left over.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from modelhub.container.base import Container
@@ -23,6 +24,8 @@ from modelhub.merge.peft import PeftScales, number_of
 from modelhub.tensors import StateDict, TensorInfo
 
 _PEFT = "base_model.model."
+_SPLIT = re.compile(r'"split_qkv":\s*"?true', re.IGNORECASE)
+_FUSED = re.compile(r"(double|single|joint)_blocks_\d+_.*(qkv|linear1)$")
 _SPARSE = ("bias_indices", "bias_values", "bias_size")
 _SCALED = frozenset({"lora", "loha", "glora", "oft"})
 _RANKED = frozenset({"w1_b", "w2_b"})
@@ -37,11 +40,13 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The modules of an adapter file, those that are not merged, and the tensors of it that are of none."""
+    """The modules of an adapter file, those that are not merged, the tensors of it that are of none, and sentences on
+    it."""
 
     modules: tuple[AdapterModule, ...]
     refused: tuple[Unmatched, ...]
     left: tuple[Unmatched, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def unmatched(self) -> tuple[Unmatched, ...]:
@@ -87,7 +92,23 @@ def adapter_modules(container: Container) -> Adapter:
             made += _parts(module, extra.get(module.name, {}), piece, alpha, _factor(module, alpha, scales))
         except NotMerged as error:
             refused.append(Unmatched(container.name, module.name, str(error)))
-    return Adapter(tuple(made), tuple(refused), tuple(left))
+    notes = tuple(_notes(state_dict.metadata, made))
+    return Adapter(tuple(made), tuple(refused), tuple(left), notes)
+
+
+def _notes(metadata: Mapping[str, str], modules: Iterable[AdapterModule]) -> Iterator[str]:
+    """What its trainer did otherwise than what its file says.
+
+    sd-scripts (``networks/lora_flux.py``, ``lora_sd3.py``) with ``split_qkv`` trains a LoRA for each part of a fused
+    layer, with ``alpha / rank``, and writes them as one of three or four times the rank, and with the same alpha.
+    """
+    if _SPLIT.search(metadata.get("ss_network_args", "")) and any(
+        module.algorithm == "lora" and module.alpha is not None and _FUSED.search(module.path) for module in modules
+    ):
+        yield (
+            "it was trained with split_qkv, and its file has the alpha of a part for the whole of each fused layer: "
+            "these change by a third or a quarter of what was trained, as in every program that reads the file"
+        )
 
 
 def _parts(

@@ -148,6 +148,7 @@ def _adapter(
         dict(algorithms),
         len(matched),
         len(skipped),
+        found.notes,
     )
     return planned, missing
 
@@ -200,6 +201,7 @@ def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Chang
     if any(change.module.magnitudes is not None for each in changes.values() for change in each):
         yield "the strength s of a DoRA is that of W + s (D - W), so that 0 is the base"
     for each in adapters:
+        yield from (f"{each.use.path}: {note}" for note in each.notes)
         if each.skipped:
             yield f"{each.use.path}: modules at strength 0, which change nothing: {each.skipped:,}"
         tensors = [address.tensor for address in base.pieces]

@@ -1095,3 +1095,22 @@ def test_blocks_of_the_parts_of_a_fused_layer(tmp_path: Path, alpha: float) -> N
     adapter = write_adapter(tmp_path / "a.safetensors", tensors)
     with pytest.raises(UnmatchedKeys, match="oft_unet_single_blocks_0_linear1: "):
         merge(base, [str(adapter)], target=tmp_path / "no.safetensors")
+
+
+@pytest.mark.parametrize("said", ["True", "False"])
+def test_parts_that_were_trained_apart_are_told(tmp_path: Path, said: str) -> None:
+    """A LoRA of sd-scripts that was trained with split_qkv has alphas of a part's rank: it merges as its file says, and
+    the plan tells that this is weaker than it was trained."""
+    weights = {name: torch.randn(shape) for name, shape in FUSED.items()}
+    base = tmp_path / "flux.safetensors"
+    save_file(weights, base)
+    name = "lora_unet_double_blocks_0_img_attn_qkv"
+    up, down = random(96, 12), random(12, 32, seed=1)
+    tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": np.array(4.0)}
+    metadata = {"ss_network_args": json.dumps({"split_qkv": said})}
+    adapter = write_adapter(tmp_path / "a.safetensors", tensors, metadata)
+    done = merge(base, [str(adapter)], target=tmp_path / "out.safetensors")
+    assert any("split_qkv" in note for note in done.plan.notes) is (said == "True")
+    before = weights["double_blocks.0.img_attn.qkv.weight"]
+    exact = before.double().numpy() + as_stored(up) @ as_stored(down) / 3
+    assert_merged(load(tmp_path / "out.safetensors")["double_blocks.0.img_attn.qkv.weight"], exact, before)
