@@ -10,7 +10,8 @@ V = TypeVar("V")
 
 
 class Kept(dict[K, V]):
-    """The answers of *make*, by what it was asked; ``kept[key]`` asks it but once.
+    """The answers of *make*, by what it was asked; ``kept[key]`` asks it but once, where the key *is_usual*: whoever
+    writes a file must not decide how much of it is remembered.
 
     They are forgotten when they are *most*, all at once: to remember which of them was asked last, as
     :func:`functools.lru_cache` does, costs more than the names of thousands of tensors are worth.
@@ -20,15 +21,17 @@ class Kept(dict[K, V]):
     (9, 1)
     """
 
-    __slots__ = ("_make", "_most")
+    __slots__ = ("_is_usual", "_make", "_most")
 
-    def __init__(self, make: Callable[[K], V], most: int) -> None:
+    def __init__(self, make: Callable[[K], V], most: int, is_usual: Callable[[K], bool] = lambda _: True) -> None:
         self._make = make
         self._most = most
+        self._is_usual = is_usual
 
     def __missing__(self, key: K) -> V:
         value = self._make(key)
-        if len(self) >= self._most:
-            self.clear()
-        self[key] = value
+        if self._is_usual(key):
+            if len(self) >= self._most:
+                self.clear()
+            self[key] = value
         return value

@@ -22,7 +22,7 @@ _LONGEST = 2_000_000
 """Bytes of a header that is read here: the reader of JSON refuses as many marks, and counts them in what is longer."""
 
 _LONGEST_KEPT = 512
-"""Characters of an entry whose name, type and shape are kept as read once; models' have a third of it."""
+"""Characters of a name, or of a type and shape, that are kept as read once; models' have a third of it."""
 
 _USUAL = 1 << 14
 """Bytes in which metadata usually end: nobody needs the others as text to find that out."""
@@ -66,10 +66,12 @@ class Listing(NamedTuple):
 
 
 class Parted(NamedTuple):
-    """A header's metadata, and the bytes that list its tensors: the same for all files with these tensors."""
+    """A header's metadata, and where the bytes begin and end that list its tensors: the same bytes for all files with
+    these tensors."""
 
     metadata: dict[str, str]
-    listing: bytes
+    begin: int
+    end: int
 
 
 def part(header: bytes) -> Parted | None:
@@ -80,12 +82,12 @@ def part(header: bytes) -> Parted | None:
     while end and header[end - 1] == 0x20:  # writers fill up to a multiple of eight bytes
         end -= 1
     if not header.startswith(_OPENING.encode()):
-        return Parted({}, header[1:end]) if header[:1] == b"{" else None
+        return Parted({}, 1, end) if header[:1] == b"{" else None
     opened = _opened(header[:_USUAL]) or _opened(header)
     if opened is None:
         return None
     text, pairs, stop = opened
-    if text[len(_OPENING)] != "{" or not all(isinstance(value, str) for _, value in pairs):
+    if text[len(_OPENING)] != "{" or not {type(value) for _, value in pairs} <= {str}:
         return None
     metadata: dict[str, str] = dict(pairs)
     opening = text[:stop]
@@ -93,8 +95,8 @@ def part(header: bytes) -> Parted | None:
         return None
     cut = stop if opening.isascii() else len(opening.encode())
     if cut == end - 1:
-        return Parted(metadata, header[cut:end])
-    return Parted(metadata, header[cut + 1 : end]) if header[cut : cut + 2] == b',"' else None
+        return Parted(metadata, cut, end)
+    return Parted(metadata, cut + 1, end) if header[cut : cut + 2] == b',"' else None
 
 
 def _opened(header: bytes) -> tuple[str, list[tuple[str, Any]], int] | None:
@@ -122,18 +124,16 @@ def listed(listing: bytes) -> Listing | None:
     offsets, marks, nexts = zip(*map(str.partition, rests, repeat(']},"')), strict=True)
     if marks[-1] or marks.count("") != 1:
         return None
-    is_long = max(map(len, others)) > _LONGEST_KEPT or len(first) > _LONGEST_KEPT
-    name, form = (_name, _form) if is_long else (_known_names.__getitem__, _known_forms.__getitem__)
     try:
-        names, quoted = zip(*map(name, (first[1:], *nexts[:-1])), strict=True)
-        forms, tails = zip(*map(form, forms), strict=True)
+        names, quoted = zip(*map(_known_names.__getitem__, (first[1:], *nexts[:-1])), strict=True)
+        forms, tails = zip(*map(_known_forms.__getitem__, forms), strict=True)
     except ValueError:
         return None
     if len(set(names)) != len(names):
         return None
     ends = list(accumulate([nbytes for _, _, nbytes in forms], initial=0))
     said: list[str] = list(map(add, quoted, tails))
-    if ends[-1] < 1 << 63 and list(offsets) == [f"{begin},{end}" for begin, end in pairwise(ends)]:
+    if ends[-1] < 1 << 63 and offsets == tuple(map(",".join, pairwise(list(map(str, ends))))):
         return Listing(names, forms, ends[:-1], said, ends[-1])
     begins = [_begin(text, nbytes) for text, (_, _, nbytes) in zip(offsets, forms, strict=True)]
     return None if min(begins) < 0 else Listing(names, forms, begins, said, None).sorted()
@@ -172,8 +172,8 @@ def _form(text: str) -> tuple[Form, str]:
 
 
 # Files of one trainer have most of their names in common, and all files most of their forms.
-_known_names = Kept(_name, 1 << 15)
-_known_forms = Kept(_form, 1 << 12)
+_known_names = Kept(_name, 1 << 15, lambda text: len(text) <= _LONGEST_KEPT)
+_known_forms = Kept(_form, 1 << 12, lambda text: len(text) <= _LONGEST_KEPT)
 
 
 def _is_unicode(metadata: Mapping[str, str]) -> bool:

@@ -85,7 +85,7 @@ def _parsed(
     """The metadata and the tensors, in the order of their bytes, that the header *data* states; and the bytes of all
     tensors, where it is known that they lie one after the other."""
     parted = canonical_header.part(data)
-    if parted is not None and (quick := canonical_header.listed(parted.listing)) is not None:
+    if parted is not None and (quick := canonical_header.listed(data[parted.begin : parted.end])) is not None:
         return parted.metadata, quick.tensors(data_start), quick.nbytes
     header = _parse_header(data, anomalies)
     metadata = _metadata(header.pop(_METADATA, None), anomalies)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any
 
 from modelhub.db.claims import claims_of
@@ -14,6 +13,8 @@ from modelhub.db.full_text import about_of, words_of
 from modelhub.db.places import Reading, Seen
 from modelhub.db.text import int64, name_for, plain, plain_fingerprint, storable
 from modelhub.db.triggers import listed, trigger_words
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 AS_JSON = ("components", "adapter", "evidence", "candidates")
 """Columns of an identification that are kept as JSON."""
@@ -43,11 +44,10 @@ def reading_of(
     version: str,
 ) -> Reading:
     """The reading of *seen*, whose *identity* is what :func:`identification_columns` gave."""
-    pairs: Mapping[str, str] = metadata
-    if not (at_once := "".join(chain.from_iterable(metadata.items()))).isascii() or "\0" in at_once:
-        pairs = {storable(name): storable(value) for name, value in metadata.items()}
+    text = _CANONICAL.encode(metadata)
+    if "\\u" in text:  # a control character, or one beyond ASCII
+        text = _CANONICAL.encode({storable(name): storable(value) for name, value in metadata.items()})
     triggers = trigger_words(metadata)
-    text = json.dumps(pairs, sort_keys=True, separators=(",", ":"))
     header, sample = prints
     return Reading(
         container=container,

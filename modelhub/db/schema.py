@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from modelhub.db.column_types import Json, PathText, SafeName, SafeText
 
-REVISION = "0010"
+REVISION = "0011"
 """The migration that makes the tables below; a catalog at this revision is opened without loading alembic."""
 
 VERSION_TABLE = "modelhub_schema"

@@ -7,7 +7,7 @@ next sync finds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
@@ -38,6 +38,9 @@ _STAMP = (
 )
 _ALIVE = _STAMP.values(state="live")
 _UNPROVEN = _STAMP.values(state="live", proven=False)
+
+
+_CHUNK = 500  # values in one IN (...), below every database's bound on parameters
 
 
 def write_batch(connection: Connection, batch: Batch) -> list[Change]:
@@ -89,11 +92,11 @@ def _stamped(place: int, seen: Seen) -> dict[str, object]:
 
 def _vacate(connection: Connection, arriving: Iterable[Seen]) -> None:
     """End what the catalog still knows at the paths of *arriving*: who has gone elsewhere is found by its row."""
-    keys = [path_key(seen.path) for seen in arriving]
-    there = select(location.c.id).where(location.c.live_key.in_(keys))
-    connection.execute(
-        update(location).where(location.c.id.in_(there)).values(live_key=None, state="missing", ended=now())
-    )
+    for keys in _chunks([path_key(seen.path) for seen in arriving]):
+        there = select(location.c.id).where(location.c.live_key.in_(keys))
+        connection.execute(
+            update(location).where(location.c.id.in_(there)).values(live_key=None, state="missing", ended=now())
+        )
 
 
 def _move(connection: Connection, batch: Batch, changed: list[tuple[int, Change]]) -> None:
@@ -221,9 +224,10 @@ def _add(
 
 
 def _put_headers(connection: Connection, found: Sequence[tuple[int, Reading]]) -> None:
-    wanted = {reading.layout_digest for _, reading in found}
-    known = connection.execute(select(layout.c.digest, layout.c.id).where(layout.c.digest.in_(wanted)))
-    ids: dict[str, int] = {row.digest: row.id for row in known}
+    ids: dict[str, int] = {}
+    for wanted in _chunks(sorted({reading.layout_digest for _, reading in found})):
+        known = connection.execute(select(layout.c.digest, layout.c.id).where(layout.c.digest.in_(wanted)))
+        ids |= {row.digest: row.id for row in known}
     new = {
         reading.layout_digest: reading.layout
         for _, reading in found
@@ -264,3 +268,7 @@ def _put_changes(connection: Connection, changed: Sequence[tuple[int, Change]]) 
         for content_id, each in changed
     ]
     insert_many(connection, change, rows)
+
+
+def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))

@@ -119,8 +119,7 @@ def _outline(names: Sequence[str], shapes: Sequence[Shape]) -> Outline | None:
     counted = sum(map(len, groups.values()))
     if not groups or counted < _SHARE * len(names):
         return None
-    part = _known_parts.__getitem__ if max(map(len, shapes)) <= DIMENSIONS else _part
-    parts = [(part if len(pieces) <= _USUAL else _part)((stem, tuple(pieces))) for stem, pieces in groups.items()]
+    parts = [_known_parts[stem, tuple(pieces)] for stem, pieces in groups.items()]
     alphas: dict[tuple[str | None, str, int | None], list[str]] = {}  # trainers give those of one sort the same
     for (component, algorithm, rank, _, _), _, alpha in parts:
         alphas.setdefault((component, algorithm, rank), []).append(alpha)
@@ -143,7 +142,11 @@ def _part(module: tuple[str, tuple[tuple[str, Shape], ...]]) -> Part:
     return Part(kind, told(stem, path, prefix, form), f"{stem}.alpha")
 
 
-_known_parts = Kept(_part, 1 << 15)
+_known_parts = Kept(
+    _part,
+    1 << 15,
+    lambda module: len(module[1]) <= _USUAL and all(len(shape) <= DIMENSIONS for _, shape in module[1]),
+)
 """The files of one trainer have most of their modules in common."""
 
 

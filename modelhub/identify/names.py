@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import chain, repeat
+from itertools import chain
 
 from modelhub.kept import Kept
 from modelhub.tensors import BlockTensor, DType, StateDict, TensorInfo
@@ -113,13 +113,8 @@ def last_parts(names: Iterable[str]) -> set[str]:
 
 def _parts(names: Mapping[str, object]) -> tuple[set[str], set[str]]:
     """Every leading part of *names*, with its dot, and the last part of each."""
-    plain = (
-        max(map(len, names), default=0) <= _USUAL_NAME
-        and max(map(str.count, names, repeat(".")), default=0) <= _USUAL_DOTS
-    )
-    found = list(map(_known_dotted.__getitem__ if plain else _dotted, names))
-    prefixes = set(chain.from_iterable([leading for leading, _ in found]))
-    return prefixes, {last for _, last in found}
+    leading, last = zip(*map(_known_dotted.__getitem__, names), strict=True) if names else ((), ())
+    return set(chain.from_iterable(leading)), set(last)
 
 
 def _dotted(name: str) -> tuple[tuple[str, ...], str]:
@@ -133,7 +128,7 @@ def _dotted(name: str) -> tuple[tuple[str, ...], str]:
     return tuple(parents), _one[last]
 
 
-_known_dotted = Kept(_dotted, 1 << 15)
+_known_dotted = Kept(_dotted, 1 << 15, lambda name: len(name) <= _USUAL_NAME and name.count(".") <= _USUAL_DOTS)
 _one: Kept[str, str] = Kept(lambda part: part, 1 << 14)
 """One object for all parts that are alike: many names have them."""
 

@@ -113,12 +113,13 @@ class Structures:
         parted = part(header)
         if parted is None or claimed_beside(source.stat.path):
             return None
-        metadata, listing = parted
+        metadata, begin, end = parted
         start = 8 + len(header)
-        key = len(listing), listing[-_END:]
+        key = end - begin, header[max(begin, end - _END) : end]
         structure = self._known.get(key)
         found = None
-        if structure is None or structure.listing != listing:
+        if structure is None or not header.startswith(structure.listing, begin):
+            listing = header[begin:end]
             found = listed(listing)
             nbytes = found.nbytes if found is not None else None
             if found is None or nbytes is None:
@@ -131,7 +132,7 @@ class Structures:
         file = _File(source, start, metadata, told_beside(source.stat.path))
         answer = _fitting(structure, file)
         if answer is None:
-            found = found or listed(listing)
+            found = found or listed(structure.listing)
             assert found is not None
             answer = self._asked(structure, found, file)
         return Told(metadata, answer.identity, structure.layout, answer.observation)

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from modelhub.db import Batch, Catalog, Change, Known, LibraryRoot, Seen
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 BATCH = 500
 """Files that are written down in one transaction: what a power cut can cost, and one wait for the disk."""
+
+NEW = 2000
+"""New files that are: what they cost is a second of reading, and an index whose keys are digests is written out nearly
+whole with every transaction."""
 
 T = TypeVar("T")
 
@@ -181,7 +186,7 @@ def _read_and_add(run: _Run, decision: Decision, processes: int) -> None:
         else:
             twins.append(file)
     readings = _readings(run, read_all(wanted, processes))
-    for batch in _batches(readings):
+    for batch in _batches(readings, NEW):
         run.write(
             Batch(
                 grown=tuple((further[file.path], file, said) for file, said in batch if file.path in further),
@@ -228,15 +233,10 @@ def _inside(path: str, folders: Sequence[str]) -> bool:
     return any(path == folder or path.startswith(folder.rstrip(os.sep) + os.sep) for folder in folders)
 
 
-def _batches(items: Iterable[T]) -> Iterator[tuple[T, ...]]:
-    batch: list[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == BATCH:
-            yield tuple(batch)
-            batch = []
-    if batch:
-        yield tuple(batch)
+def _batches(items: Iterable[T], size: int | None = None) -> Iterator[tuple[T, ...]]:
+    waiting = iter(items)
+    while batch := tuple(islice(waiting, size or BATCH)):
+        yield batch
 
 
 def add_library(catalog: Catalog, path: str, *, dialect: str = "auto", follow_links: bool = True) -> LibraryRoot:

@@ -154,13 +154,11 @@ def test_what_the_other_reader_refuses_for_its_size_is_refused() -> None:
 
 def test_nothing_long_is_kept() -> None:
     """Names and shapes that are kept as read once are short: a process that reads thousands of files stays small."""
-    kept = canonical_header._known_names, canonical_header._known_forms
-    before = [set(each) for each in kept]
     for name, shape in (("a", "0" + ",0" * 400), ("a" * 600, "0")):
         text = f'"{name}":{{"dtype":"U8","shape":[{shape}],"data_offsets":[0,0]}}}}'
         found = canonical_header.listed(text.encode())
         assert found is not None and list(found.names) == [name]
-    assert [set(each) - others for each, others in zip(kept, before, strict=True)] == [set(), set()]
+    assert max(map(len, [*canonical_header._known_names, *canonical_header._known_forms])) < 600
 
 
 def test_anomalies_are_told_of_either_way() -> None:

@@ -227,7 +227,8 @@ WORKS = (Syncing, Hashing, Migrating, Importing)
 def work(
     request: pytest.FixtureRequest, tmp_path: Path, catalogs: Files | Server, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Work]:
-    monkeypatch.setattr(sys.modules["modelhub.syncing.sync"], "BATCH", 3)
+    for name in ("BATCH", "NEW"):
+        monkeypatch.setattr(sys.modules["modelhub.syncing.sync"], name, 3)
     made: Work = request.param(tmp_path, catalogs)
     yield made
     for url in (made.url, made.before):

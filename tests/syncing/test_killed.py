@@ -21,7 +21,7 @@ SYNC = """
 import sys, time
 import modelhub.syncing.sync as story
 from modelhub.db import Catalog
-story.BATCH = 5
+story.BATCH = story.NEW = 5
 with Catalog.open(sys.argv[1]) as catalog:
     print("begun", flush=True)
     story.sync(catalog, processes=2, on_change=lambda change: time.sleep(0.002))
