@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from modelhub.samples.runnable import Weights, from_picture, healthy, save, shapes
-from modelhub.smoke import Settings, SmokeResult, unet_parts
+from modelhub.smoke import PROMPTS, Settings, SmokeResult, unet_parts
 from modelhub.smoke.kept import Kept
 from modelhub.smoke.prepare import prepare
 from modelhub.smoke.spec import SmokeSpec
@@ -30,13 +30,19 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="module")
+def kept() -> Kept:
+    """What a worker has of the adapter before: each base is loaded and sampled with alone once."""
+    return Kept()
+
+
 @pytest.fixture
-def tried(tmp_path: Path, bases: dict[str, str]) -> Tried:
+def tried(tmp_path: Path, bases: dict[str, str], kept: Kept) -> Tried:
     def run(weights: Weights, base: str | None = "sd-1", metadata: dict[str, str] | None = None) -> SmokeResult:
         path = tmp_path / "adapter.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path, metadata)
         spec = prepare(str(path), SETTINGS, lambda _: bases.get(base or ""))
-        return spec if isinstance(spec, SmokeResult) else carried_out(spec, tmp_path)
+        return spec if isinstance(spec, SmokeResult) else carried_out(spec, tmp_path, kept)
 
     return run
 
@@ -202,7 +208,8 @@ def test_a_base_that_starts_from_a_picture_is_given_one(tmp_path: Path, weights:
     """An adapter is tried on a model for inpainting as on any other of its architecture."""
     base = save(from_picture("sd-1", 9), tmp_path / "inpainting.safetensors", torch.float32)
     save_file(weights, tmp_path / "adapter.safetensors")
-    spec = prepare(str(tmp_path / "adapter.safetensors"), replace(SETTINGS, preset="thorough", steps=1), lambda _: base)
+    settings = replace(SETTINGS, preset="thorough", steps=1, prompts=PROMPTS[:2], seeds=(0, 1))
+    spec = prepare(str(tmp_path / "adapter.safetensors"), settings, lambda _: base)
     assert isinstance(spec, SmokeSpec)
     assert spec.pipeline == "StableDiffusionInpaintPipeline"
     result = carried_out(spec, tmp_path)

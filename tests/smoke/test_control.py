@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from modelhub.samples.runnable import Weights, from_picture, healthy, save
 from modelhub.smoke import Settings, SmokeResult
+from modelhub.smoke.kept import Kept
 from modelhub.smoke.prepare import prepare
 from tests.smoke.controls import controlnet, t2i_adapter, under_diffusers_names
 from tests.smoke.course import carried_out, outcomes, unpassed
@@ -27,13 +28,19 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {kind: save(healthy(kind), folder / f"{kind}.safetensors", torch.float32) for kind in ("sd-1", "sdxl")}
 
 
+@pytest.fixture(scope="module")
+def kept() -> Kept:
+    """What a worker has of the one before: each base is loaded and sampled with alone once."""
+    return Kept()
+
+
 @pytest.fixture
-def tried(tmp_path: Path, bases: dict[str, str]) -> Tried:
+def tried(tmp_path: Path, bases: dict[str, str], kept: Kept) -> Tried:
     def run(weights: Weights, base: str = "sd-1") -> SmokeResult:
         path = tmp_path / "control.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
         spec = prepare(str(path), SETTINGS, lambda _: bases.get(base, base))
-        return spec if isinstance(spec, SmokeResult) else carried_out(spec, tmp_path)
+        return spec if isinstance(spec, SmokeResult) else carried_out(spec, tmp_path, kept)
 
     return run
 
@@ -125,7 +132,7 @@ def test_one_for_another_unet_is_not_tried(tried: Tried, tmp_path: Path) -> None
     assert "StableDiffusionInpaintPipeline" in tried(controlnet(), inpainting).sentence
 
 
-def test_a_folder_of_one_is_tried(tmp_path: Path, bases: dict[str, str]) -> None:
+def test_a_folder_of_one_is_tried(tmp_path: Path, bases: dict[str, str], kept: Kept) -> None:
     """What diffusers saves is a folder; its own configuration is not read by diffusers."""
     folder = tmp_path / "canny"
     folder.mkdir()
@@ -134,7 +141,7 @@ def test_a_folder_of_one_is_tried(tmp_path: Path, bases: dict[str, str]) -> None
     (folder / "config.json").write_text(json.dumps(config))
     spec = prepare(str(folder), SETTINGS, lambda _: bases["sd-1"])
     assert not isinstance(spec, SmokeResult), spec.sentence
-    result = carried_out(spec, tmp_path)
+    result = carried_out(spec, tmp_path, kept)
     assert (result.kind, result.outcome, unpassed(result)) == ("controlnet", "passed", {}), result.sentence
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from modelhub.convert.layouts import to_diffusers
 from modelhub.samples.runnable import UNET, Weights, healthy, healthy_vae, save
 from modelhub.samples.runnable_flows import healthy_flow
-from modelhub.smoke import Settings, SmokeResult
+from modelhub.smoke import Settings, SmokeResult, SmokeSpec
+from modelhub.smoke.kept import Kept
 from modelhub.smoke.prepare import prepare
 from tests.smoke.course import carried_out, outcomes, unpassed
 from tests.smoke.flows import as_folder
@@ -20,9 +21,9 @@ from tests.smoke.flows import as_folder
 SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
 
 
-def run(path: str, folder: Path, base: str | None = None, settings: Settings = SETTINGS) -> SmokeResult:
-    spec = prepare(path, settings, lambda _: base)
-    return spec if isinstance(spec, SmokeResult) else carried_out(spec, folder)
+def run(path: str, folder: Path, base: str | None = None, kept: Kept | None = None) -> SmokeResult:
+    spec = prepare(path, SETTINGS, lambda _: base)
+    return spec if isinstance(spec, SmokeResult) else carried_out(spec, folder, kept)
 
 
 def component(weights: Weights, name: str, folder: Path, *, shards: bool = False) -> str:
@@ -96,23 +97,25 @@ def test_a_text_encoder_alone_tells_prompts_apart(tmp_path: Path, kind: str, nam
     assert unpassed(spoilt) == {"text.difference": "failed"}
 
 
-@pytest.mark.parametrize("layout", ["folder", "file", "diffusers file"])
-def test_a_unet_alone_is_run_with_the_parts_of_a_base(tmp_path: Path, layout: str) -> None:
-    """Its VAE and text encoder are the base's; without a base it says what it lacks."""
+def test_a_unet_alone_is_run_with_the_parts_of_a_base(tmp_path: Path) -> None:
+    """Its VAE and text encoder are the base's, however it is laid out; without a base it says what it lacks."""
     weights = healthy("sd-1")
     base = save(weights, tmp_path / "base.safetensors", torch.float32)
-    path = component(weights, "unet", tmp_path / "unet")
-    if layout == "file":
-        bare = {name.removeprefix(UNET): value for name, value in weights.items() if name.startswith(UNET)}
-        path = save(bare, tmp_path / "unet.safetensors", torch.float32)
-    elif layout == "diffusers file":
-        path = f"{path}/diffusion_pytorch_model.safetensors"
-    lost = run(path, tmp_path)
-    assert (lost.outcome, lost.sentence) == (
-        "not testable",
-        "it has no VAE and no text encoder (--base names a model that has)",
-    )
-    result = run(path, tmp_path, base)
+    folder = component(weights, "unet", tmp_path / "unet")
+    bare = {name.removeprefix(UNET): value for name, value in weights.items() if name.startswith(UNET)}
+    file = save(bare, tmp_path / "unet.safetensors", torch.float32)
+    components = []
+    for path in (folder, f"{folder}/diffusion_pytorch_model.safetensors", file):
+        lost = run(path, tmp_path)
+        assert (lost.outcome, lost.sentence) == (
+            "not testable",
+            "it has no VAE and no text encoder (--base names a model that has)",
+        )
+        spec = prepare(path, SETTINGS, lambda _: base)
+        assert isinstance(spec, SmokeSpec)
+        components.append({name: (each.config, set(each.tensors or ())) for name, each in spec.components.items()})
+    assert components[0] == components[1] == components[2]
+    result = run(file, tmp_path, base)
     assert (result.outcome, result.sentence, unpassed(result)) == ("passed", "it generates", {})
     assert result.facts["base"] == base
 
@@ -145,10 +148,11 @@ def test_the_folder_of_a_peft_adapter_is_put_on_its_base(tmp_path: Path) -> None
     base = save(healthy("sd-1"), tmp_path / "base.safetensors", torch.float32)
     attention = "down_blocks.0.attentions.0.transformer_blocks.0"
     modules = {f"{attention}.attn1.to_q": (128, 128), f"{attention}.attn2.to_k": (128, 768)}
-    result = run(peft(tmp_path / "adapter", modules), tmp_path, base)
+    kept = Kept()
+    result = run(peft(tmp_path / "adapter", modules), tmp_path, base, kept)
     assert result.kind == "lora"
     assert outcomes(result)["adapter.change"] == "passed", result.sentence
-    dead = run(peft(tmp_path / "dead", modules, 0.0), tmp_path, base)
+    dead = run(peft(tmp_path / "dead", modules, 0.0), tmp_path, base, kept)
     assert {"adapter.change": "failed", "adapter.effect": "failed"}.items() <= unpassed(dead).items()
 
 
@@ -167,9 +171,10 @@ def test_a_lora_is_put_on_a_transformer(tmp_path: Path, kind: str) -> None:
     """LoRAs of SD 3 and FLUX.1 change what their base draws; one of zeros does not. They need a base."""
     base = as_folder(healthy_flow(kind), tmp_path / "base")
     path = save(lora(kind), tmp_path / "lora.safetensors", torch.float32)
-    result = run(path, tmp_path, base)
+    kept = Kept()
+    result = run(path, tmp_path, base, kept)
     assert result.kind == "lora"
     assert (result.outcome, unpassed(result)) == ("passed", {}), result.sentence
-    dead = run(save(lora(kind, 0.0), tmp_path / "dead.safetensors", torch.float32), tmp_path, base)
+    dead = run(save(lora(kind, 0.0), tmp_path / "dead.safetensors", torch.float32), tmp_path, base, kept)
     assert {"adapter.change": "failed", "adapter.effect": "failed"}.items() <= unpassed(dead).items()
     assert "--base" in run(path, tmp_path).sentence
