@@ -90,7 +90,9 @@ def remember(
 
     with open_settled_catalog(load_settings(catalog=catalog), sink) as opened:
         opened.digests.learn({file.stat: sha256 for file, sha256 in read if isinstance(file, LocalSource)})
-        opened.derive(kind, output=digest_at(target), inputs=inputs, params=params, version=__version__)
+        output = digest_at(target)
+        if all(digest != output for digest, _ in inputs):  # a folder of which nothing changed is what it was
+            opened.derive(kind, output=output, inputs=inputs, params=params, version=__version__)
 
 
 def digest_at(path: str, known: Mapping[str, str] | None = None) -> Digest:

@@ -29,7 +29,7 @@ def plan_folder(
     Of *options* those apply that a component's file can have: casts, alignment, shared tensors, shards and metadata;
     files that are safetensors already and that nothing changes are copied. *metadata* is added to every file's.
     *changed* are the weights (:class:`Shards`' paths) whose bytes somebody else will change: only those are written
-    anew in any case, and only those get the metadata.
+    anew in any case, and only those get the metadata; where there are none, all of the folder may be copied.
     Raises :class:`ConversionError` for other options, :class:`NothingToConvert` where nothing would change, and what
     planning a file raises.
     """
@@ -48,7 +48,7 @@ def plan_folder(
             plan = _joined(plan, _plan_shards(folder, shards, options, added))
     if options.dtypes:
         plan = _with_types_told(plan, folder)
-    if not plan.outputs:
+    if not plan.outputs and (changed is None or not groups):
         raise NothingToConvert(f"{name}: {'it is safetensors already' if groups else 'there are no weights in it'}")
     return plan
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from modelhub.container import Container, open_path
 from modelhub.convert.names import SALVAGED_KEY
@@ -118,7 +119,7 @@ def _adapter(
     found = adapter_modules(container)
     if not found.modules and not found.refused:
         raise MergeError(f"{use.path}: it is no LoRA or relative of one")
-    missing = list(found.unmatched)
+    missing = [*(_told(each, base) for each in found.left), *found.refused]
     matched: set[str] = set()
     skipped: set[str] = set()
     algorithms: Counter[str] = Counter()
@@ -164,6 +165,15 @@ def _changes(
             change = Change(number, module, strength, target.shape, part.rows, part.first, target.transposed)
             made.append((part.address, change))
     return made
+
+
+def _told(left: Unmatched, base: Base) -> Unmatched:
+    """*left*, a tensor of no module; of one that the base has too it is said what it is."""
+    names = {Address("", f"{root}{left.name}") for root in ("", "model.diffusion_model.")}
+    if names.isdisjoint(base.pieces):
+        return left
+    reason = "it stands for a whole tensor of the base, as in FLUX's control LoRAs, which is not merged"
+    return replace(left, reason=reason)
 
 
 def _why_not(module: AdapterModule, base: Base) -> str:

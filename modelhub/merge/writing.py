@@ -103,8 +103,7 @@ class Computing:
                 pool.shutdown(wait=True, cancel_futures=True)
             if checking is not None:
                 checking.result()
-                self.digests = self._digesting.result()
-                self._check_expected()
+                self._take_digests()
         final = self._final[output.path] = self._with_digests(output)
         try:
             part.write_at(0, final.header)
@@ -114,6 +113,8 @@ class Computing:
 
     def verify(self, plan: ConversionPlan, path: str, progress: Progress | None) -> None:
         """Compare copies byte for byte, computed tensors at their marks, and some of them with another computation."""
+        if not self.digests:  # nothing was computed: all of a folder is copied
+            self._take_digests()
         outputs = tuple(self._final[output.path] for output in plan.outputs)
         verify(replace(plan, outputs=outputs), path, progress=progress, marks=self._marks)
         if self._recheck is not None:
@@ -156,7 +157,8 @@ class Computing:
     def _check_others(self, stopped: threading.Event) -> None:
         check_sources(self._others, stopped)
 
-    def _check_expected(self) -> None:
+    def _take_digests(self) -> None:
+        self.digests = self._digesting.result()
         for source, mark in self._pending:
             sha256 = self._expected.get(mark)
             if sha256 is not None and self.digests[mark] != sha256:

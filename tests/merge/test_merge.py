@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tomllib
@@ -1114,3 +1115,50 @@ def test_parts_that_were_trained_apart_are_told(tmp_path: Path, said: str) -> No
     before = weights["double_blocks.0.img_attn.qkv.weight"]
     exact = before.double().numpy() + as_stored(up) @ as_stored(down) / 3
     assert_merged(load(tmp_path / "out.safetensors")["double_blocks.0.img_attn.qkv.weight"], exact, before)
+
+
+def test_a_folder_at_strength_0_is_the_base(sdxl, tmp_path: Path) -> None:
+    """Every file of the folder is copied, and the recipe holds its digests, to which the next merge is held."""
+    base, weights = sdxl
+    folder, target = tmp_path / "folder", tmp_path / "out"
+    convert(base, folder, options=ConversionOptions(layout="diffusers"))
+    adapter = lora_file(tmp_path / "a.safetensors", weights)
+    done = merge(folder, [f"{adapter}:0"], target=target)
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(target) for path in target.rglob("*") if path.is_file())
+    assert all((folder / path).read_bytes() == (target / path).read_bytes() for path in files)
+    unet = "unet/diffusion_pytorch_model.safetensors"
+    assert done.digests[unet] == hashlib.sha256((folder / unet).read_bytes()).hexdigest()
+    assert not done.told
+    recipe = Path(done.recipe_path)
+    merge(read_recipe(str(recipe)), target=tmp_path / "again")
+    recipe.write_text(recipe.read_text().replace(done.digests[unet], "0" * 64))
+    with pytest.raises(MergeError, match="it is not the file of the recipe"):
+        merge(read_recipe(str(recipe)), target=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_control_loras_are_told_for_what_they_are(tmp_path: Path) -> None:
+    """Of FLUX's control LoRAs the norms, which stand for whole tensors, and the wider first layer are not merged, and
+    said to be what they are; the others are, their biases too."""
+    norm, qkv = "double_blocks.0.img_attn.norm.key_norm.scale", "double_blocks.0.img_attn.qkv"
+    weights = {name: torch.randn(shape) for name, shape in FUSED.items()}
+    weights |= {norm: torch.ones(8), f"{qkv}.bias": torch.randn(96)}
+    base = tmp_path / "flux.safetensors"
+    save_file(weights, base)
+    tensors = {f"{qkv}.lora_A.weight": random(4, 32), f"{qkv}.lora_B.weight": random(96, 4)}
+    tensors |= {f"{qkv}.lora_B.bias": random(96), norm: random(8)}
+    tensors |= {"img_in.lora_A.weight": random(4, 16), "img_in.lora_B.weight": random(32, 4)}
+    adapter = str(write_adapter(tmp_path / "a.safetensors", tensors))
+    with pytest.raises(UnmatchedKeys, match=rf"{norm}: it stands for a whole tensor of the base, as in FLUX's control"):
+        merge(base, [adapter], target=tmp_path / "no.safetensors")
+    done = merge(base, [f"{adapter}:0.5"], target=tmp_path / "out.safetensors", allow_unmatched=True)
+    assert {each.name for each in done.plan.unmatched} == {norm, "img_in"}
+    assert "it is for a weight of 32 by 16" in done.plan.unmatched[-1].reason
+    found = load(tmp_path / "out.safetensors")
+    assert_same(found, weights, {f"{qkv}.weight", f"{qkv}.bias"})
+    change = 0.5 * as_stored(tensors[f"{qkv}.lora_B.weight"]) @ as_stored(tensors[f"{qkv}.lora_A.weight"])
+    before = weights[f"{qkv}.weight"]
+    assert_merged(found[f"{qkv}.weight"], before.double().numpy() + change, before)
+    before = weights[f"{qkv}.bias"]
+    assert_merged(found[f"{qkv}.bias"], before.double().numpy() + 0.5 * as_stored(random(96)), before)
