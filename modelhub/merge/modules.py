@@ -48,6 +48,11 @@ class Adapter:
     left: tuple[Unmatched, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def unmatched(self) -> tuple[Unmatched, ...]:
+        """What of the file is not merged."""
+        return self.left + self.refused
+
 
 def adapter_modules(container: Container) -> Adapter:
     """The modules of the adapter file *container*, in the file's order; of its tensors only single numbers are read.
