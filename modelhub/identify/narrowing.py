@@ -205,11 +205,11 @@ def _said(group: Group) -> str:
 def _whole(paths: set[str], possible: frozenset[str], best: frozenset[str]) -> frozenset[str]:
     """Those of *possible* of which the modules are all layers of their kinds, where that tells some apart.
 
-    Where they are that of none of these, a rare one of *best* may be what the file is for.
+    Where they are that of no table but rare ones, it is those of *best*, rare ones too.
     """
-    tables = layers().tables
-    whole = frozenset(name for number in layers().whole(paths) for name in tables[number].architectures)
-    left = whole & possible or whole & best
+    tables = [layers().tables[number] for number in layers().whole(paths)]
+    common = frozenset(name for table in tables if not table.rare for name in table.architectures)
+    left = common & possible or best.intersection(name for table in tables for name in table.architectures)
     return left if left != possible else frozenset()
 
 

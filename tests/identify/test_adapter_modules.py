@@ -147,9 +147,24 @@ TOLD = {
     "transformer-cogvideox-5b": "cogvideox",
     "transformer-cosmos-2-2b": "cosmos",
     "transformer-krea-2": "krea-2",
+    "transformer-kandinsky-5": "kandinsky-5",
+    "transformer-kandinsky-5-pro": "kandinsky-5",
+    "transformer-bria": "bria",
     "cascade-c": "cascade",
 }
 """Models whose attention layers, all together, are those of one architecture."""
+
+
+def test_longcat_has_fewer_blocks_than_flux() -> None:
+    identity = known(DIALECTS["peft"](chosen("transformer-longcat-image", ATTENTION)))
+    assert (identity.kind, identity.architecture) == ("lora", "longcat-image")
+
+
+def test_flex_and_fibo_have_the_same_blocks() -> None:
+    """Both are FLUX with eight double blocks: a LoRA of all of them is left open between the two."""
+    for name in ("transformer-flex-2", "transformer-bria-fibo"):
+        identity = known(DIALECTS["peft"](chosen(name, ATTENTION)))
+        assert (identity.architecture, identity.candidates) == (None, ("flux", "bria"))
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

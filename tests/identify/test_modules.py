@@ -83,6 +83,7 @@ EXPECTED: dict[str, tuple[str | None, str | tuple[str, ...] | None, str | None]]
     "transformer-cogview-4": ("diffusion-model", "cogview", None),
     "transformer-omnigen": ("diffusion-model", "omnigen", None),
     "transformer-kandinsky-5": ("diffusion-model", "kandinsky-5", None),
+    "transformer-kandinsky-5-pro": ("diffusion-model", "kandinsky-5", None),
     "transformer-krea-2": ("diffusion-model", "krea-2", None),
     "transformer-ideogram-4": ("diffusion-model", "ideogram-4", None),
     "transformer-ernie-image": ("diffusion-model", "ernie-image", None),

@@ -64,6 +64,7 @@ def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]
         (_of("sd-3", variant="3.5-large"), [named("transformer-sd-3.5-large"), made(o.sd_3(2432, 38))]),
         (_of("flux"), [named("transformer-flux-dev"), made(o.flux())]),
         (_of("flux"), [made(o.xlabs())]),
+        (_of("flux", rare=True), [named("transformer-flex-2")]),
         (_of("chroma"), [named("transformer-chroma"), made(o.flux(modulation=False))]),
         (_of("flux-2", variant="dev"), [named("transformer-flux-2-dev"), made(o.flux_2(6144, 8, 48, 15360))]),
         (
@@ -127,7 +128,7 @@ def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]
         (_of("omnigen-2"), [made(o.omnigen_2())]),
         (_of("ace-step"), [made(o.ace_step())]),
         (_of("ace-step", variant="1.5"), [made(o.ace_step_15())]),
-        (_of("kandinsky-5"), [named("transformer-kandinsky-5")]),
+        (_of("kandinsky-5"), [named("transformer-kandinsky-5"), named("transformer-kandinsky-5-pro")]),
         (_of("krea-2"), [named("transformer-krea-2"), made(o.krea_2())]),
         (_of("ideogram-4"), [named("transformer-ideogram-4")]),
         (_of("ernie-image"), [named("transformer-ernie-image")]),
