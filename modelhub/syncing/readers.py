@@ -32,8 +32,8 @@ _AT_ONCE = 2
 """Messages given to a process at a time: it finds the next one waiting when it has done with the first."""
 _LARGEST = 1 << 20
 """Bytes of readings that are told before all files of a message are read: a reading takes some ten kilobytes."""
-_AHEAD = 32
-"""Messages that wait to be written down."""
+_AHEAD = 64
+"""Messages that wait to be written down: what is read in half a second, in which a transaction is written."""
 _WORTH_IT = 64
 """Files from which on processes are started: starting one takes as long as reading a few."""
 
