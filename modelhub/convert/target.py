@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import ModuleType, TracebackType
 
 from modelhub import termination
-from modelhub.convert.direct import ALIGNMENT, Direct
+from modelhub.convert.direct import Direct
 from modelhub.errors import AccessDenied, ConversionError, ModelHubError, NoSpace, NotFound, WouldOverwrite
 
 fcntl: ModuleType | None
@@ -25,9 +25,6 @@ except ImportError:  # Windows, where an open file cannot be removed: that is lo
     fcntl = None
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-_LEAST_DIRECT = 1 << 17
-"""Bytes that are worth a write of their own to the disk."""
-
 _LONGEST_NAME = 255
 """Bytes of a file name that every common file system takes."""
 
@@ -61,7 +58,7 @@ class PartFile:
             with termination.held():
                 self.path, self.fd = _create(self.folder, stem)
             _reserve(self.fd, self.folder, self._size)
-            self._direct = Direct(self.path)
+            self._direct = Direct(self.path, self._write_at)
         except BaseException as error:
             self.discard()
             if isinstance(error, OSError):
@@ -72,16 +69,18 @@ class PartFile:
     def write_at(self, offset: int, data: memoryview | bytes, *, direct: bool = False) -> None:
         """Write all of *data* at *offset*; threads may call it at a time for bytes that are not each other's.
 
-        With *direct* past the page cache where that can be: for what is not read back as a whole.
+        With *direct* past the page cache where that can be, for what is not read back as a whole; it is all there after
+        :meth:`settle`.
         """
-        view = memoryview(data)
-        if direct and self._direct is not None and len(view) >= _LEAST_DIRECT:
-            # No page is written in both ways: the page cache and the disk might differ about it.
-            head = -offset % ALIGNMENT
-            self._write_at(offset, view[:head])
-            done = head + self._direct.write_at(offset + head, view[head:])
-            offset, view = offset + done, view[done:]
-        self._write_at(offset, view)
+        if direct and self._direct is not None:
+            self._direct.write_at(offset, memoryview(data))
+        else:
+            self._write_at(offset, memoryview(data))
+
+    def settle(self) -> None:
+        """Have what was written directly be there, once no thread writes so any more."""
+        if self._direct is not None:
+            self._direct.settle()
 
     def _write_at(self, offset: int, view: memoryview) -> None:
         while view:

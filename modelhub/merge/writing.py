@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -28,6 +29,7 @@ from modelhub.merge.reading import bytes_of
 from modelhub.merge.recipe import lies_beside, recipe_path
 from modelhub.source import Source
 
+Result = TypeVar("Result")
 Progress = Callable[[int], None]
 Compute = Callable[[Address, PlannedTensor, Buffers], Computed | None]
 """What computes a tensor; ``None``: it is copied."""
@@ -88,14 +90,22 @@ class Computing:
     def write(self, output: OutputFile, part: PartFile, told: Progress) -> None:
         """Compute and copy the tensors of *output*; its header comes last, since digests are in it."""
         stopped = threading.Event()
+
+        def tell(count: int) -> None:
+            if stopped.is_set():
+                raise _Stopped
+            with self._lock:
+                told(count)
+
         with Background(self._check_others) if not self.digests else nullcontext() as checking:
             pool = ThreadPoolExecutor(self._workers, thread_name_prefix="merge")
             try:
-                tasks = [
-                    pool.submit(self._write_tensor, output, planned, part, told, stopped)
-                    for planned in in_source_order(output)
-                ]
-                _finish(tasks)
+                ordered = in_source_order(output)
+                computed = _finish([pool.submit(self._write_computed, output, each, part, tell) for each in ordered])
+                part.settle()
+                # What is copied comes afterwards: a write into the page cache waits for all that go past it.
+                copied = [each for each, done in zip(ordered, computed, strict=True) if not done]
+                _finish([pool.submit(self._write_copied, output, each, part, tell) for each in copied])
             except OSError as error:
                 raise write_error(error, part.target, output.size) from error
             finally:
@@ -121,23 +131,14 @@ class Computing:
             self.checked = self._recheck(path)
         check_unchanged(self._others)
 
-    def _write_tensor(
-        self, output: OutputFile, planned: PlannedTensor, part: PartFile, told: Progress, stopped: threading.Event
-    ) -> None:
-        def tell(count: int) -> None:
-            if stopped.is_set():
-                raise _Stopped
-            with self._lock:
-                told(count)
-
+    def _write_computed(self, output: OutputFile, planned: PlannedTensor, part: PartFile, tell: Progress) -> bool:
+        """Write *planned*, unless it is one that is copied."""
         if not hasattr(self._here, "buffers"):
             self._here.buffers = Buffers()
-            self._here.block = memoryview(bytearray(BLOCK))
         address = Address(output.path, planned.name)
         computation = self._compute(address, planned, self._here.buffers)
         if computation is None:
-            write_copied(output, planned, part, tell, self._here.block)
-            return
+            return False
         start = len(output.header) + planned.begin
         marks: list[Mark] = []
         for offset, block in computation.blocks():
@@ -153,6 +154,12 @@ class Computing:
             if computation.told is not None:
                 self.told[address] = computation.told
             self._marks[address] = tuple(marks)
+        return True
+
+    def _write_copied(self, output: OutputFile, planned: PlannedTensor, part: PartFile, tell: Progress) -> None:
+        if not hasattr(self._here, "block"):
+            self._here.block = memoryview(bytearray(BLOCK))
+        write_copied(output, planned, part, tell, self._here.block)
 
     def _check_others(self, stopped: threading.Event) -> None:
         check_sources(self._others, stopped)
@@ -192,12 +199,13 @@ def write_recipe(text: str, target: str, *, of: object, force: bool, carried_out
         raise RecipeNotWritten(message, of, hint=error.hint) from error
 
 
-def _finish(tasks: list[Future[None]]) -> None:
-    """Wait for all *tasks*, or raise what the first one that failed did."""
+def _finish(tasks: list[Future[Result]]) -> list[Result]:
+    """Wait for all *tasks*, and return what they did, or raise what the first one that failed did."""
     done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
     for task in tasks:
         if task in done and not isinstance(task.exception(), _Stopped):
             task.result()
+    return [task.result() for task in tasks]
 
 
 def _mark(offset: int, data: memoryview) -> Mark:

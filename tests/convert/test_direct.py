@@ -25,20 +25,39 @@ def noise(start: int, size: int) -> bytes:
     return (NOISE[start:] * (1 + size // (len(NOISE) - start)))[:size]
 
 
-def written_directly(path: Path, offset: int, data: bytes) -> int:
-    """How many bytes of *data* are written directly to the existing *path* at *offset*."""
-    direct = Direct(str(path))
+class Usual:
+    """Writes to *path* in the usual way, and remembers where and how much."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.written: list[tuple[int, int]] = []
+
+    def __call__(self, offset: int, data: memoryview) -> None:
+        if data:
+            self.written.append((offset, len(data)))
+            with open(self.path, "r+b") as file:
+                file.seek(offset)
+                file.write(data)
+
+
+def left_over(path: Path, *pieces: tuple[int, bytes]) -> list[tuple[int, int]]:
+    """Which bytes of *pieces* were written to the existing *path* in the usual way: begin and size of each run."""
+    usual = Usual(path)
+    direct = Direct(str(path), usual)
     try:
-        return direct.write_at(offset, memoryview(data))
+        for offset, data in pieces:
+            direct.write_at(offset, memoryview(data))
+        direct.settle()
     finally:
         direct.close()
+    return usual.written
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
     path = tmp_path / "file"
     path.write_bytes(bytes(1 << 16))
-    if not written_directly(path, 0, bytes(ALIGNMENT)):
+    if left_over(path, (0, bytes(ALIGNMENT))):
         pytest.skip("the file system of the test's folder is not written to directly")
     return path
 
@@ -55,28 +74,38 @@ def test_pieces_of_any_size_lie_where_they_should(
         with ThreadPoolExecutor(3) as pool:
             order = reversed(pieces) if backwards else pieces
             list(pool.map(lambda piece: part.write_at(*piece, direct=True), order))
+        part.settle()
         part.sync()
         part.commit(force=False)
     assert target.read_bytes() == b"".join(data for _, data in pieces)
 
 
-def test_whole_multiples_are_written_and_the_rest_is_not(prepared: Path) -> None:
-    data = noise(1, 3 * ALIGNMENT + 5)
-    assert written_directly(prepared, ALIGNMENT, data) == 3 * ALIGNMENT
-    held = prepared.read_bytes()
-    assert held[: 4 * ALIGNMENT] == bytes(ALIGNMENT) + data[: 3 * ALIGNMENT]
-    assert held[4 * ALIGNMENT :] == bytes(len(held) - 4 * ALIGNMENT)
+def test_only_what_is_beyond_whole_pages_is_written_in_the_usual_way(prepared: Path) -> None:
+    """What follows on what came before is gathered; ends that meet are one write."""
+    data = noise(1, 4 * ALIGNMENT)
+    pieces = [(100, data[100:5000]), (5000, data[5000:9000]), (9000, data[9000:])]
+    assert left_over(prepared, *pieces) == [(100, ALIGNMENT - 100)]
+    assert prepared.read_bytes()[100 : 4 * ALIGNMENT] == data[100:]
+    pieces = [(ALIGNMENT, data[ALIGNMENT:9000]), (9001, data[9001:])]
+    assert left_over(prepared, *pieces) == [(8192, 808), (9001, 3287)]
+    pieces = [(9000, data[9000:]), (0, data[:9000])]
+    assert left_over(prepared, *pieces) == [(8192, 4096)]
+    assert prepared.read_bytes()[: 4 * ALIGNMENT] == data
 
 
 def test_more_than_fits_in_the_memory_between(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOVED", 4 * ALIGNMENT)
-    data = noise(2, 11 * ALIGNMENT)
-    assert written_directly(prepared, 0, data) == len(data)
+    """Nor do ends that wait take more than they may."""
+    monkeypatch.setattr(module, "_GATHERED", 4 * ALIGNMENT)
+    monkeypatch.setattr(module, "_MOST_LEFT", 1)
+    data = noise(2, 11 * ALIGNMENT + 7)
+    assert left_over(prepared, (1, data[1:]), (0, data[:1])) == [(1, ALIGNMENT - 1), (11 * ALIGNMENT, 7), (0, 1)]
     assert prepared.read_bytes()[: len(data)] == data
 
 
 @pytest.mark.parametrize("failing", ["open", "device", "system"])
-def test_where_it_cannot_be_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_where_it_cannot_be_all_is_written_in_the_usual_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(1 << 16))
     if failing == "system":
@@ -89,8 +118,8 @@ def test_where_it_cannot_be_nothing_is_written(tmp_path: Path, monkeypatch: pyte
             raise OSError(errno.EINVAL, "Invalid argument")
 
         monkeypatch.setattr(os, "open", refuse)
-    assert written_directly(path, 0, noise(3, 1 << 15)) == 0
-    assert path.read_bytes() == bytes(1 << 16)
+    assert left_over(path, (5, noise(3, 1 << 15))) == [(5, 1 << 15)]
+    assert path.read_bytes()[5 : 5 + (1 << 15)] == noise(3, 1 << 15)
 
 
 @pytest.mark.parametrize("after", [0, 1])
@@ -105,15 +134,16 @@ def test_a_file_system_that_refuses_in_the_end_is_written_through_the_cache(
             raise OSError(errno.EINVAL, "Invalid argument")
         return real(fd, data, offset)
 
-    monkeypatch.setattr(module, "_MOVED", 1 << 17)
+    monkeypatch.setattr(module, "_GATHERED", 1 << 17)
     target = prepared.parent / "target"
     data = noise(4, 1 << 18)
     with PartFile(str(target), len(data)) as part:
         monkeypatch.setattr(os, "pwrite", pwrite)
         part.write_at(0, data, direct=True)
+        part.settle()
         part.commit(force=False)
     assert target.read_bytes() == data
-    assert len(calls) == after + 2  # refused once, then all that is left in one piece
+    assert len(calls) == 3  # refused once, and then not tried again
 
 
 def test_a_short_write_is_gone_on_with(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +153,7 @@ def test_a_short_write_is_gone_on_with(prepared: Path, monkeypatch: pytest.Monke
     data = noise(5, 1 << 17)
     with PartFile(str(target), len(data)) as part:
         part.write_at(0, data, direct=True)
+        part.settle()
         part.commit(force=False)
     assert target.read_bytes() == data
 
@@ -131,8 +162,9 @@ def test_a_full_disk_is_told(prepared: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    direct = Direct(str(prepared))
+    direct = Direct(str(prepared), Usual(prepared))
+    direct.write_at(0, memoryview(bytes(ALIGNMENT)))
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
-        direct.write_at(0, memoryview(bytes(ALIGNMENT)))
+        direct.settle()
     direct.close()
