@@ -140,9 +140,9 @@ class Direct:
         begin = -1
         for offset, data in sorted(self._left):
             if begin + len(joined) != offset:
-                self._write(begin, memoryview(bytes(joined)))
+                self._write(begin, memoryview(joined))
                 begin, joined = offset, bytearray()
             joined += data
-        self._write(begin, memoryview(bytes(joined)))
+        self._write(begin, memoryview(joined))
         self._left.clear()
         self._nbytes_left = 0

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, or_, select, update
 
+from modelhub.db.bulk import chunks
 from modelhub.db.schema import collection_member, content, record, record_tag
 
 _TELLING = ("kind", "architecture")
 """Facts by which bytes are told to be another model than those whose path they have taken."""
-_CHUNK = 500  # values in one IN (...), below every database's bound on parameters
 
 HOLDER: ColumnElement[int] = func.coalesce(record.c.artifact_id, record.c.id)
 """The holder of a record's artifact."""
@@ -126,10 +126,8 @@ def holders_before(connection: Connection, replaced: Iterable[tuple[int, int, Ma
     pairs = list(replaced)
     before = {
         row.content_id: row
-        for start in range(0, len(pairs), _CHUNK)
-        for row in connection.execute(
-            select(record).where(record.c.content_id.in_([old for old, _, _ in pairs[start : start + _CHUNK]]))
-        )
+        for chunk in chunks(old for old, _, _ in pairs)
+        for row in connection.execute(select(record).where(record.c.content_id.in_(chunk)))
     }
     return {
         new: before[old].artifact_id or before[old].id

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, func, select
+
+T = TypeVar("T")
+
+_VALUES = 500
+"""Values in one ``IN (...)``, below every database's bound on parameters."""
 
 _TOGETHER = 300
 """Rows of three columns in one statement: SQLite before 3.32 takes 999 values (sqlite.org/limits.html)."""
@@ -58,3 +63,10 @@ def new_ids(connection: Connection, table: Table, number: int) -> list[int]:
         return list(connection.scalars(select(drawn).select_from(func.generate_series(1, number))))
     highest = connection.scalar(select(func.max(table.c.id))) or 0
     return list(range(highest + 1, highest + 1 + number))
+
+
+def chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    """*values* in lists that are short enough for one ``IN (...)``."""
+    waiting = iter(values)
+    while chunk := list(islice(waiting, _VALUES)):
+        yield chunk

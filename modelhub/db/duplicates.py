@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sqlalchemy import Connection, func, select
 
+from modelhub.db.bulk import chunks
 from modelhub.db.entries import Duplicates
 from modelhub.db.schema import component, content, content_digest, location
-
-_CHUNK = 500  # values in one IN (...), below every database's bound on parameters
 
 
 def duplicates(connection: Connection) -> list[Duplicates]:
@@ -137,9 +136,9 @@ def _by_content(components: Mapping[str, Mapping[int, tuple[str, int]]]) -> dict
 def _paths(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
     """A path of each content."""
     found: dict[int, str] = {}
-    for start in range(0, len(ids), _CHUNK):
+    for chunk in chunks(ids):
         rows = select(location.c.content_id, func.min(location.c.path)).where(
-            location.c.content_id.in_(ids[start : start + _CHUNK]), location.c.live_key.is_not(None), location.c.proven
+            location.c.content_id.in_(chunk), location.c.live_key.is_not(None), location.c.proven
         )
         found |= {row[0]: row[1] for row in connection.execute(rows.group_by(location.c.content_id))}
     return found
@@ -148,9 +147,9 @@ def _paths(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
 def _tensors(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
     """The digest of each content's tensors."""
     found: dict[int, str] = {}
-    for start in range(0, len(ids), _CHUNK):
+    for chunk in chunks(ids):
         rows = select(content_digest.c.content_id, content_digest.c.value).where(
-            content_digest.c.content_id.in_(ids[start : start + _CHUNK]),
+            content_digest.c.content_id.in_(chunk),
             content_digest.c.algorithm == "tensors",
             content_digest.c.origin == "computed",
         )

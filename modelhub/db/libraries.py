@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy import Connection, false, func, insert, or_, select, update
 
+from modelhub.db.bulk import chunks
 from modelhub.db.clock import now
 from modelhub.db.engine import Store
 from modelhub.db.places import Batch, Change, Holding, Known, LibraryRoot
@@ -20,7 +21,6 @@ from modelhub.source.layouts import folders_of
 
 _ENDED = ("missing", "removed")
 """States of places whose bytes may turn up elsewhere."""
-_CHUNK = 500  # values in one IN (...), below every database's bound on parameters
 
 
 class Libraries:
@@ -226,9 +226,8 @@ def _below(folder: str) -> str:
 
 
 def _at(connection: Connection, paths: Sequence[str]) -> list[Known]:
-    keys = [path_key(path) for path in paths]
-    chunks = (keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK))
-    return [place for chunk in chunks for place in _places(connection, location.c.live_key.in_(chunk))]
+    keys = map(path_key, paths)
+    return [place for chunk in chunks(keys) for place in _places(connection, location.c.live_key.in_(chunk))]
 
 
 def _places(connection: Connection, *conditions: object) -> list[Known]:

@@ -10,6 +10,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from modelhub.db import full_text
 from modelhub.db.artifacts import HOLDER
+from modelhub.db.bulk import chunks
 from modelhub.db.entries import SORTS, Entry, Query
 from modelhub.db.schema import (
     BY_NAME,
@@ -29,7 +30,6 @@ from modelhub.errors import CatalogError, Conflict
 from modelhub.source import FileStat
 
 _NAMED = 20  # collections that an error names
-_CHUNK = 500  # values in one IN (...), below every database's bound on parameters
 
 VERDICTS = ("safe", "unknown", "suspicious", "unsafe")
 """The labels of :class:`modelhub.scan.findings.Verdict`, from best to worst, known here without the scanner."""
@@ -147,8 +147,7 @@ def matching(connection: Connection, query: Query) -> list[Entry]:
         wanted = wanted.offset(query.offset)
     ids = list(connection.scalars(wanted))
     found: dict[int, Entry] = {}
-    for start in range(0, len(ids), _CHUNK):
-        chunk = ids[start : start + _CHUNK]
+    for chunk in chunks(ids):
         found |= {entry.id: entry for entry in _load(connection, _ENTRIES.where(record.c.id.in_(chunk)))}
     return [found[each] for each in ids]
 
@@ -276,8 +275,8 @@ def _load(
 def _in_chunks(
     connection: Connection, statement: Select[*tuple[Any, ...]], ids: Sequence[int]
 ) -> Iterator[Row[*tuple[Any, ...]]]:
-    for start in range(0, len(ids), _CHUNK):
-        yield from connection.execute(statement, {"ids": ids[start : start + _CHUNK]})
+    for chunk in chunks(ids):
+        yield from connection.execute(statement, {"ids": chunk})
 
 
 def tag_of(text: str) -> str:

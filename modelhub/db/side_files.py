@@ -6,11 +6,12 @@ without it, until it is taken away from a model that stays, or another one of it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
+from modelhub.db.bulk import chunks
 from modelhub.db.claims import OF_HEADERS
 from modelhub.db.clock import now
 from modelhub.db.column_types import NAME_LENGTH
@@ -19,8 +20,6 @@ from modelhub.db.engine import Store
 from modelhub.db.recording import index_record
 from modelhub.db.schema import content_digest, image, location, record, remote_claim, side_file
 from modelhub.db.text import path_key, storable
-
-_CHUNK = 500  # values in one IN (...), below every database's bound on parameters
 
 
 class KnownSideFile(NamedTuple):
@@ -102,7 +101,7 @@ class SideFiles:
         new path of each of its files and models by the old one. What is written already stays as it is."""
 
         def work(connection: Connection) -> None:
-            for chunk in _chunks(paths_of):
+            for chunk in chunks(paths_of):
                 rows = connection.execute(
                     select(side_file.c.id, side_file.c.content_id, side_file.c.path, side_file.c.model_key).where(
                         side_file.c.content_id.in_(chunk), side_file.c.ended.is_(None)
@@ -185,7 +184,7 @@ def leave(connection: Connection, root_id: int) -> None:
 
 def _write(connection: Connection, batch: SideFileBatch) -> None:
     _forget(connection, [each.id for each in batch.gone])
-    for chunk in _chunks([each.id for each in batch.left]):
+    for chunk in chunks([each.id for each in batch.left]):
         connection.execute(update(side_file).where(side_file.c.id.in_(chunk)).values(ended=now()))
     touched = {each.content_id for each in batch.read} | {each.content_id for each in batch.gone}
     if batch.read:
@@ -201,7 +200,7 @@ def _put(connection: Connection, read: Sequence[SideFileRead]) -> None:
     since: dict[int, str] = {}
     superseded: list[int] = []
     dialects = {(each.content_id, each.dialect) for each in read}
-    for chunk in _chunks(contents):
+    for chunk in chunks(contents):
         rows = connection.execute(select(side_file).where(side_file.c.content_id.in_(chunk)))
         for row in rows:
             if row.id in known:
@@ -239,7 +238,7 @@ def _put(connection: Connection, read: Sequence[SideFileRead]) -> None:
 
 
 def _forget(connection: Connection, ids: Sequence[int]) -> None:
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         connection.execute(delete(image).where(image.c.side_file_id.in_(chunk)))
         connection.execute(delete(side_file).where(side_file.c.id.in_(chunk)))
 
@@ -247,7 +246,7 @@ def _forget(connection: Connection, ids: Sequence[int]) -> None:
 def put_digests(connection: Connection, content_ids: Collection[int]) -> None:
     """Let the digests that are claimed of these contents, but by their headers, be those of the side files now known
     and of places on the network."""
-    for chunk in _chunks(content_ids):
+    for chunk in chunks(content_ids):
         connection.execute(
             delete(content_digest).where(
                 content_digest.c.content_id.in_(chunk),
@@ -280,8 +279,3 @@ def put_digests(connection: Connection, content_ids: Collection[int]) -> None:
 def _source(path: str) -> str:
     """Who claims what the side file *path* says: its name, with its folder's, as the database holds it."""
     return storable("/".join(path.replace("\\", "/").rsplit("/", 2)[-2:]))[-NAME_LENGTH:]
-
-
-def _chunks(ids: Iterable[int]) -> Iterable[list[int]]:
-    listed = list(ids)
-    return (listed[start : start + _CHUNK] for start in range(0, len(listed), _CHUNK))

@@ -7,12 +7,12 @@ next sync finds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from modelhub.db.artifacts import holders_before
-from modelhub.db.bulk import insert_many, new_ids
+from modelhub.db.bulk import chunks, insert_many, new_ids
 from modelhub.db.clock import now
 from modelhub.db.columns import AS_JSON
 from modelhub.db.digests import put_claims, put_new_claims
@@ -38,9 +38,6 @@ _STAMP = (
 )
 _ALIVE = _STAMP.values(state="live")
 _UNPROVEN = _STAMP.values(state="live", proven=False)
-
-
-_CHUNK = 500  # values in one IN (...), below every database's bound on parameters
 
 
 def write_batch(connection: Connection, batch: Batch) -> list[Change]:
@@ -92,7 +89,7 @@ def _stamped(place: int, seen: Seen) -> dict[str, object]:
 
 def _vacate(connection: Connection, arriving: Iterable[Seen]) -> None:
     """End what the catalog still knows at the paths of *arriving*: who has gone elsewhere is found by its row."""
-    for keys in _chunks([path_key(seen.path) for seen in arriving]):
+    for keys in chunks(path_key(seen.path) for seen in arriving):
         there = select(location.c.id).where(location.c.live_key.in_(keys))
         connection.execute(
             update(location).where(location.c.id.in_(there)).values(live_key=None, state="missing", ended=now())
@@ -225,7 +222,7 @@ def _add(
 
 def _put_headers(connection: Connection, found: Sequence[tuple[int, Reading]]) -> None:
     ids: dict[str, int] = {}
-    for wanted in _chunks(sorted({reading.layout_digest for _, reading in found})):
+    for wanted in chunks({reading.layout_digest for _, reading in found}):
         known = connection.execute(select(layout.c.digest, layout.c.id).where(layout.c.digest.in_(wanted)))
         ids |= {row.digest: row.id for row in known}
     new = {
@@ -268,7 +265,3 @@ def _put_changes(connection: Connection, changed: Sequence[tuple[int, Change]]) 
         for content_id, each in changed
     ]
     insert_many(connection, change, rows)
-
-
-def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))

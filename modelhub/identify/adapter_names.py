@@ -16,6 +16,9 @@ from modelhub.kept import Kept
 
 T = TypeVar("T")
 
+_USUAL_NAME = 256
+"""Characters of a name that is kept."""
+
 _SUFFIXED = re.compile(r"(.+)_lora(\d*)")
 """``to_q_lora`` (diffusers' attention processors), ``qkv_lora1`` (XLabs): a leaf joined to its module."""
 
@@ -121,9 +124,13 @@ def _split(name: str) -> tuple[str, str, bool] | None:
     return (*split, split[1] in _tables().weak) if split is not None else None
 
 
+def _is_usual(name: str) -> bool:
+    return len(name) <= _USUAL_NAME
+
+
 # Files of one trainer share most of their names.
-_stems = Kept(_stem, 1 << 15)
-_splits = Kept(_split, 1 << 15)
+_stems = Kept(_stem, 1 << 15, _is_usual)
+_splits = Kept(_split, 1 << 15, _is_usual)
 
 
 def _parted(name: str) -> tuple[str, str] | None:

@@ -129,7 +129,7 @@ def _dotted(name: str) -> tuple[tuple[str, ...], str]:
 
 
 _known_dotted = Kept(_dotted, 1 << 15, lambda name: len(name) <= _USUAL_NAME and name.count(".") <= _USUAL_DOTS)
-_one: Kept[str, str] = Kept(lambda part: part, 1 << 14)
+_one: Kept[str, str] = Kept(lambda part: part, 1 << 14, lambda part: len(part) <= _USUAL_NAME)
 """One object for all parts that are alike: many names have them."""
 
 

@@ -50,7 +50,7 @@ class Course:
         told: dict[str, Any] = {"non_finite": non_finite}
         if not non_finite:
             picture = decoded[0].permute(1, 2, 0).cpu().numpy()
-            data = images.png(picture, {"parameters": _parameters(self.spec)})
+            data = self.png(picture)
             if kept:
                 self.keep(data)
                 self.compare_with_reference(picture)
@@ -113,6 +113,10 @@ class Course:
             else:
                 self.teller.tell(reference=images.similarity(np.clip(picture, 0, 1), reference))
 
+    def png(self, picture: images.Picture, *, sheet: bool = False) -> bytes:
+        """*picture*, or the *sheet* of every prompt and seed, as a PNG file that says how it was made."""
+        return images.png(picture, {"parameters": _parameters(self.spec, sheet=sheet)})
+
     def keep(self, data: bytes) -> None:
         """Let the PNG file *data* be the test's image."""
         with open(os.path.join(self.folder, IMAGE), "wb") as file:
@@ -129,15 +133,13 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one.float() - other.float()).abs().max())
 
 
-def _parameters(spec: SmokeSpec) -> str:
-    """How the image was made, as image viewers of the field show it."""
-    model = os.path.basename(spec.path.rstrip(os.sep))
-    told = {
-        "Steps": spec.steps,
-        "CFG scale": spec.guidance,
-        "Seed": spec.seed,
-        "Size": f"{spec.size}x{spec.size}",
-        "Model": model,
-        "Tokenizer": "CLIP" if spec.tokenizer else "stand-in",
-    }
-    return f"{spec.prompts[0]}\n{', '.join(f'{key}: {value}' for key, value in told.items())}"
+def _parameters(spec: SmokeSpec, *, sheet: bool) -> str:
+    """How the image was made, as image viewers of the field show it; pictures that are given back have no prompt."""
+    made: dict[str, object] = {"Size": f"{spec.size}x{spec.size}", "Model": os.path.basename(spec.path.rstrip(os.sep))}
+    prompts: tuple[str, ...] = ()
+    if spec.pipeline:
+        prompts = spec.prompts if sheet else spec.prompts[:1]
+        seeds = spec.seeds if sheet else (spec.seed,)
+        told = {"Steps": spec.steps, "CFG scale": spec.guidance, "Seed": " ".join(map(str, seeds))}
+        made = told | made | {"Tokenizer": "CLIP" if spec.tokenizer else "stand-in"}
+    return "\n".join([*prompts, ", ".join(f"{key}: {value}" for key, value in made.items())])

@@ -56,7 +56,7 @@ def try_grid(
                     found, _SIDE
                 )
             cells.append(told)
-    course.keep_grid(images.png(sheet))
+    course.keep_grid(course.png(sheet, sheet=True))
     course.teller.tell(grid={"images": cells, "seeds": _least(latents, 1), "prompts": _least(latents, 0)})
 
 

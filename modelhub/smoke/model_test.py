@@ -76,7 +76,7 @@ def _round_trip(course: Course) -> torch.Tensor | None:
         told["psnr"] = float(np.mean([images.psnr(*pair) for pair in zip(arrays, pictures, strict=True)]))
         if not course.spec.pipeline:
             sheet = np.concatenate([np.concatenate(pair, axis=1) for pair in zip(pictures, arrays, strict=True)])
-            course.keep(images.png(sheet))
+            course.keep(course.png(sheet))
             course.compare_with_reference(sheet)
     course.teller.tell(vae=told)
     return None if told["latents"]["non_finite"] else latents

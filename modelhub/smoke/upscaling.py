@@ -71,7 +71,7 @@ def try_upscaler(course: Course, component: Component) -> None:
         told["plain"] = float(np.mean([images.psnr(*pair) for pair in zip(plain, expected, strict=True)]))
         rows = zip(plain, found, expected, strict=True)
         sheet = np.concatenate([np.concatenate([_in_colour(each) for each in row], axis=1) for row in rows])
-        course.keep(images.png(sheet))
+        course.keep(course.png(sheet))
         course.compare_with_reference(sheet)
     teller.tell(upscaler=told)
 

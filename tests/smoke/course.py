@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from modelhub.smoke import Limits, Measured, SmokeResult, SmokeSpec
 from modelhub.smoke.checks import judge
@@ -56,6 +59,14 @@ class Within:
             spec = replace(spec, device=self._device)
         with tempfile.TemporaryDirectory() as folder:
             return _measured(spec, Path(folder), self._kept)
+
+
+def said_in(png: bytes | None) -> str:
+    """How an image was made, as its file says."""
+    assert png is not None
+    with Image.open(io.BytesIO(png)) as image:
+        assert isinstance(image, PngImageFile)
+        return str(image.text["parameters"])
 
 
 def outcomes(result: SmokeResult) -> dict[str, str]:

@@ -16,7 +16,7 @@ from modelhub.smoke.kept import Kept
 from modelhub.smoke.prepare import prepare
 from modelhub.smoke.spec import SmokeSpec
 from tests.smoke.adapters import adapter, hypernetwork, modules
-from tests.smoke.course import carried_out, outcomes, unpassed
+from tests.smoke.course import carried_out, outcomes, said_in, unpassed
 
 SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
 Tried = Callable[..., SmokeResult]
@@ -215,6 +215,9 @@ def test_a_base_that_starts_from_a_picture_is_given_one(tmp_path: Path, weights:
     result = carried_out(spec, tmp_path)
     assert outcomes(result)["adapter.effect"] == "passed", result.sentence
     assert "grid.images" in outcomes(result)
+    made = "Steps: 1, CFG scale: 7.0, Seed: {}, Size: 64x64, Model: adapter.safetensors, Tokenizer: stand-in"
+    assert said_in(result.image) == f"{PROMPTS[0]}\n{made.format(0)}"
+    assert said_in(result.grid) == f"{PROMPTS[0]}\n{PROMPTS[1]}\n{made.format('0 1')}"
 
 
 def test_a_base_is_loaded_once_for_many_adapters(tmp_path: Path, bases: dict[str, str]) -> None:

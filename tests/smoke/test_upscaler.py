@@ -14,7 +14,7 @@ from modelhub.samples.runnable import Weights
 from modelhub.smoke import Settings, SmokeResult, prepare, upscaling
 from modelhub.smoke.loading import CannotLoad
 from modelhub.smoke.spec import SmokeSpec
-from tests.smoke.course import carried_out, outcomes, unpassed
+from tests.smoke.course import carried_out, outcomes, said_in, unpassed
 from tests.smoke.upscalers import compact
 
 SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
@@ -39,7 +39,7 @@ def test_an_upscaler_passes(tried: Tried, scale: int) -> None:
     assert (result.kind, result.outcome, unpassed(result)) == ("upscaler", "passed", {}), result.sentence
     assert result.sentence == "it gives pictures back"
     assert {"upscaler.load", "upscaler.size", "upscaler.psnr", "image.finite"} <= outcomes(result).keys()
-    assert result.image is not None
+    assert said_in(result.image).endswith(f"Model: {Path(result.path).name}")
     assert result.facts["upscaler"]["scale"] == scale  # type: ignore[index]
 
 

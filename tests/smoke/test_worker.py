@@ -23,7 +23,7 @@ from modelhub.smoke import Settings, SmokeResult, SmokeSpec, images, kept, loadi
 from modelhub.smoke.loading import CannotLoad, NoDevice, place_of
 from modelhub.smoke.prepare import prepare
 from modelhub.smoke.tokens import StandIn, tokenizer_for
-from tests.smoke.course import carried_out, outcomes, unpassed
+from tests.smoke.course import carried_out, outcomes, said_in, unpassed
 
 SETTINGS = Settings(device="cpu", dtype="fp32", size=64)
 Test = Callable[[Weights], SmokeResult]
@@ -153,6 +153,7 @@ def test_a_vae_passes_by_what_it_gives_back(tried: Test) -> None:
     (psnr,) = (check.value for check in result.checks if check.name == "vae.psnr")
     assert psnr is not None
     assert psnr > 20
+    assert said_in(result.image) == "Size: 64x64, Model: model.safetensors"
 
 
 def test_a_vae_that_was_never_trained_fails(tried: Test) -> None:
