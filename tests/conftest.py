@@ -7,6 +7,7 @@ and a terminal's end are heard, also where the tests are run in the background a
 
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -26,6 +27,16 @@ for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SI
 
 settings.register_profile("modelhub", deadline=None)
 settings.load_profile("modelhub")
+
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is not looked for among libraries and thousands of collected tests, which stay: again and again, that
+    would take half the time of collecting and a sixth of the tests'."""
+    gc.freeze()
+    gc.enable()
+
 
 needs_server = pytest.mark.postgres if programs() else pytest.mark.skip(reason="no PostgreSQL server is installed")
 BACKENDS = ["sqlite", *([pytest.param("postgresql", marks=pytest.mark.postgres)] if programs() else [])]
@@ -84,6 +95,18 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         server.drop(url)
     else:
         yield str(tmp_path / "folder" / "catalog.db")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def shared_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the one catalog is that tests of a module share, all of which leave it as it was."""
+    if request.param == "postgresql":
+        server: Server = request.getfixturevalue("server")
+        url = server.catalog()
+        yield url
+        server.drop(url)
+    else:
+        yield str(tmp_path_factory.mktemp("shared") / "catalog.db")
 
 
 @pytest.fixture(params=BACKENDS)

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: made in a temporary folder, reached through a socket there, and gone after."""
+"""A PostgreSQL server of the tests' own: made in a folder, in memory where it can be, reached by a socket, and gone after."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from glob import glob
 from importlib.util import find_spec
 from itertools import count
+from typing import Any
 
+from modelhub.db.schema import VERSION_TABLE
 from modelhub.db.upgrade import OLDEST_POSTGRESQL
 
 _OWNER = "postgres"
@@ -44,51 +46,109 @@ def _has_owner() -> bool:
     return any(each.pw_name == _OWNER for each in pwd.getpwall())
 
 
+_ROOM = 4 << 30
+_LOOK = f"""
+SELECT (SELECT version_num FROM {VERSION_TABLE}),
+  array_agg((relname, relkind, relnatts, relchecks)::text ORDER BY relname)
+FROM pg_class WHERE relnamespace = 'public'::regnamespace
+"""
+_LEAVE = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> %s"
+_RESTART = "SELECT setval(seqrelid::regclass, seqstart, false) FROM pg_sequence"
+_SIZE = "SELECT pg_database_size(current_database())"
+_GROWN = 4 << 20
+"""Bytes by which a catalog may have grown and still be emptied: what is deleted is in the way for a while."""
+
+
 class Server:
-    """A running server."""
+    """A running server.
+
+    To copy an empty catalog and to drop it takes 0.15 s, to delete its rows a tenth of that: one that is dropped with
+    the tables that it was made with is emptied and handed out again, its numbers starting at 1 as before.
+    """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._numbers = count()
         self._template: str | None = None
+        self._made: tuple[Any, ...] = ()
+        self._catalogs: set[str] = set()
+        self._emptied: list[str] = []
 
     def _url(self, database: str) -> str:
         return f"postgresql+psycopg://tests@/{database}?host={self._folder}"
 
-    def empty(self, options: str = "") -> str:
-        """The URL of a database with nothing in it, made with the *options* of CREATE DATABASE."""
+    def _connection(self, database: str = "postgres") -> Any:
         import psycopg
 
+        return psycopg.connect(f"host={self._folder} user=tests dbname={database}", autocommit=True)
+
+    def empty(self, options: str = "") -> str:
+        """The URL of a database with nothing in it, made with the *options* of CREATE DATABASE."""
         name = f"catalog_{next(self._numbers)}"
-        with psycopg.connect(f"host={self._folder} user=tests dbname=postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} {options}".encode())
+        with self._connection() as connection:
+            connection.execute(f"CREATE DATABASE {name} {options}")
         return self._url(name)
 
     def drop(self, url: str) -> None:
-        """Be rid of the database at *url*, which takes some megabytes of disk."""
+        """Be rid of what is in the database at *url*, and of its megabytes of disk where it is not used again."""
         import psycopg
 
-        name = _name(url)
-        with psycopg.connect(f"host={self._folder} user=tests dbname=postgres", autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+        if url in self._catalogs:
+            with suppress(psycopg.Error):
+                if self._has_emptied(url):
+                    self._emptied.append(url)
+                    return
+        with self._connection() as connection:
+            connection.execute(f"DROP DATABASE {_name(url)} WITH (FORCE)")
 
     def catalog(self) -> str:
-        """The URL of an empty catalog: a copy, which takes a fraction of the time that migrations take."""
+        """The URL of an empty catalog: a copy, or one that was emptied, in a fraction of the time of migrations."""
         from modelhub.db import Catalog
 
         if self._template is None:
             url = self.empty()
             Catalog.open(url).close()
+            with self._connection(_name(url)) as connection:
+                self._made = self._look(connection)
             self._template = url
-        return self.copy(self._template)
+        if self._emptied:
+            return self._emptied.pop()
+        url = self.copy(self._template)
+        self._catalogs.add(url)
+        return url
 
     def copy(self, url: str) -> str:
         """The URL of a copy of the database at *url*, to which nobody may be connected."""
         return self.empty(f"TEMPLATE {_name(url)}")
 
+    def _look(self, connection: Any) -> tuple[Any, ...]:
+        """The revision of the catalog, its tables and what else has a name in it, and its bytes."""
+        return (*connection.execute(_LOOK).fetchone(), *connection.execute(_SIZE).fetchone())
+
+    def _has_emptied(self, url: str) -> bool:
+        """Delete every row of the catalog at *url*; ``False`` where it is not to be used again."""
+        with self._connection(_name(url)) as connection:
+            connection.execute(_LEAVE)
+            *shape, size = self._look(connection)
+            if shape != list(self._made[:-1]) or size > self._made[-1] + _GROWN:
+                return False
+            deletions = [f"DELETE FROM {name}" for (name,) in connection.execute(_TABLES, [VERSION_TABLE])]
+            in_any_order = "SET session_replication_role = replica"  # whatever refers to what
+            connection.execute("; ".join([in_any_order, *deletions, _RESTART]))
+        return True
+
 
 def _name(url: str) -> str:
     return url.partition("@/")[2].partition("?")[0]
+
+
+def _place() -> str:
+    """Where the server lies, by a short name for its socket's sake: in memory where there is room, as nothing lasts."""
+    memory = "/dev/shm"
+    return memory if os.path.isdir(memory) and shutil.disk_usage(memory).free > _ROOM else "/tmp"
 
 
 @contextmanager
@@ -97,7 +157,7 @@ def running() -> Iterator[Server]:
     bin_folder = programs()
     assert bin_folder is not None
     owner = {"user": _OWNER, "group": _OWNER, "extra_groups": []} if os.geteuid() == 0 else {}
-    folder = tempfile.mkdtemp(prefix="modelhub-pg-", dir="/tmp")
+    folder = tempfile.mkdtemp(prefix="modelhub-pg-", dir=_place())
     try:
         if owner:
             shutil.chown(folder, _OWNER, _OWNER)

@@ -200,17 +200,17 @@ def refused(url: str, path: Path) -> CatalogError:
     return caught.value
 
 
-def test_cut_off_anywhere(url: str, lines: list[str], tmp_path: Path) -> None:
+def test_cut_off_anywhere(shared_url: str, lines: list[str], tmp_path: Path) -> None:
     """An export that ends too early, within a line or between two, is refused whole."""
     whole = "".join(lines)
     path = tmp_path / "export"
     for length in (0, 1, len(whole) // 3, len(whole) // 2, len(whole) - len(lines[-1]), len(whole) - 3):
         path.write_text(whole[:length])
-        refused(url, path)
+        refused(shared_url, path)
     path.write_text("".join(lines[:-2] + lines[-1:]))
-    assert "numbers of rows" in str(refused(url, path))
+    assert "numbers of rows" in str(refused(shared_url, path))
     path.write_text(whole + lines[1])
-    assert "follows the end" in str(refused(url, path))
+    assert "follows the end" in str(refused(shared_url, path))
 
 
 def packed(text: bytes) -> dict[str, object]:
@@ -272,33 +272,35 @@ def altered(lines: list[str], table: str, **values: object) -> str:
         ("record_tag", {"tag": ["x"]}),
     ],
 )
-def test_rows_that_cannot_be(url: str, lines: list[str], tmp_path: Path, table: str, values: dict[str, object]) -> None:
+def test_rows_that_cannot_be(
+    shared_url: str, lines: list[str], tmp_path: Path, table: str, values: dict[str, object]
+) -> None:
     """A row that no program of ours could have written is refused with its line, and the whole file with it."""
     (tmp_path / "export").write_text(altered(lines, table, **values))
-    error = refused(url, tmp_path / "export")
+    error = refused(shared_url, tmp_path / "export")
     assert str(tmp_path / "export") in str(error)
 
 
-def test_files_that_are_none(url: str, lines: list[str], tmp_path: Path) -> None:
+def test_files_that_are_none(shared_url: str, lines: list[str], tmp_path: Path) -> None:
     """What is no export, or one of a later version, is refused in words; so are rows twice and two files at a path."""
     path = tmp_path / "export"
     for text in ("{}\n", "[]\n", "null\n", "[" * 100_000, '{"format":"x"}\n', "\x00" * 10, "\xff"):
         path.write_bytes(text.encode("latin-1"))
-        refused(url, path)
+        refused(shared_url, path)
     path.write_text(json.dumps({"format": FORMAT, "version": 9, "schema": "0001"}) + "\n")
-    assert isinstance(refused(url, path), SchemaTooNew)
+    assert isinstance(refused(shared_url, path), SchemaTooNew)
     path.write_text(json.dumps({"format": FORMAT, "version": 1, "schema": "9999"}) + "\n")
-    assert isinstance(refused(url, path), SchemaTooNew)
+    assert isinstance(refused(shared_url, path), SchemaTooNew)
     twice = next(line for line in lines if '"table":"content"' in line)
     path.write_text("".join([*lines[: lines.index(twice)], twice, *lines[lines.index(twice) :]]))
-    assert "two rows with the id" in str(refused(url, path))
+    assert "two rows with the id" in str(refused(shared_url, path))
     places = [json.loads(line)["row"] for line in lines if '"table":"location"' in line]
     live = next(each for each in places if each["live_key"] is not None)
     again = json.dumps({"table": "location", "row": {**live, "id": 1000}}) + "\n"
     last = max(number for number, line in enumerate(lines) if '"table":"location"' in line)
     path.write_text("".join([*lines[: last + 1], again, *lines[last + 1 :]]))
-    assert "two files at one path" in str(refused(url, path))
-    assert "cannot be read" in str(refused(url, tmp_path / "none"))
+    assert "two files at one path" in str(refused(shared_url, path))
+    assert "cannot be read" in str(refused(shared_url, tmp_path / "none"))
 
 
 @pytest.fixture(scope="module")
