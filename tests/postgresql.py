@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: made in a folder, in memory where it can be, reached by a socket, and gone after."""
+"""A PostgreSQL server of the tests' own: in memory where it can be, reached by a socket there, and gone after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Whatever is done to a library between syncs, the catalog comes to equal the truth, and nothing written is lost."""
+"""Whatever is done to a library between syncs, the catalog comes to equal the truth, and nothing written is lost.
+
+A few courses are tried every time, each time others; ``make test-big`` tries many."""
 
 from __future__ import annotations
 
@@ -8,9 +10,10 @@ import tempfile
 from itertools import count
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from modelhub.db import Catalog, Query
 from modelhub.syncing import add_library, sync
@@ -215,5 +218,9 @@ class Library(RuleBasedStateMachine):
         assert {entry.state for entry in entries} <= {"live" if self.plugged else "offline"}
 
 
-TestLibrary = Library.TestCase
-TestLibrary.settings = settings(max_examples=60, stateful_step_count=18)
+@pytest.mark.parametrize(
+    ("examples", "steps"), [(25, 18), pytest.param(300, 24, marks=pytest.mark.big)], ids=["a few", "many"]
+)
+def test_any_course(examples: int, steps: int) -> None:
+    """What the machine says holds, whatever is done in which order."""
+    run_state_machine_as_test(Library, settings=settings(max_examples=examples, stateful_step_count=steps))
