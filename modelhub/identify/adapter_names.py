@@ -22,6 +22,9 @@ _USUAL_NAME = 256
 _SUFFIXED = re.compile(r"(.+)_lora(\d*)")
 """``to_q_lora`` (diffusers' attention processors), ``qkv_lora1`` (XLabs): a leaf joined to its module."""
 
+_LISTED = re.compile(r"(.+)_loras(\.\d+)?")
+"""``q_loras`` (Stand-In), ``q_loras.0`` (EasyControl): the same, for the tokens of a condition alone."""
+
 _WRAPPERS = ("base_model.model.", "base_model.", "module.")
 """What PEFT and DataParallel leave before a name, or between the component's name and the module's."""
 
@@ -150,8 +153,11 @@ def _parted(name: str) -> tuple[str, str] | None:
     head, last = name[:cut], leaf.split(".")
     if (starred := f"{last[0]}.*.{last[2]}") in leaves:
         return head, starred
-    if last[1:] in (["down", "weight"], ["up", "weight"]) and (match := _SUFFIXED.fullmatch(last[0])):
-        return f"{head}.{match[1]}{match[2]}", f"lora.{last[1]}.weight"
+    if last[1:] in (["down", "weight"], ["up", "weight"]):
+        if match := _SUFFIXED.fullmatch(last[0]):
+            return f"{head}.{match[1]}{match[2]}", f"lora.{last[1]}.weight"
+        if match := _LISTED.fullmatch(f"{head}.{last[0]}"):
+            return match[1], f"loras.{last[1]}.weight"
     return None
 
 

@@ -34,6 +34,8 @@ _LARGEST_ALPHA = 1e12
 """LyCORIS writes 1e10 and the like for modules that are kept whole; what is larger is no alpha."""
 
 _UNET_HEADS = re.compile(r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_")
+_BLOCKS = ("oft", "blocks")
+_DIFFUSERS = ("lora.down", "lora.up", "lora_linear", "loras.")
 _USUAL = 16
 """Tensors of one module, at most, that are remembered; there may be as many as a header has room for."""
 
@@ -135,7 +137,10 @@ def _part(module: tuple[str, tuple[tuple[str, Shape], ...]]) -> Part:
     """What is told of a *module*: its name, and the leaves and shapes of its tensors."""
     stem, pieces = module
     prefix, path = read_stem(stem)
-    form = form_of({told_by(leaf): shape for leaf, shape in pieces})
+    shapes = {told_by(leaf): shape for leaf, shape in pieces}
+    if len(shapes) < len(pieces) and (part := shapes.pop(_BLOCKS, None)) is not None:
+        shapes["oft", "part"] = part  # of a fused layer's several parts, whose sizes say nothing of the whole
+    form = form_of(shapes)
     component = prefix.component if prefix else None
     dialect = _dialect(stem, prefix, [leaf for leaf, _ in pieces])
     kind = Kind(component, form.algorithm, form.rank, dialect, _UNET_HEADS.match(path) is not None)
@@ -204,6 +209,6 @@ def _dialect(name: str, prefix: ModulePrefix | None, leaves: Sequence[str]) -> s
     joined = " ".join(leaves)
     if "lora_A" in joined or "lora_B" in joined:
         return "peft"
-    if ".processor." in name or "lora.down" in joined or "lora.up" in joined or "lora_linear" in joined:
+    if ".processor." in name or any(word in joined for word in _DIFFUSERS):
         return "diffusers"
     return "generic"

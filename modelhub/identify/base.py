@@ -45,8 +45,8 @@ class Identity:
     """Which model a file is; ``None`` where that is not known.
 
     ``kind``: checkpoint (a diffusers folder too), diffusion-model, lora, embedding, hypernetwork, vae, text-encoder,
-    image-encoder, controlnet, style-model, motion-module, connector, upscaler, latent-upscaler, face-restorer,
-    inpainter ...;
+    image-encoder, controlnet, style-model, motion-module, connector, vocoder, upscaler, latent-upscaler, restorer,
+    face-restorer, colorizer, inpainter ...;
     ``architecture``: sd-1, sd-2, sdxl, sdxl-refiner, sd-3, flux ...; ``variant``: inpaint, pix2pix, depth ...;
     ``prediction_type``: epsilon, v_prediction, flow, edm; ``precision``: the element type of most floating point
     bytes, as ``fp16``, ``bf16``, ``fp32``, ``fp8_e4m3``, ``nf4``, ``svdquant`` ..., or ``mixed``;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from modelhub.identify.base import Evidence, Identity
 from modelhub.identify.names import Names
@@ -21,13 +22,20 @@ _WIDTHS = {
 
 _NAMED = {
     "clip_l": (_CLIP_L, frozenset({"sdxl", "sd-3", "flux"})),
-    "clip_g": (_CLIP_G, frozenset({"sdxl", "sdxl-refiner", "sd-3"})),
+    "clip_g": (_CLIP_G, frozenset({"sdxl", "sdxl-refiner", "cascade", "sd-3"})),
     "t5xxl": (_T5_XXL, frozenset({"sd-3", "flux"})),
+    "t5": (_T5_XXL, frozenset({"sd-3", "flux"})),
     "text_encoders_0": (_CLIP_L, frozenset({"sd-1", "sdxl"})),
     "text_encoders_1": (_CLIP_G, frozenset({"sdxl"})),
 }
-"""Names of vectors for one of several text encoders, as ComfyUI and sd-scripts write them, and diffusers' advanced
-training wrote them at first."""
+"""Names of vectors for one of several text encoders, as ComfyUI and sd-scripts write them, OneTrainer, and diffusers'
+advanced training wrote them at first."""
+
+_BEHIND = "_out"
+"""Ends OneTrainer's names of vectors that stand in place of the encoder's outputs and not of its inputs."""
+
+_OF_A_MODULE = re.compile(r"(?<!\d)\.|\.(weight|bias)$|^(weight|bias|\d+)$")
+"""What tokens do not look like, whose names have dots within numbers alone (``v1.5``)."""
 
 _MOST_TOKENS = 16
 _MOST_VECTORS = 256
@@ -44,9 +52,15 @@ def identify_embedding(names: Names) -> Identity | None:
         return _single_encoder(tensors[found[0]], found[0], "the name that A1111 keeps vectors under")
     if "emb_params" in tensors:
         return _single_encoder(tensors["emb_params"], "emb_params", "the name that sd-scripts keeps vectors under")
-    if named := [name for name in _NAMED if name in tensors and _width(tensors[name]) == _NAMED[name][0]]:
+    if named := [name for name in _NAMED if _has_vectors(tensors, name)]:
         return _named_encoders(named)
     return _tokens(names)
+
+
+def _has_vectors(tensors: Mapping[str, TensorInfo], name: str) -> bool:
+    """Whether there are vectors for the text encoder that *name* means, before it or behind."""
+    found = (tensors.get(name), tensors.get(name + _BEHIND))
+    return any(tensor is not None and _width(tensor) == _NAMED[name][0] for tensor in found)
 
 
 def _single_encoder(tensor: TensorInfo, name: str, because: str) -> Identity | None:
@@ -81,7 +95,7 @@ def _tokens(names: Names) -> Identity | None:
     if len(widths) != 1 or (width := widths.pop()) not in _WIDTHS:
         return None
     bracketed = all(name.startswith("<") and name.endswith(">") for name in tensors)
-    if not bracketed and any(re.search(r"\.|^(weight|bias|\d+)$", name) for name in tensors):
+    if not bracketed and any(map(_OF_A_MODULE.search, tensors)):
         return None
     token, tensor = next(iter(tensors.items()))
     kind = Evidence(

@@ -1,9 +1,9 @@
 """The layers that each architecture has (``signatures/layers.json``), and which architectures a set of layers leaves.
 
 The file has a table for each size and naming of each architecture: what it is ``of`` (a text encoder is of several),
-its ``variant``, whether it is ``rare``, its ``families`` of repeated blocks, and its ``layers``: the path with ``#``
-for each number, then ``[outputs, inputs, is a convolution, numbers ...]`` with the numbers as products of ranges
-(``"0-18;2"``; inputs 0: the layer has none).
+its ``variant``, whether it is ``rare`` or ``alike``, its ``families`` of repeated blocks, and its ``layers``: the path
+with ``#`` for each number, then ``[outputs, inputs, is a convolution, numbers ...]`` with the numbers as products of
+ranges (``"0-18;2"``; inputs 0: the layer has none).
 It is made from the models' own code by ``tests/identify/keylists/layers.py``.
 """
 
@@ -35,11 +35,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a table is of. A ``rare`` one counts only where no other has all of the layers."""
+    """What a table is of. A ``rare`` one counts only where no other has all of the layers; one that is ``alike`` too is
+    named beside the others that have them where they are few, or leave more than one open."""
 
     architectures: tuple[str, ...]
     variant: str | None = None
     rare: bool = False
+    alike: bool = False
     families: frozenset[str] = frozenset()
 
 
@@ -53,7 +55,8 @@ class Layers:
         self._counts: dict[str, dict[int, int]] = {}
         for number, each in enumerate(tables):
             families = frozenset(each.get("families", ()))
-            self.tables.append(Table(tuple(each["of"]), each.get("variant"), each.get("rare", False), families))
+            rare, alike = each.get("rare", False), each.get("alike", False)
+            self.tables.append(Table(tuple(each["of"]), each.get("variant"), rare, alike, families))
             for pattern, rows in each["layers"].items():
                 bare = pattern.replace("#", "")
                 self._rows.setdefault(bare, []).extend((number, pattern, row) for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -138,6 +139,10 @@ def _inputs(shapes: _Shapes) -> int | None:
     for key in (("lora", "down"), ("loha", "w1_b"), ("full", "diff"), ("glora", "a2")):
         if len(shape := _shape(shapes, *key)) >= 2:
             return shape[1]
+    if len(shape := _shape(shapes, "ia3", "l")) == 2 and shape[0] == 1:
+        return shape[1]
+    if len(shape := _shape(shapes, "oft", "blocks")) == 2 and shape[0] > 1:  # PEFT: [blocks, size * (size - 1) / 2]
+        return shape[0] * (1 + math.isqrt(1 + 8 * shape[1])) // 2
     left, right = _lokr(shapes, "w1", 1), _lokr(shapes, "w2", 1)
     return left * right if left and right else None
 
@@ -148,6 +153,10 @@ def _outputs(shapes: _Shapes) -> int | None:
             return shape[0]
     if len(shape := _shape(shapes, "loha", "w1_a")) == 2 and ("loha", "t1") not in shapes:
         return shape[0]
+    if len(shape := _shape(shapes, "ia3", "l")) == 2 and shape[1] == 1:
+        return shape[0]
+    if len(shape := _shape(shapes, "oft", "blocks")) in {3, 4} and shape[-1] == shape[-2]:
+        return shape[-3] * shape[-1]  # blocks along the diagonal
     left, right = _lokr(shapes, "w1", 0), _lokr(shapes, "w2", 0)
     return left * right if left and right else None
 

@@ -7,7 +7,7 @@ most modules remain; where these are not all, or where sizes had to be left out 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple, TypeVar
@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
 _NAME = "name"
+_FEW = 16
+"""Modules below which one that a rarer model has too may well be that one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ def narrowed(modules: Sequence[Told]) -> Narrowed:
         return Narrowed()
     best = _most(found)
     possible = _agreed(found, best - rare() or best)
+    if len(possible) > 1 or len(paths) < _FEW:
+        possible = _agreed(found, best - (rare() - alike()) or best)
     odd = sum(group.count for group in groups.values() if group.by == _NAME)
     certain = 2 * odd <= sum(group.count for group in groups.values())
     evidence = _steps(found, possible)
@@ -111,6 +115,9 @@ def narrowed(modules: Sequence[Told]) -> Narrowed:
         detail = f"its {len(paths)} modules are all that this architecture has of their kinds"
         evidence.append(Evidence("architecture", stated, "structure", detail, "medium"))
         possible = whole
+    if rarer := {name for name in (best & rare()) - possible if all(name in group.architectures for group in found)}:
+        detail = "a rarer model, that has all of these layers too"
+        evidence.append(Evidence("architecture", " | ".join(in_order(rarer)), "structure", detail, "low"))
     variant = _variant(tables, possible) if len(possible) == 1 and certain else None
     if variant:
         detail = "only a model of this size has all of these modules"
@@ -126,15 +133,25 @@ def _fit(path: str, outputs: int | None, inputs: int | None, convolution: bool) 
         return None
     fitting: tuple[Place, ...] = known
     by = "key"
-    for asked in ((outputs, inputs), (None, inputs), (None, None)):
-        if found := tuple(place for place in known if fits(place, *asked, convolution)):
+    for width, of, shaped in _asked(outputs, inputs, convolution):
+        if found := tuple(place for place in known if fits(place, width, of, shaped)):
             fitting = found
-            by = "shape" if asked[1] is not None and len(found) < len(known) else "key"
-            by = _NAME if asked[1] is None and inputs is not None else by
+            told_by_shape = width is not None or of is not None
+            by = "shape" if told_by_shape and len(found) < len(known) else "key"
+            by = _NAME if not told_by_shape and (inputs or outputs) is not None else by
             break
     tables = frozenset(place.table for place in fitting)
     names = frozenset(name for each in tables for name in layers().tables[each].architectures)
     return Fit(_same(names), _same(tables), by)
+
+
+def _asked(outputs: int | None, inputs: int | None, convolution: bool) -> Iterator[tuple[int | None, int | None, bool]]:
+    """The sizes to ask for, the surest first; a matrix's factors may be kept as those of a convolution of one pixel."""
+    for shaped in (True, False) if convolution else (False,):
+        yield outputs, inputs, shaped
+    if inputs is not None:
+        yield None, inputs, convolution
+    yield None, None, convolution
 
 
 @lru_cache(maxsize=1 << 12)
@@ -174,7 +191,7 @@ def _steps(groups: list[Group], possible: frozenset[str]) -> list[Evidence]:
     against: list[Evidence] = []
     open_: frozenset[str] | None = None
     for group in groups:
-        shown = group.architectures - rare() or group.architectures
+        shown = group.architectures - (rare() - possible) or group.architectures
         stated = " | ".join(in_order(shown))
         if not group.architectures & possible:
             detail = f"{_said(group)}, against the {'others' if steps else 'rest'}"
@@ -228,3 +245,9 @@ def rare() -> frozenset[str]:
     """Architectures all of whose tables are rare."""
     common = {name for table in layers().tables if not table.rare for name in table.architectures}
     return frozenset(name for table in layers().tables for name in table.architectures) - common
+
+
+@cache
+def alike() -> frozenset[str]:
+    """Rare architectures that are named beside the common ones where these are not certain."""
+    return rare() & {name for table in layers().tables if table.alike for name in table.architectures}

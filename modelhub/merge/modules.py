@@ -32,6 +32,14 @@ _RANKED = frozenset({"w1_b", "w2_b"})
 
 _UNSUPPORTED = {
     "oft_R": "PEFT's OFT is another parametrisation, which is not merged",
+    "boft_R": "PEFT's BOFT is another parametrisation, which is not merged",
+    "boft_s": "PEFT's BOFT is another parametrisation, which is not merged",
+    "ia3_l": "PEFT's (IA)^3 is not merged",
+    "vera_lambda_b": "VeRA, whose matrices are the same for all layers, is not merged",
+    "vera_lambda_d": "VeRA, whose matrices are the same for all layers, is not merged",
+    "lora_E": "AdaLoRA, which scales each rank by itself, is not merged",
+    "___": "HCP-Diff's LoRAs are not merged",
+    "loras": "it changes the tokens of a condition alone (Stand-In, EasyControl), and not the model",
     "lora_embedding_A": "LoRAs of embedding tables are not merged",
     "lora_embedding_B": "LoRAs of embedding tables are not merged",
 }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from modelhub.identify import Identity
-from tests.identify.build import known
+from tests.identify.build import known, reasons
 from tests.identify.keylists import Shapes, modules
 from tests.identify.keylists import originals as o
 
@@ -108,7 +108,9 @@ def ia3(sizes: Sizes) -> Shapes:
     return shapes
 
 
-WIDE = {"flux", "chroma", "flux-2", "hunyuan-video", "qwen-image"}
+WIDE = {
+    "flux", "chroma", "flux-2", "hunyuan-video", "qwen-image", "longcat-image", "ovis-image", "bria",
+}  # fmt: skip
 """Architectures with joint attention 3072 wide, under diffusers' names."""
 
 ALGORITHMS: dict[str, Write] = {"loha": loha, "lokr": lokr, "full": full, "dora": dora}
@@ -150,6 +152,13 @@ TOLD = {
     "transformer-kandinsky-5": "kandinsky-5",
     "transformer-kandinsky-5-pro": "kandinsky-5",
     "transformer-bria": "bria",
+    "transformer-bria-fibo-2": "bria",
+    "transformer-glm-image": "glm-image",
+    "transformer-joyimage": "joyimage",
+    "transformer-motif-video": "motif-video",
+    "transformer-nucleus-image": "nucleus-image",
+    "transformer-kandinsky-6": "kandinsky-6",
+    "transformer-kandinsky-6-lite": "kandinsky-6",
     "cascade-c": "cascade",
 }
 """Models whose attention layers, all together, are those of one architecture."""
@@ -158,6 +167,21 @@ TOLD = {
 def test_longcat_has_fewer_blocks_than_flux() -> None:
     identity = known(DIALECTS["peft"](chosen("transformer-longcat-image", ATTENTION)))
     assert (identity.kind, identity.architecture) == ("lora", "longcat-image")
+
+
+def test_a_rarer_model_is_told_beside() -> None:
+    """Kolors has all attention layers of SDXL, which is the answer; that the other has them is told, not surely."""
+    identity = known(DIALECTS["peft"](chosen("unet-kolors", ATTENTION)))
+    assert identity.architecture == "sdxl"
+    assert [each.confidence for each in reasons(identity, "architecture") if each.value == "kolors"] == ["low"]
+
+
+def test_few_layers_leave_rarer_models_open() -> None:
+    """Modulations of a few blocks may be LongCat's, those of all blocks are FLUX's."""
+    layers = chosen("transformer-flux-dev", re.compile(r"^transformer_blocks\.\d+\.norm1_context"))
+    few = known(DIALECTS["peft"](dict(list(layers.items())[:3])))
+    assert few.architecture is None and {"flux", "longcat-image"} <= set(few.candidates)
+    assert known(DIALECTS["peft"](layers | chosen("transformer-flux-dev", SELF))).architecture == "flux"
 
 
 def test_flex_and_fibo_have_the_same_blocks() -> None:

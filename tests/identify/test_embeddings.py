@@ -46,7 +46,7 @@ def test_diffusers_embedding(
     [
         ({"clip_l": (4, 768), "clip_g": (4, 1280)}, "sdxl", ()),
         ({"clip_l": (4, 768)}, None, ("sdxl", "sd-3", "flux")),
-        ({"clip_g": (4, 1280)}, None, ("sdxl", "sdxl-refiner", "sd-3")),
+        ({"clip_g": (4, 1280)}, None, ("sdxl", "sdxl-refiner", "cascade", "sd-3")),
         ({"clip_l": (4, 768), "clip_g": (4, 1280), "t5xxl": (4, 4096)}, "sd-3", ()),
     ],
 )

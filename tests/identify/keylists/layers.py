@@ -25,8 +25,8 @@ CLIP_G = ("sdxl", "sdxl-refiner", "cascade", "sd-3", "hidream")
 T5 = ("sd-3", "flux", "chroma", "pixart", "hunyuan-dit", "ltx-video", "mochi", "cogvideox", "cosmos", "hidream")
 
 
-def _of(*architectures: str, variant: str | None = None, rare: bool = False) -> dict[str, Any]:
-    return {"of": list(architectures), "variant": variant, "rare": rare}
+def _of(*architectures: str, variant: str | None = None, rare: bool = False, alike: bool = False) -> dict[str, Any]:
+    return {"of": list(architectures), "variant": variant, "rare": rare, "alike": alike}
 
 
 def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]]:
@@ -63,7 +63,9 @@ def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]
         ),
         (_of("sd-3", variant="3.5-large"), [named("transformer-sd-3.5-large"), made(o.sd_3(2432, 38))]),
         (_of("flux"), [named("transformer-flux-dev"), made(o.flux())]),
-        (_of("flux"), [made(o.xlabs())]),
+        (_of("flux"), [made(o.xlabs()), made(o.easycontrol())]),
+        (_of("flux", variant="fill"), [_input(named("transformer-flux-fill"))]),
+        (_of("flux", variant="control"), [_input(named("transformer-flux-control"))]),
         (_of("flux", rare=True), [named("transformer-flex-2")]),
         (_of("chroma"), [named("transformer-chroma"), made(o.flux(modulation=False))]),
         (_of("flux-2", variant="dev"), [named("transformer-flux-2-dev"), made(o.flux_2(6144, 8, 48, 15360))]),
@@ -76,10 +78,11 @@ def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]
             [named("transformer-flux-2-klein-9b"), made(o.flux_2(4096, 8, 24, 12288))],
         ),
         (_of("flux-3"), [named("transformer-flux-3")]),
-        (_of("longcat-image", rare=True), [named("transformer-longcat-image")]),
-        (_of("ovis-image", rare=True), [named("transformer-ovis-image")]),
-        (_of("bria", rare=True), [named("transformer-bria")]),
-        (_of("bria", variant="fibo", rare=True), [named("transformer-bria-fibo")]),
+        (_of("longcat-image", rare=True, alike=True), [named("transformer-longcat-image")]),
+        (_of("ovis-image", rare=True, alike=True), [named("transformer-ovis-image")]),
+        (_of("bria", rare=True, alike=True), [named("transformer-bria")]),
+        (_of("bria", variant="fibo", rare=True, alike=True), [named("transformer-bria-fibo")]),
+        (_of("bria", variant="fibo-2"), [named("transformer-bria-fibo-2")]),
         (_of("auraflow"), [named("transformer-auraflow"), made(o.auraflow())]),
         (_of("pixart"), [named("transformer-pixart-alpha"), made(o.pixart())]),
         (_of("hunyuan-dit"), [named("transformer-hunyuan-dit"), made(o.hunyuan_dit())]),
@@ -91,7 +94,7 @@ def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]
         ),
         (_of("ltx-video", variant="2b"), [named("transformer-ltx-2b")]),
         (_of("ltx-video", variant="13b"), [named("transformer-ltx-13b")]),
-        (_of("ltx-2"), [named("transformer-ltx-2")]),
+        (_of("ltx-2"), [named("transformer-ltx-2"), made(o.ltx_2())]),
         (
             _of("wan", variant="1.3b"),
             [named("transformer-wan-vace-1.3b"), made(o.wan(1536, 30, 8960, image=True))],
@@ -132,6 +135,12 @@ def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]
         (_of("krea-2"), [named("transformer-krea-2"), made(o.krea_2())]),
         (_of("ideogram-4"), [named("transformer-ideogram-4")]),
         (_of("ernie-image"), [named("transformer-ernie-image")]),
+        (_of("kandinsky-6"), [named("transformer-kandinsky-6"), named("transformer-kandinsky-6-lite")]),
+        (_of("glm-image"), [named("transformer-glm-image")]),
+        (_of("joyimage"), [named("transformer-joyimage"), made(o.joyimage())]),
+        (_of("motif-video"), [named("transformer-motif-video")]),
+        (_of("nucleus-image"), [named("transformer-nucleus-image")]),
+        (_of("minimax-h3"), [made(o.minimax_h3())]),
         (_of("allegro"), [named("transformer-allegro")]),
         (_of("stable-audio"), [named("transformer-stable-audio")]),
         (_of("prx"), [named("transformer-prx")]),
@@ -142,6 +151,11 @@ def sources() -> list[tuple[dict[str, Any], list[Mapping[str, tuple[int, ...]]]]
         (_of("auraflow", "hunyuan-dit"), [named("text-t5-xl")]),
         (_of("wan"), [named("text-umt5-xxl")]),
     ]
+
+
+def _input(model: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The layer that a FLUX model's input comes to, under both its names: all that its variants differ in."""
+    return {f"{name}.weight": model["x_embedder.weight"] for name in ("x_embedder", "img_in")}
 
 
 def _text(name: str) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,8 @@
 
 From the models' own code: black-forest-labs/flux, Stability-AI/sd3.5, Wan-Video/Wan2.1, Tencent/HunyuanVideo and
 HunyuanDiT, cloneofsimo/minRF (AuraFlow), PixArt-alpha/PixArt-sigma, NVlabs/Sana, Alpha-VLLM/Lumina-Image-2.0,
-nvidia-cosmos/cosmos-predict2, genmoai/mochi, Stability-AI/StableCascade.
+nvidia-cosmos/cosmos-predict2, genmoai/mochi, Stability-AI/StableCascade, Lightricks/LTX-2, jd-opensource/JoyAI-Image,
+MiniMax-AI/MiniMax-H3.
 """
 
 from __future__ import annotations
@@ -272,3 +273,61 @@ def ace_step_15() -> Layers:
     d = 2048
     layers = {"q_proj": (d, d), "k_proj": (d // 2, d), "v_proj": (d // 2, d), "o_proj": (d, d)}
     return _blocks("layers", 24, {f"cross_attn.{name}": size for name, size in layers.items()})
+
+
+def easycontrol() -> Layers:
+    """What Xiaojiu-Z/EasyControl's processors change of FLUX: projections called by their letters."""
+    layers = {f"attn.{name}": (3072, 3072) for name in ("q", "k", "v", "proj")}
+    return _blocks("transformer_blocks", 19, layers) | _blocks("single_transformer_blocks", 38, layers)
+
+
+def joyimage() -> Layers:
+    d = 4096
+    layers = _both({"attn_qkv": (3 * d, d), "attn_proj": (d, d), "mlp.net.0.proj": (4 * d, d), "mlp.net.2": (d, 4 * d)})
+    return _blocks("double_blocks", 40, layers)
+
+
+def minimax_h3() -> Layers:
+    """56 heads of 128 on a width of 5376; the modulation is that of 18 parts from half the width."""
+    d, heads, ffn, time = 5376, 7168, 14336, 2688
+    layers = {
+        "attn.qkv_proj": (3 * heads, d),
+        "attn.out_proj": (d, heads),
+        "mlp.fc1": (2 * ffn, d),
+        "mlp.fc2": (d, ffn),
+    }
+    ends = {"video_patch_proj": (d, 96), "audio_patch_proj": (d, 32), "condition_proj": (d, 5120)}
+    ends |= {"time_embedder.proj_in": (d, 256), "time_embedder.proj_out": (time, d)}
+    ends |= {"final_layer.adaln_proj.linear": (2 * d, time), "final_layer.video_out": (96, d)}
+    return (
+        _blocks("blocks", 50, layers | {"adaln_proj.linear": (18 * d, time)})
+        | _blocks("token_refiner.blocks", 2, layers)
+        | ends
+        | {"final_layer.audio_out": (32, d)}
+    )
+
+
+def ltx_2() -> Layers:
+    """LTX-2.3's and 2.5's, which have gates and a modulation of the prompt besides LTX-2's; 48 blocks."""
+    v, a = 4096, 2048
+    layers: Layers = {"ff.net.0.proj": (4 * v, v), "ff.net.2": (v, 4 * v)}
+    layers |= {"audio_ff.net.0.proj": (4 * a, a), "audio_ff.net.2": (a, 4 * a)}
+    widths = {
+        "attn1": (v, v, v), "attn2": (v, v, v), "audio_attn1": (a, a, a), "audio_attn2": (a, a, a),
+        "audio_to_video_attn": (v, a, a), "video_to_audio_attn": (a, v, a),
+    }  # fmt: skip
+    for name, (to, of, inner) in widths.items():
+        layers |= {f"{name}.to_q": (inner, to), f"{name}.to_k": (inner, of), f"{name}.to_v": (inner, of)}
+        layers |= {f"{name}.to_out.0": (to, inner), f"{name}.to_gate_logits": (32, to)}
+    ends: Layers = {"patchify_proj": (v, 128), "proj_out": (128, v)}
+    ends |= {"audio_patchify_proj": (a, 128), "audio_proj_out": (128, a)}
+    modulations = {
+        "adaln_single": (v, 9), "prompt_adaln_single": (v, 2),
+        "audio_adaln_single": (a, 9), "audio_prompt_adaln_single": (a, 2),
+        "av_ca_a2v_gate_adaln_single": (v, 1), "av_ca_v2a_gate_adaln_single": (a, 1),
+        "av_ca_video_scale_shift_adaln_single": (v, 4), "av_ca_audio_scale_shift_adaln_single": (a, 4),
+    }  # fmt: skip
+    for name, (d, parts) in modulations.items():
+        ends |= {f"{name}.linear": (parts * d, d), f"{name}.emb.timestep_embedder.linear_1": (d, 256)}
+        ends |= {f"{name}.emb.timestep_embedder.linear_2": (d, d)}
+    return _blocks("transformer_blocks", 48, layers) | ends
