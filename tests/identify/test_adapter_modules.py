@@ -177,11 +177,12 @@ def test_a_rarer_model_is_told_beside() -> None:
 
 
 def test_few_layers_leave_rarer_models_open() -> None:
-    """Modulations of a few blocks may be LongCat's, those of all blocks are FLUX's."""
+    """Modulations of a few blocks may be LongCat's, those of all blocks are not."""
     layers = chosen("transformer-flux-dev", re.compile(r"^transformer_blocks\.\d+\.norm1_context"))
     few = known(DIALECTS["peft"](dict(list(layers.items())[:3])))
     assert few.architecture is None and {"flux", "longcat-image"} <= set(few.candidates)
-    assert known(DIALECTS["peft"](layers | chosen("transformer-flux-dev", SELF))).architecture == "flux"
+    every = known(DIALECTS["peft"](layers))
+    assert "flux" in every.candidates and "longcat-image" not in every.candidates
 
 
 def test_flex_and_fibo_have_the_same_blocks() -> None:
