@@ -19,7 +19,7 @@ from modelhub.blend.recipe import BLEND_KEY, read_blend, written_blend
 from modelhub.convert import judge
 from modelhub.errors import MergeError
 from modelhub.merge import Precision, Weights, check_torch
-from modelhub.merge.digesting import KnownDigests, digesting
+from modelhub.merge.digesting import Digesting, KnownDigests
 
 if TYPE_CHECKING:
     from modelhub.scan import Policy
@@ -102,7 +102,7 @@ def blend(
     check_torch()
     with (
         plan_blend(recipe, allow_unmatched=allow_unmatched, salvage=salvage, policy=policy) as plan,
-        digesting(plan.pending, known) as digests,
+        Digesting(known, plan.pending) as digests,
     ):
         from modelhub.blend.execute import execute
 

@@ -18,7 +18,7 @@ from modelhub.merge import Address
 from modelhub.merge.compute import Buffers
 from modelhub.merge.computing import Computations
 from modelhub.merge.devices import device_named
-from modelhub.merge.digesting import Digesting, digesting
+from modelhub.merge.digesting import Digesting
 from modelhub.merge.recheck import recheck
 from modelhub.merge.recipe import recipe_path
 from modelhub.merge.writing import Computing, write_recipe
@@ -65,7 +65,7 @@ def execute(
     computations = Computations(
         plan.conversion, plan.changes, plan.rescaled, maker_of=maker_of, precision=precision, device=where
     )
-    with nullcontext(digests) if digests is not None else digesting(plan.pending) as reading:
+    with nullcontext(digests) if digests is not None else Digesting(files=plan.pending) as reading:
         writer = Computing(
             computations,
             digesting=reading,

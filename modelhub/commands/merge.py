@@ -91,7 +91,7 @@ def command(
                 force=force,
                 verify_tensors=verify_tensors,
                 device=device,
-                known=known_digests([wanted.base], catalog, sink),
+                known=known_digests([wanted.base, *(each.use.path for each in wanted.adapters)], catalog, sink),
                 progress=progress,
             )
     except RecipeNotWritten as error:

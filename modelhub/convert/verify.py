@@ -10,17 +10,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from modelhub import termination
 from modelhub.container.safetensors import read_safetensors
+from modelhub.convert.background import Background, Stopped
 from modelhub.convert.base import ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor, inside
 from modelhub.convert.element import element_offsets, is_element
 from modelhub.convert.stream import BLOCK, lies_ready, runs, stream
 from modelhub.errors import ModelHubError, VerificationFailed
-from modelhub.source import Source, open_local
+from modelhub.source import LocalSource, Source, open_local
 from modelhub.tensors import TensorInfo
 
 Progress = Callable[[int], None]
@@ -75,12 +77,42 @@ def _verify_output(name: str, output: OutputFile, path: str, progress: Progress 
         found = container.state_dict
         headers = {key: (tensor.dtype.label, tensor.shape) for key, tensor in found.items()}
         _compare_headers(name, output, headers, found.metadata, "modelhub")
-        compare = _Comparison(written, progress)
-        for planned in output.tensors:
-            marked = marks.get((output.path, planned.name))
-            copy = found[planned.name]
-            if not (compare.equal(planned, copy) if marked is None else compare.as_marked(copy, marked)):
-                raise VerificationFailed(f"{name}: the bytes of tensor {planned.name!r:.100} differ in the copy")
+
+        def different(share: Sequence[PlannedTensor], stopped: Stopped) -> PlannedTensor | None:
+            """The first of *share* that is not in the file as it should be."""
+            compare = _Comparison(written, tell)
+            for planned in share:
+                if stopped.is_set():
+                    break
+                marked = marks.get((output.path, planned.name))
+                copy = found[planned.name]
+                if not (compare.equal(planned, copy) if marked is None else compare.as_marked(copy, marked)):
+                    return planned
+            return None
+
+        tell = _one_at_a_time(progress) if progress is not None else None
+        both = [each for each in output.tensors if _lies_in_files(each)]
+        alone = [each for each in output.tensors if not _lies_in_files(each)]
+        with Background(lambda stopped: different(both[1::2], stopped)) as other:
+            first = different([*both[::2], *alone], Stopped())
+            found_different = first or other.result()
+        if found_different is not None:
+            raise VerificationFailed(f"{name}: the bytes of tensor {found_different.name!r:.100} differ in the copy")
+
+
+def _lies_in_files(planned: PlannedTensor) -> bool:
+    """Whether any thread may read what *planned* is made of: it is not unpacked on the way."""
+    return all(isinstance(piece.source, LocalSource) for piece in planned.pieces)
+
+
+def _one_at_a_time(progress: Progress) -> Progress:
+    lock = threading.Lock()
+
+    def tell(count: int) -> None:
+        with lock:
+            progress(count)
+
+    return tell
 
 
 def holds(path: str, plan: ConversionPlan) -> bool:

@@ -28,7 +28,7 @@ from modelhub.lowrank.base import (
 from modelhub.lowrank.extract_plan import open_extract
 from modelhub.lowrank.resize_plan import open_resize
 from modelhub.merge import check_torch
-from modelhub.merge.digesting import KnownDigests, digesting
+from modelhub.merge.digesting import Digesting, KnownDigests
 
 if TYPE_CHECKING:
     from modelhub.scan import Policy
@@ -133,7 +133,7 @@ def extract(
             salvage=salvage,
             policy=policy,
         ) as plan,
-        digesting(plan.pending, known) as digests,
+        Digesting(known, plan.pending) as digests,
     ):
         from modelhub.lowrank.extracting import execute
 

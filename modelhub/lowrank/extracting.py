@@ -25,7 +25,7 @@ from modelhub.lowrank.differences import changes, difference
 from modelhub.lowrank.spool import TYPES, Spool
 from modelhub.lowrank.working import worked
 from modelhub.merge.compute import Buffers
-from modelhub.merge.digesting import Digesting, digesting
+from modelhub.merge.digesting import Digesting
 from modelhub.tensors import DType
 
 EXTRACT_KEY = "modelhub.extract"
@@ -57,7 +57,7 @@ def execute(
     dtype = TYPES[plan.dtype]
     with (
         Background(lambda stopped: check_sources(read, stopped)) as checking,
-        nullcontext(digests) if digests is not None else digesting(plan.pending) as reading,
+        nullcontext(digests) if digests is not None else Digesting(files=plan.pending) as reading,
         Spool(path) as spool,
         closing(_extracted(plan)) as modules,
     ):
@@ -76,7 +76,7 @@ def execute(
         if not kept:
             raise MergeError(f"{plan.tuned}: it differs from {plan.base} in no module that a LoRA is made of")
         checking.result()
-        sha256 = reading.result()
+        sha256 = {name: reading.of(source) for source, name in plan.pending}
         found = {
             model: {name: sha256[f"{model}/{name}"] for name in files if f"{model}/{name}" in sha256}
             for model, files in plan.files.items()

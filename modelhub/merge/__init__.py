@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from modelhub.merge.base import (
     Unmatched,
     Weights,
 )
-from modelhub.merge.digesting import KnownDigests, digesting
+from modelhub.merge.digesting import Digesting, KnownDigests
 from modelhub.merge.plan import open_merge
 from modelhub.merge.recipe import RECIPE_KEY, read_recipe, recipe_path, written_recipe
 from modelhub.merge.weights import adapter_use
@@ -85,17 +86,9 @@ def plan_merge(
     and reading the files raises.
     """
     recipe = _recipe(base, adapters, precision)
-    with ExitStack() as stack:
-        yield open_merge(
-            recipe.base,
-            [each.use for each in recipe.adapters],
-            stack,
-            judge=lambda container: judge(container, policy, salvage=salvage, done="merged"),
-            precision=recipe.precision,
-            allow_unmatched=allow_unmatched,
-            again=again,
-            digests=[each.sha256 for each in recipe.adapters],
-        )
+    judging = partial(judge, policy=policy, salvage=salvage, done="merged")
+    with ExitStack() as stack, Digesting() as digests:
+        yield open_merge(recipe, stack, judge=judging, digesting=digests, allow_unmatched=allow_unmatched, again=again)
 
 
 def merge(
@@ -116,16 +109,17 @@ def merge(
 ) -> Merge:
     """Merge *adapters* into *base* and write *target*, a safetensors file, or a folder where *base* is one.
 
-    *known* are digests of files that need not be computed where they are those of the base's files. The other
+    *known* are digests of files that need not be computed. The other
     parameters are those of :func:`plan_merge` and :func:`modelhub.merge.execute.execute`; so are the errors, and
     :class:`MissingExtra` without torch.
     """
     recipe = _recipe(base, adapters, precision)
     check_torch()
-    with (
-        plan_merge(recipe, allow_unmatched=allow_unmatched, again=again, salvage=salvage, policy=policy) as plan,
-        digesting(plan.pending, known) as digests,
-    ):
+    judging = partial(judge, policy=policy, salvage=salvage, done="merged")
+    with ExitStack() as stack, Digesting(known) as digests:
+        plan = open_merge(
+            recipe, stack, judge=judging, digesting=digests, ahead=True, allow_unmatched=allow_unmatched, again=again
+        )
         from modelhub.merge.execute import execute
 
         return execute(

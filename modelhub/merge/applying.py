@@ -11,6 +11,7 @@ from torch import Tensor
 from modelhub.errors import MergeError
 from modelhub.merge.adapters import Update, make_update
 from modelhub.merge.base import Change, PlannedAdapter
+from modelhub.merge.compute import all_finite
 from modelhub.merge.reading import whole
 
 
@@ -83,9 +84,10 @@ def _joined(rows: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 def _applied(change: Change, adapters: Sequence[PlannedAdapter], dtype: torch.dtype, device: torch.device) -> Applied:
     module = change.module
     which = f"{adapters[change.adapter].use.path}: {module.name}"
-    tensors = {role: whole(piece, dtype).to(device) for role, piece in module.tensors.items()}
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+    tensors = {role: whole(piece, dtype) for role, piece in module.tensors.items()}
+    if not all(map(all_finite, tensors.values())):
         raise MergeError(f"{which}: it has values that are not finite")
+    tensors = {role: tensor.to(device) for role, tensor in tensors.items()}
     scale = whole(module.magnitudes, dtype).to(device) if module.magnitudes is not None else None
     try:
         update = make_update(module.algorithm, tensors, module.alpha, change.shape, scale, peft=module.peft)

@@ -216,6 +216,7 @@ class Merge:
 
     @property
     def read(self) -> tuple[tuple[Source, str], ...]:
-        """The base's files, and the SHA-256 of each."""
+        """The files of the base and the adapters, and the SHA-256 of each."""
         names = {mark: name for name, mark in self.plan.recipe.digests.items()}
-        return tuple((source, self.digests[names[mark]]) for source, mark in self.plan.pending)
+        base = ((source, self.digests[names[mark]]) for source, mark in self.plan.pending)
+        return (*base, *((each.source, each.sha256) for each in self.plan.adapters))

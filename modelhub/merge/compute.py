@@ -18,7 +18,7 @@ from modelhub.merge.quantising import Quantiser
 from modelhub.merge.reading import Rows, torch_type
 from modelhub.merge.rounding import rounded, rounded_stochastically
 
-BLOCK = 1 << 20
+BLOCK = 1 << 19
 """Elements of a block: so many in F32 stay in the processor's caches, and a block's temporaries with them."""
 
 CPU = torch.device("cpu")
@@ -109,6 +109,7 @@ class Computation:
             made = get("made", self._target, stored.shape, device)
             self._round(merged, made, first)
             written = made if device == CPU else get("written", self._target, stored.shape).copy_(made)
+            self._check(written, merged)
             for run in self._changed(first, stored.shape[0]):
                 unchanged += self._unchanged(stored[run], before[run], written[run], first + run.start)
                 weight += _square(before[run])
@@ -160,18 +161,23 @@ class Computation:
             yield first, stored, before, merged
 
     def _round(self, merged: Tensor, made: Tensor, first: int) -> None:
-        lowest, highest = torch.aminmax(merged)
-        self._check_finite(lowest, highest)
         if self._quantiser is not None:
             numbers = self._buffers.get("quantised", self._dtype, merged.shape, self._device).copy_(merged)
             merged = self._quantiser.divided(numbers, first)
-        else:
-            self._check_range(float(lowest), float(highest))
         if self._seed is None:
             rounded(merged, made)
         else:
             seed = zlib.crc32(f"{self._seed}/{first}/{self._planned.name}".encode())
             rounded_stochastically(merged, made, torch.Generator().manual_seed(seed))
+
+    def _check(self, written: Tensor, merged: Tensor) -> None:
+        """Refuse *merged* where it has values that are not finite, or that are none of the output's type."""
+        if self._quantiser is None and self._target in _INFINITY and all_finite(written):
+            return
+        lowest, highest = torch.aminmax(merged)
+        self._check_finite(lowest, highest)
+        if self._quantiser is None:
+            self._check_range(float(lowest), float(highest))
 
     def _check_finite(self, lowest: Tensor, highest: Tensor) -> None:
         if not -math.inf < float(lowest) <= float(highest) < math.inf:
@@ -192,10 +198,27 @@ class Computation:
 
 
 def _square(values: Tensor) -> float:
-    return float(torch.linalg.vector_norm(values)) ** 2
+    """The sum of the squares of *values*."""
+    if values.device != CPU:
+        return float(torch.linalg.vector_norm(values)) ** 2
+    flat = values.numpy().reshape(-1)
+    return float(np.dot(flat, flat))  # twice as fast as torch's norm
 
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INFINITY = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80, torch.float32: 0x7F80_0000, torch.float64: 0x7FF0 << 48}
+"""The bits of infinity, of the types whose numbers become it when they are rounded beyond the largest (IEEE 754)."""
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether none of *values*, contiguous on the CPU, is infinite or no number: their bits are ordered as they are."""
+    if not values.numel():
+        return True
+    width = 8 * values.element_size()
+    bits = values.view(_INTEGERS[values.element_size()]).numpy()
+    infinity = _INFINITY[values.dtype]
+    # seen as signed integers the positive numbers are the largest, as unsigned ones the negative
+    return bool(bits.max() < infinity and bits.view(f"u{width // 8}").max() < infinity | 1 << width - 1)
 
 
 def _equal(left: Tensor, right: Tensor) -> int:

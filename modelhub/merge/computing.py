@@ -42,13 +42,15 @@ class Computations:
         }
         self._rescaling = Rescaling(self._weights)
 
-    def __call__(self, address: Address, planned: PlannedTensor, buffers: Buffers) -> Computed | None:
-        """What computes *planned* at *address*; ``None`` where it is copied."""
+    def computes(self, address: Address) -> bool:
+        """Whether the tensor at *address* is computed; it is copied where not."""
+        return address in self._rescaled or address in self._changed
+
+    def __call__(self, address: Address, planned: PlannedTensor, buffers: Buffers) -> Computed:
+        """What computes *planned*, which lies at *address*."""
         if (weight := self._rescaled.get(address)) is not None:
             scaled = _scaled(self._weights[weight])
             return NewScales(scaled, self._exponents(weight, scaled, buffers))
-        if address not in self._changed:
-            return None
         quantiser = None
         if address in self._weights:
             scaled = _scaled(planned)

@@ -1,39 +1,64 @@
-"""The digests of the files that an output is made of, computed from the moment that it is planned.
+"""The digests of the files that an output is made of, computed from the moment that they are open.
 
-By a thread of its own, which has read much of the base by the time that torch is imported. What is known of a file
-beforehand is not computed.
+By a thread of its own, which has read much of the base by the time that the plan is made and torch is imported. What is
+known of a file beforehand is not computed.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
+from types import TracebackType
 
-from modelhub.convert.background import Background, Stopped, block_buffer, blocks
+from modelhub.convert.background import block_buffer, blocks
 from modelhub.source import FileStat, LocalSource, Source
-
-Digesting = Background[Mapping[str, str]]
-"""The SHA-256 of files by what stands for each in the outputs' headers, when they are known."""
 
 KnownDigests = Mapping[FileStat, str]
 """The SHA-256 of files by what the file system said of each when it was computed."""
 
 
-def digesting(pending: Iterable[tuple[Source, str]], known: KnownDigests | None = None) -> Digesting:
-    """The digests of *pending*, files and what stands for the SHA-256 of each; a context manager.
+class Digesting:
+    """Computes the SHA-256 of files one after the other, in the order in which they are begun; a context manager.
 
     A file of which the file system says what it said of one of *known* is not read.
     """
-    given = known or {}
 
-    def digest_of(source: Source, stopped: Stopped) -> str:
-        recorded = given.get(source.stat) if isinstance(source, LocalSource) else None
-        return recorded or _sha256(source, stopped)
+    def __init__(self, known: KnownDigests | None = None, files: Iterable[tuple[Source, object]] = ()) -> None:
+        """Begin with *files* at once, whatever stands beside each."""
+        self._known = known or {}
+        self._stopped = Event()
+        self._begun: dict[int, tuple[Source, Future[str]]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="digests")
+        for source, _ in files:
+            self.begin(source)
 
-    return Background(lambda stopped: {mark: digest_of(source, stopped) for source, mark in pending})
+    def begin(self, source: Source) -> None:
+        """Have *source*, which stays open until this is left, read when those before it are."""
+        if id(source) not in self._begun:
+            self._begun[id(source)] = source, self._thread.submit(self._digest_of, source)
+
+    def of(self, source: Source) -> str:
+        """The SHA-256 of *source*, begun now if it was not; raises what reading it raised."""
+        self.begin(source)
+        return self._begun[id(source)][1].result()
+
+    def _digest_of(self, source: Source) -> str:
+        recorded = self._known.get(source.stat) if isinstance(source, LocalSource) else None
+        return recorded or _sha256(source, self._stopped)
+
+    def __enter__(self) -> Digesting:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.shutdown(cancel_futures=True)
 
 
-def _sha256(source: Source, stopped: Stopped) -> str:
+def _sha256(source: Source, stopped: Event) -> str:
     sha256 = hashlib.sha256()
     for _, block in blocks(source, 0, source.size, stopped, block_buffer()):
         sha256.update(block)

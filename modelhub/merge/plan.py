@@ -18,19 +18,18 @@ from modelhub.merge.base import (
     Change,
     MergePlan,
     PlannedAdapter,
-    Precision,
     Recipe,
     RecipeAdapter,
     Target,
     Unmatched,
 )
 from modelhub.merge.bases import Base, open_base
+from modelhub.merge.digesting import Digesting
 from modelhub.merge.fitting import misfit
 from modelhub.merge.lineage import placeholder, with_older
 from modelhub.merge.modules import adapter_modules
 from modelhub.merge.recipe import RECIPE_KEY, merged_digests, written_recipe
 from modelhub.merge.weights import strength_of, without_use
-from modelhub.source import digest_of
 
 Judge = Callable[[Container], bool]
 
@@ -40,40 +39,45 @@ _ORDERED = frozenset({"oft", "glora", "ia3", "set"})
 
 
 def open_merge(
-    base_path: str,
-    uses: Sequence[AdapterUse],
+    recipe: Recipe,
     stack: ExitStack,
     *,
     judge: Judge,
-    precision: Precision | None = None,
+    digesting: Digesting,
+    ahead: bool = False,
     allow_unmatched: bool = False,
     again: bool = False,
-    digests: Sequence[str | None] = (),
 ) -> MergePlan:
-    """The plan of merging the adapters *uses*, in their order, into *base_path*; good until *stack* is closed.
+    """The plan of *recipe*: its adapters, in their order, merged into its base; good until *stack* is closed.
 
-    *judge* says whether a file is safe, or raises. *digests* are the SHA-256 that the adapters must have, ``None``
-    where any will do. With *allow_unmatched*, modules that have no place or the wrong shape are left out and listed;
-    with *again*, an adapter that the base was merged with before may be merged once more.
+    *judge* says whether a file is safe, or raises. *digesting* computes the digests of the adapters, and *ahead* of
+    their being asked for those of the base's files too. With *allow_unmatched*, modules that have no place or the wrong
+    shape are left out and listed; with *again*, an adapter that the base was merged with before may be merged once
+    more.
 
     Raises :class:`UnmatchedKeys` or :class:`IncompatibleArchitecture` for modules without a place,
     :class:`MergeError` for what cannot be merged, and what opening, judging and converting the files raises.
     """
-    how = precision or Precision()
+    how, base_path = recipe.precision, recipe.base
     container = stack.enter_context(open_path(base_path))
+    opened = [stack.enter_context(open_path(each.use.path)) for each in recipe.adapters]
     safe = judge(container)
+    for each in opened:
+        safe = judge(each) and safe
+        if each.source is not None:
+            digesting.begin(each.source)
     base = open_base(container, identify(container), stack)
+    for source in base.files.values() if ahead else ():
+        digesting.begin(source)
     before = merged_digests(base.metadata)
     adapters: list[PlannedAdapter] = []
     changes: dict[Address, list[Change]] = {}
     unmatched: list[Unmatched] = []
-    for number, use in enumerate(uses):
-        opened = stack.enter_context(open_path(use.path))
-        safe = judge(opened) and safe
-        planned, missing = _adapter(number, use, opened, base, changes)
-        expected = digests[number] if number < len(digests) else None
-        if expected is not None and expected != planned.sha256:
-            raise MergeError(f"{use.path}: it is not the adapter of the recipe, whose SHA-256 is {expected}")
+    for number, (wanted, adapter) in enumerate(zip(recipe.adapters, opened, strict=True)):
+        use = wanted.use
+        planned, missing = _adapter(number, use, adapter, base, changes, digesting=digesting)
+        if wanted.sha256 is not None and wanted.sha256 != planned.sha256:
+            raise MergeError(f"{use.path}: it is not the adapter of the recipe, whose SHA-256 is {wanted.sha256}")
         if planned.sha256 in before and not again:
             hint = "--again merges it once more"
             raise MergeError(f"{base_path}: it was merged with {use.path} before", hint=hint)
@@ -86,13 +90,13 @@ def open_merge(
     base.check_computable(changes)
     files = [(name, source) for name, source in base.files.items()]
     pending = tuple((source, placeholder(number)) for number, (_, source) in enumerate(files))
-    recipe = Recipe(
+    told = Recipe(
         base_path,
         tuple(RecipeAdapter(each.use, each.sha256) for each in adapters),
         how,
         {name: mark for (name, _), (_, mark) in zip(files, pending, strict=True)},
     )
-    added = with_older(base.metadata, RECIPE_KEY, written_recipe(recipe))
+    added = with_older(base.metadata, RECIPE_KEY, written_recipe(told))
     if not safe:
         added[SALVAGED_KEY] = "true"
     conversion = base.plan(how, changes, added)
@@ -102,7 +106,7 @@ def open_merge(
         tuple(adapters),
         {address: tuple(each) for address, each in changes.items()},
         tuple(unmatched),
-        recipe,
+        told,
         pending,
         how,
         (*_notes(adapters, changes, base), *base.told_of_eight_bits(how, changes)),
@@ -111,7 +115,13 @@ def open_merge(
 
 
 def _adapter(
-    number: int, use: AdapterUse, container: Container, base: Base, changes: dict[Address, list[Change]]
+    number: int,
+    use: AdapterUse,
+    container: Container,
+    base: Base,
+    changes: dict[Address, list[Change]],
+    *,
+    digesting: Digesting,
 ) -> tuple[PlannedAdapter, list[Unmatched]]:
     """Add what the adapter in *container* changes to *changes*; also what of it has no place."""
     if container.source is None:
@@ -144,7 +154,7 @@ def _adapter(
     planned = PlannedAdapter(
         use,
         container.source,
-        digest_of(container.source).sha256,
+        digesting.of(container.source),
         identity.architecture or " or ".join(identity.candidates) or None,
         dict(algorithms),
         len(matched),

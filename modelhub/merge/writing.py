@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import TypeVar
+from typing import Protocol
 
 import torch
 
@@ -29,10 +29,18 @@ from modelhub.merge.reading import bytes_of
 from modelhub.merge.recipe import lies_beside, recipe_path
 from modelhub.source import Source
 
-Result = TypeVar("Result")
 Progress = Callable[[int], None]
-Compute = Callable[[Address, PlannedTensor, Buffers], Computed | None]
-"""What computes a tensor; ``None``: it is copied."""
+
+
+class Compute(Protocol):
+    """What is computed of an output; what is not is copied."""
+
+    def computes(self, address: Address) -> bool:
+        """Whether the tensor at *address* is computed."""
+
+    def __call__(self, address: Address, planned: PlannedTensor, buffers: Buffers) -> Computed:
+        """What computes *planned*, which lies at *address*."""
+
 
 _MOST_THREADS = 8
 _MARKED = 1 << 16
@@ -100,12 +108,11 @@ class Computing:
         with Background(self._check_others) if not self.digests else nullcontext() as checking:
             pool = ThreadPoolExecutor(self._workers, thread_name_prefix="merge")
             try:
-                ordered = in_source_order(output)
-                computed = _finish([pool.submit(self._write_computed, output, each, part, tell) for each in ordered])
+                # What is copied comes first, by this thread: a write into the page cache waits for all others.
+                copied, computed = self._parted(output)
+                self._write_copied(output, copied, part, tell)
+                _finish([pool.submit(self._write_computed, output, each, part, tell) for each in computed])
                 part.settle()
-                # What is copied comes afterwards: a write into the page cache waits for all that go past it.
-                copied = [each for each, done in zip(ordered, computed, strict=True) if not done]
-                _finish([pool.submit(self._write_copied, output, each, part, tell) for each in copied])
             except OSError as error:
                 raise write_error(error, part.target, output.size) from error
             finally:
@@ -131,14 +138,18 @@ class Computing:
             self.checked = self._recheck(path)
         check_unchanged(self._others)
 
-    def _write_computed(self, output: OutputFile, planned: PlannedTensor, part: PartFile, tell: Progress) -> bool:
-        """Write *planned*, unless it is one that is copied."""
+    def _parted(self, output: OutputFile) -> tuple[list[PlannedTensor], list[PlannedTensor]]:
+        """The tensors of *output* that are copied, and those that are computed, as they lie in their sources."""
+        parted: tuple[list[PlannedTensor], list[PlannedTensor]] = ([], [])
+        for each in in_source_order(output):
+            parted[self._compute.computes(Address(output.path, each.name))].append(each)
+        return parted
+
+    def _write_computed(self, output: OutputFile, planned: PlannedTensor, part: PartFile, tell: Progress) -> None:
         if not hasattr(self._here, "buffers"):
             self._here.buffers = Buffers()
         address = Address(output.path, planned.name)
         computation = self._compute(address, planned, self._here.buffers)
-        if computation is None:
-            return False
         start = len(output.header) + planned.begin
         marks: list[Mark] = []
         for offset, block in computation.blocks():
@@ -154,18 +165,19 @@ class Computing:
             if computation.told is not None:
                 self.told[address] = computation.told
             self._marks[address] = tuple(marks)
-        return True
 
-    def _write_copied(self, output: OutputFile, planned: PlannedTensor, part: PartFile, tell: Progress) -> None:
-        if not hasattr(self._here, "block"):
-            self._here.block = memoryview(bytearray(BLOCK))
-        write_copied(output, planned, part, tell, self._here.block)
+    def _write_copied(
+        self, output: OutputFile, copied: Sequence[PlannedTensor], part: PartFile, tell: Progress
+    ) -> None:
+        block = memoryview(bytearray(BLOCK))
+        for planned in copied:
+            write_copied(output, planned, part, tell, block)
 
     def _check_others(self, stopped: threading.Event) -> None:
         check_sources(self._others, stopped)
 
     def _take_digests(self) -> None:
-        self.digests = self._digesting.result()
+        self.digests = {mark: self._digesting.of(source) for source, mark in self._pending}
         for source, mark in self._pending:
             sha256 = self._expected.get(mark)
             if sha256 is not None and self.digests[mark] != sha256:
@@ -199,13 +211,12 @@ def write_recipe(text: str, target: str, *, of: object, force: bool, carried_out
         raise RecipeNotWritten(message, of, hint=error.hint) from error
 
 
-def _finish(tasks: list[Future[Result]]) -> list[Result]:
-    """Wait for all *tasks*, and return what they did, or raise what the first one that failed did."""
+def _finish(tasks: list[Future[None]]) -> None:
+    """Wait for all *tasks*; raise what the first one that failed did."""
     done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
     for task in tasks:
         if task in done and not isinstance(task.exception(), _Stopped):
             task.result()
-    return [task.result() for task in tasks]
 
 
 def _mark(offset: int, data: memoryview) -> Mark:

@@ -19,9 +19,10 @@ from tests.merge.build import base_weights
 
 TO_K = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 LORA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+BOTH = ["a.safetensors", "base.safetensors"]
 CATALOG = ("--catalog", "c.db")
 COMMANDS = {
-    "merge": ("merge", "models/base.safetensors", "--lora", "a.safetensors"),
+    "merge": ("merge", "models/base.safetensors", "--lora", "models/a.safetensors"),
     "blend": ("blend", "models/base.safetensors", "models/tuned.safetensors"),
     "extract": ("extract", "models/tuned.safetensors", "models/base.safetensors"),
 }
@@ -37,7 +38,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     change = torch.randn(weights[TO_K].shape, generator=torch.Generator().manual_seed(2)) * 0.2
     save_file(weights | {TO_K: (weights[TO_K] + change).half()}, "models/tuned.safetensors", {"format": "pt"})
     up, down = torch.ones(weights[TO_K].shape[0], 2), torch.ones(2, 768)
-    save_file({f"{LORA}.lora_up.weight": up, f"{LORA}.lora_down.weight": down}, "a.safetensors")
+    save_file({f"{LORA}.lora_up.weight": up, f"{LORA}.lora_down.weight": down}, "models/a.safetensors")
     seen: list[str] = []
     digesting = importlib.import_module("modelhub.merge.digesting")
     compute = digesting._sha256
@@ -97,16 +98,16 @@ def test_claims_are_no_digests(read: list[str]) -> None:
     Path("models/base.civitai.info").write_text(f'{{"files": [{{"hashes": {{"SHA256": "{"1" * 64}"}}}}]}}')
     _follow()
     assert modelhub(*COMMANDS["merge"], "-o", "out.safetensors", *CATALOG).code == 0
-    assert read == ["base.safetensors"]
+    assert read == BOTH
     assert _sha256("models/base.safetensors") in _said("out.safetensors")
 
 
 def test_the_catalog_learns_a_digest(read: list[str]) -> None:
-    """A base that the catalog has only the header of is read once: the next merge finds the digest there."""
+    """What the catalog has only the header of is read once: the next merge finds the digests there."""
     _follow()
     assert modelhub(*COMMANDS["merge"], "-o", "out.safetensors", *CATALOG).code == 0
     assert modelhub(*COMMANDS["merge"], "-o", "again.safetensors", *CATALOG).code == 0
-    assert read == ["base.safetensors"]
+    assert read == BOTH
     assert _sha256("models/base.safetensors") in modelhub("show", "models/base.safetensors", *CATALOG).out
     shown = modelhub("show", "models/base.safetensors", *CATALOG)
     assert "made into" in shown.out
@@ -123,7 +124,7 @@ def test_the_catalog_of_the_settings_is_asked(read: list[str], monkeypatch: pyte
     monkeypatch.setenv("MODELHUB_CATALOG", "broken.db")
     ran = modelhub(*COMMANDS["merge"], "-o", "again.safetensors")
     assert ran.code == 0 and "digests are computed" in ran.err
-    assert read == ["base.safetensors"]
+    assert read == BOTH
     ran = modelhub(*COMMANDS["merge"], "-o", "third.safetensors", "--catalog", "broken.db")
     assert ran.code == 2 and not Path("third.safetensors").exists()
 
