@@ -75,22 +75,22 @@ def flushing(sync: Callable[[], None], written: threading.Event) -> Background[N
     return Background(call)
 
 
-def block_buffer() -> memoryview:
-    """Memory for :func:`blocks`: one for many calls spares the kernel making one for each."""
-    return memoryview(bytearray(_BLOCK))
+def block_buffer(size: int = _BLOCK) -> memoryview:
+    """Memory of *size* bytes for :func:`blocks`: one for many calls spares the kernel making one for each."""
+    return memoryview(bytearray(size))
 
 
 def blocks(
     source: Source, start: int, end: int, stopped: Stopped, buffer: memoryview
 ) -> Iterator[tuple[int, memoryview]]:
-    """The bytes ``[start, end)`` of *source* as (offset, bytes), each block valid until the next is asked for.
+    """The bytes ``[start, end)`` of *source* as (offset, bytes), in *buffer*: valid until the next are asked for.
 
     Ends early once *stopped* is set. Raises :class:`ChangedDuringRead` for a source that does.
     """
-    for offset in range(start, end, _BLOCK):
+    for offset in range(start, end, len(buffer)):
         if stopped.is_set():
             return
-        block = buffer[: min(_BLOCK, end - offset)]
+        block = buffer[: end - offset]
         if source.readinto_at(offset, block) != len(block):
             raise ChangedDuringRead(f"{source.name}: it became shorter while it was read")
         yield offset, block

@@ -15,6 +15,9 @@ from types import TracebackType
 from modelhub.convert.background import block_buffer, blocks
 from modelhub.source import FileStat, LocalSource, Source
 
+_BLOCK = 1 << 22
+"""Bytes read at a time: after each this thread waits for the interpreter while another computes with it."""
+
 KnownDigests = Mapping[FileStat, str]
 """The SHA-256 of files by what the file system said of each when it was computed."""
 
@@ -60,6 +63,6 @@ class Digesting:
 
 def _sha256(source: Source, stopped: Event) -> str:
     sha256 = hashlib.sha256()
-    for _, block in blocks(source, 0, source.size, stopped, block_buffer()):
+    for _, block in blocks(source, 0, source.size, stopped, block_buffer(_BLOCK)):
         sha256.update(block)
     return sha256.hexdigest()
