@@ -107,3 +107,12 @@ def test_no_model(seed: int) -> None:
         )
     identity = known(shapes)
     assert (identity.kind, identity.architecture, identity.candidates) == (None, None, ())
+
+
+@pytest.mark.parametrize("wrapper", ["net_g.", "dit.", "pipe.dit.", "generator_ema.model.", "_fsdp_wrapped_module."])
+def test_what_all_names_begin_with(wrapper: str) -> None:
+    """What training code leaves before all names is left out where nobody knows the names with it."""
+    for name, right in (("transformer-wan-t2v-1.3b", "wan"), ("unet-sdxl", "sdxl")):
+        assert known({wrapper + key: shape for key, shape in modules()[name].items()}).architecture == right
+    assert known({wrapper + key: shape for key, shape in upscalers()["RRDBNet"].items()}).architecture == "esrgan"
+    assert known({f"{wrapper}layers.{index}.weight": (8, 8) for index in range(40)}).kind is None
