@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import NamedTuple
 
+from modelhub import termination
 from modelhub.container import Container, open_path
 from modelhub.convert import casts
 from modelhub.convert.components import bare_name, component_of
@@ -102,7 +103,7 @@ class _Readers:
         for thread in self._threads:
             thread.start()
         for _ in range(self._expected):
-            yield self._answers.get()
+            yield termination.get(self._answers)
 
     def stop(self) -> None:
         """End the threads; what they are at is not finished."""

@@ -1,8 +1,8 @@
 """Being asked to end, by Ctrl-C, the system or a closing terminal, and cleaning up before doing so.
 
 Python turns Ctrl-C into an exception, and dies at once of other signals. :func:`listen` makes exceptions of those, too,
-and closes the two gaps that Ctrl-C has: an exception that comes where Python swallows it comes again, and a child
-process that is just being started (:func:`run`) is not lost.
+and closes the three gaps that Ctrl-C has: an exception that comes where Python swallows it comes again, a child process
+that is just being started (:func:`run`) is not lost, and no wait for a thread is deaf (:func:`get`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from queue import Queue, SimpleQueue
     from subprocess import CompletedProcess
+
+T = TypeVar("T")
 
 _ASKING = {
     number
@@ -28,6 +32,9 @@ _ASKING = {
 
 _AGAIN = 0.01
 """Seconds after which an exception that Python swallowed comes again."""
+
+_DEAF = 0.2
+"""Seconds for which a wait may not hear a signal."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -101,6 +108,24 @@ def held() -> Iterator[None]:
             yield
     else:
         yield
+
+
+def get(queue: Queue[T] | SimpleQueue[T], seconds: float = float("inf")) -> T:
+    """:meth:`queue.Queue.get` that hears signals; raises :class:`queue.Empty` after *seconds*.
+
+    Python ends a wait for a lock when the main thread itself is interrupted. A signal that the system gave to another
+    thread, or that came just before the wait, would be heard only when something is put into the queue.
+    """
+    from queue import Empty
+
+    latest = time.monotonic() + seconds
+    while True:
+        left = latest - time.monotonic()
+        try:
+            return queue.get(timeout=max(0.0, min(left, _DEAF)))
+        except Empty:
+            if left <= _DEAF:
+                raise
 
 
 def run(

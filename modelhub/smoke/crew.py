@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 from typing import Generic, TypeVar
 
+from modelhub import termination
 from modelhub.smoke.run import Limits, Measured, Worker
 from modelhub.smoke.spec import SmokeSpec
 
@@ -52,7 +53,7 @@ class Crew(Generic[T]):
 
     def next_done(self) -> tuple[T, Measured]:
         """The next test that is done, and what its worker measured; waits for it."""
-        worker, test, measured = self._done.get()
+        worker, test, measured = termination.get(self._done)
         self._idle.append(worker)
         if isinstance(measured, BaseException):
             raise measured

@@ -147,7 +147,7 @@ class Worker:
         answer = None
         while answer != b"":
             try:
-                answer = self._answers.get(timeout=max(0.0, latest - monotonic()))
+                answer = termination.get(self._answers, latest - monotonic())
             except Empty:
                 return f"the worker did not end within {self._limits.seconds:g} s", True
             if answer == DONE:

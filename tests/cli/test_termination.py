@@ -150,6 +150,30 @@ def test_an_exception_that_python_swallows_comes_again() -> None:
     assert (done.stdout.split(), done.stderr) == (["swallowed", "15"], "")
 
 
+def test_a_signal_that_another_thread_was_given_ends_a_wait() -> None:
+    """The main thread hears it while it waits for what is never put into a queue."""
+    done = python(
+        """
+        import queue, signal, threading, time
+        from modelhub import termination
+        termination.listen()
+        other = threading.Thread(target=time.sleep, args=(50,), daemon=True)
+        other.start()
+        threading.Timer(0.2, signal.pthread_kill, (other.ident, signal.SIGTERM)).start()
+        before = time.monotonic()
+        try:
+            termination.get(queue.Queue())
+        except termination.Terminated as error:
+            print(error.number, time.monotonic() - before < 20)
+        try:
+            termination.get(queue.Queue(), 0.01)
+        except queue.Empty:
+            print("nothing")
+        """
+    )
+    assert (done.stdout.split(), done.stderr) == (["15", "True", "nothing"], "")
+
+
 def test_only_the_first_request_is_heard_while_cleaning_up() -> None:
     """A terminal's SIGHUP after SIGTERM does not break into the cleaning up; a second Ctrl-C does."""
     done = python(
