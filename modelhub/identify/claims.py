@@ -20,6 +20,13 @@ _KEYS = (
 """Metadata keys that name the architecture: ModelSpec, sd-scripts (and all that write like it), PEFT, GGUF, others."""
 
 
+_LOOSE = ("base_model", "ss_sd_model_name")
+"""Metadata keys that name the base model's repository or file, which may be called anything."""
+
+_OF_TWO = {"true": "sd-2", "false": "sd-1"}
+"""``ss_v2``: what sd-scripts wrote before it named the version; for SDXL it is false too."""
+
+
 def weigh_claims(identity: Identity, metadata: Mapping[str, str]) -> Identity:
     """*identity*, with the architecture that *metadata* claim where structure left it open to that one.
 
@@ -40,6 +47,18 @@ def weigh_claims(identity: Identity, metadata: Mapping[str, str]) -> Identity:
         confidence = "medium" if claimed == identity.architecture else "low"
         evidence = Evidence("architecture", claimed, "metadata", detail, confidence)
         return replace(identity, evidence=(*identity.evidence, evidence))
+    return _narrowed(identity, metadata) if identity.candidates else identity
+
+
+def _narrowed(identity: Identity, metadata: Mapping[str, str]) -> Identity:
+    """*identity*, one of whose candidates is named where little is meant by it."""
+    said = {key: claimed_architecture(metadata.get(key, "").rpartition("/")[2]) for key in _LOOSE}
+    if identity.candidates == ("sd-1", "sd-2"):
+        said["ss_v2"] = _OF_TWO.get(metadata.get("ss_v2", "").lower())
+    for key, claimed in said.items():
+        if claimed is not None and claimed in identity.candidates:
+            evidence = Evidence("architecture", claimed, "metadata", f"{key} is {metadata[key][:80]!r}", "low")
+            return replace(identity, architecture=claimed, candidates=(), evidence=(*identity.evidence, evidence))
     return identity
 
 

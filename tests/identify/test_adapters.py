@@ -377,6 +377,23 @@ class TestMetadata:
         else:
             assert identity.candidates == ("sd-1", "sd-2", "sdxl")
 
+    @pytest.mark.parametrize(
+        ("key", "value", "architecture"),
+        [
+            ("ss_v2", "True", "sd-2"),
+            ("ss_v2", "False", "sd-1"),
+            ("ss_v2", "perhaps", None),
+            ("base_model", "somebody/stable-diffusion-v1-5", "sd-1"),
+            ("ss_sd_model_name", "sd_xl_base_1.0.safetensors", None),
+        ],
+    )
+    def test_loose_claim(self, key: str, value: str, architecture: str | None) -> None:
+        """Names of files and repositories, and what says version 2 or not, decide among candidates alone."""
+        module = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+        identity = known(changed((module, 320, 320)), metadata={key: value})
+        assert identity.architecture == architecture
+        assert bool(identity.candidates) == (architecture is None)
+
     def test_claim_against_structure(self) -> None:
         """Structure wins over a claim that contradicts it; the claim is noted with low confidence."""
         identity = known(lora("sd-1"), metadata={"ss_base_model_version": "sdxl_base_v1-0"})
