@@ -75,7 +75,7 @@ def cases() -> Iterator[Case]:
     for kind, architectures, shapes in telling().values():
         ordered = in_order(architectures)
         group = names.get(kind or "", "adapters, ControlNets, embeddings, VAEs, by telling names")
-        yield Case(group, kind, ordered[0] if len(ordered) == 1 else ordered, layout(shapes))
+        yield Case(group, kind, ordered[0] if len(ordered) == 1 else ordered or None, layout(shapes))
     yield from given()
     for name, right in UPSCALERS.items():
         yield Case("upscalers", "upscaler", right, layout(upscalers()[name]))
