@@ -198,7 +198,7 @@ def _notes(models: Sequence[Placed], changes: dict[Address, Blended], recipe: Bl
         for component in sorted(other.components - models[0].components - {""}):
             yield f"{name} has {_word(component)}, which A has not: it is left out"
         ours, theirs = first.identity.prediction_type, other.base.identity.prediction_type
-        if ours and theirs and ours != theirs:
+        if ours and theirs and set(theirs.split(" | ")).isdisjoint(ours.split(" | ")):
             yield f"{name} predicts {theirs}, and A {ours}: what is blended of such models seldom works"
     if any(address.tensor.startswith("model_ema.") for address in first.pieces):
         yield "A's averaged weights (EMA) are not blended; convert --ema drop takes them out"

@@ -86,6 +86,16 @@ def read_stem(stem: str) -> tuple[ModulePrefix | None, str]:
     return _stems[stem]
 
 
+def skipped_of(stem: str) -> str:
+    """The leading parts of *stem*, with underscores, that :func:`read_stem` leaves out between the beginning that it
+    knows and the name of a layer; empty where there are none."""
+    prefix, path = read_stem(stem)
+    bare = _unwrapped(stem)
+    if prefix is not None and not prefix.keep:
+        bare = _unwrapped(bare[len(prefix.begins) :])
+    return _flat(bare).removesuffix(path).strip("_")
+
+
 def _stem(stem: str) -> tuple[ModulePrefix | None, str]:
     bare = _unwrapped(stem)
     prefix = next((each for each in _tables().prefixes if bare.startswith(each.begins)), None)

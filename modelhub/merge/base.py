@@ -60,13 +60,15 @@ class Target:
     """Where a module's weight, of *shape* as the adapter sees it, lies in the base.
 
     ``transposed``: the base has it the other way round. ``block`` is the name that users know its block by (``IN04``),
-    empty where it has none.
+    empty where it has none. ``components`` are what the component it is in is called: FLUX's T5 is the third encoder to
+    some and the second to others.
     """
 
     shape: Shape
     parts: tuple[Part, ...]
     transposed: bool = False
     block: str = ""
+    components: tuple[str, ...] = ("denoiser",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +154,8 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class PlannedAdapter:
-    """An adapter of a plan: its open file, its SHA-256, what it is, how many of its modules are applied, and sentences
-    on it."""
+    """An adapter of a plan: its open file, its SHA-256, what it is, how many of its modules are applied, sentences on
+    it, and the components of the base that its modules lie in."""
 
     use: AdapterUse
     source: Source
@@ -163,6 +165,7 @@ class PlannedAdapter:
     matched: int
     skipped: int = 0
     notes: tuple[str, ...] = ()
+    components: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

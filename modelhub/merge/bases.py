@@ -21,7 +21,7 @@ from modelhub.convert.options import NO_OPTIONS, dtype_rule
 from modelhub.errors import MergeError
 from modelhub.identify import Identity
 from modelhub.merge.base import Address, Precision
-from modelhub.merge.keymap import KeyMap, keymap_of_checkpoint, keymap_of_folder
+from modelhub.merge.keymap import KeyMap, keymap_of_file, keymap_of_folder
 from modelhub.merge.scaled import NO_SCALES, ScaledWeights, numbers_of, plain, scaled_weights, without_layers
 from modelhub.source import Source
 from modelhub.tensors import DType
@@ -140,7 +140,8 @@ def open_base(container: Container, identity: Identity, stack: ExitStack) -> Bas
     scaled = scaled_weights(draft.tensors, metadata)
     pieces |= {Address("", name): numbers_of(name, each) for name, each in scaled.known.items()}
     refused = {Address("", name): reason for name, reason in scaled.refused.items()}
-    keymap = keymap_of_checkpoint({name: made.shape for name, made in draft.tensors.items()})
+    shapes = {name: made.shape for name, made in draft.tensors.items()}
+    keymap = keymap_of_file(shapes, denoiser=identity.kind == "diffusion-model")
     files = {os.path.basename(container.name): container.source}
     return Base(container, identity, pieces, metadata, keymap, {}, files, scaled, refused, draft, FolderFiles())
 
@@ -175,7 +176,8 @@ def _folder(container: Container, identity: Identity, stack: ExitStack) -> Base:
                 where[component, name] = path
                 pieces[Address(path, name)] = _only(made.pieces)
     if not shapes.keys() & {"unet", "transformer", "text_encoder", "text_encoder_2"}:
-        raise MergeError(f"{container.name}: there is no model in it that adapters are made for")
+        hint = "name the folder of the whole model, or the file in it"
+        raise MergeError(f"{container.name}: there is no model in it that adapters are made for", hint=hint)
     keymap = keymap_of_folder(shapes, where)
     beside = open_beside(container, stack)
     return Base(container, identity, pieces, agreed, keymap, of_file, files, NO_SCALES, refused, None, beside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from modelhub.merge.base import AdapterModule, Shape, Target
+from modelhub.merge.base import AdapterModule, Address, Shape, Target
 
 _NEEDED = {
     "lora": ("up", "down"),
@@ -50,6 +50,26 @@ def misfit(module: AdapterModule, target: Target) -> str | None:
     if len(target.parts) > 1 and (module.algorithm == "oft" or not output):
         return f"{module.algorithm} needs the whole weight, which lies in {len(target.parts)} tensors of the base"
     return None
+
+
+class Taken:
+    """The rows of a base's tensors that modules of one adapter are for: each row is one module's.
+
+    Files are known that have the same LoRA under two names, as kohya's and diffusers': added up it would count double.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[Address, list[tuple[int, int, str]]] = {}
+
+    def take(self, name: str, target: Target) -> str | None:
+        """Give the rows of *target* to the module *name*; why not, where another has some of them already."""
+        for part in target.parts:
+            for first, end, other in self._rows.get(part.address, ()):
+                if part.rows[0] < end and first < part.rows[1]:
+                    return f"the module {other} of the file is for the same weights"
+        for part in target.parts:
+            self._rows.setdefault(part.address, []).append((*part.rows, name))
+        return None
 
 
 ADDITIVE = frozenset({"lora", "loha", "lokr", "full"})

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from modelhub.convert.layouts import CHECKPOINT, UNPLACED, Shapes, View, diffusers_views, to_ldm
 from modelhub.errors import ConversionError
 from modelhub.merge.base import Address, Kind, Part, Shape, Target
+from modelhub.merge.blocks import block_of, block_of_transformer
 from modelhub.merge.transformers import Fused, places, tensors_of
 
 CHECKPOINT_ROOTS: Mapping[str, tuple[str, ...]] = {
@@ -55,26 +56,10 @@ _ALIASES = (
     (re.compile(r"(double_blocks_\d+)_txt_attn_(qkv|proj)"), (r"\1_\g<2>2",)),
     (re.compile(r"(single_blocks_\d+)_linear2"), (r"\1_proj",)),
     (re.compile(r"(single_blocks_\d+)_qkv"), (r"\1_linear1_qkv",)),
+    (re.compile(r"img_in"), ("img_in_proj",)),
 )
-"""Other names of modules: diffusers' attention processors, XLabs' (``qkv1`` is of the image, ``qkv2`` of text), and
-what ComfyUI makes of XLabs' ``single_blocks``."""
-
-_BLOCKS = (
-    (re.compile(r"(?:.*\.)?input_blocks\.(\d{1,4})\."), "IN"),
-    (re.compile(r"(?:.*\.)?output_blocks\.(\d{1,4})\."), "OUT"),
-    (re.compile(r"(?:.*\.)?(middle)_block\."), "M"),
-    (re.compile(r"(?:.*\.)?double_blocks\.(\d{1,4})\."), "D"),
-    (re.compile(r"(?:.*\.)?(?:single_blocks|single_transformer_blocks)\.(\d{1,4})\."), "S"),
-    (re.compile(r"(?:.*\.)?joint_blocks\.(\d{1,4})\."), "J"),
-)
-_TRANSFORMER_BLOCK = re.compile(r"transformer_blocks\.(\d{1,4})\.")
-_FLUX_ENDS = (
-    (re.compile(r"(?:model\.diffusion_model\.)?(img|txt|time|vector|guidance)_in\."), "IN"),
-    (re.compile(r"(?:model\.diffusion_model\.)?final_layer\."), "OUT"),
-    (re.compile(r"(context_embedder|x_embedder|time_text_embed)\."), "IN"),
-    (re.compile(r"(norm_out|proj_out)\."), "OUT"),
-)
-"""What of FLUX lies before and behind its blocks, under its own and under diffusers' names."""
+"""Other names of modules: diffusers' attention processors, XLabs' (``qkv1`` is of the image, ``qkv2`` of text), what
+ComfyUI makes of XLabs' ``single_blocks``, and Open Model Initiative's of FLUX's first layer."""
 
 
 class NamedModule(NamedTuple):
@@ -134,13 +119,13 @@ class KeyMap:
         *,
         transposed: bool = False,
         native: bool = False,
-    ) -> None:
+    ) -> Target | None:
         stem, _, leaf = name.rpartition(".")
         kind = _KINDS.get(leaf)
         if kind is None or not stem:
-            return
+            return None
         block = self.block(components[0], parts[0].address)
-        target = Target(shape, parts, transposed, block)
+        target = Target(shape, parts, transposed, block, components)
         path = stem.replace(".", "_")
         if kind == "weight":
             self.modules.append(NamedModule(components[0], path, target, native))
@@ -154,8 +139,23 @@ class KeyMap:
                 n.removeprefix("text_model_") if n.startswith("text_model_") else f"text_model_{n}" for n in names
             ]
         for each in names:
-            for component in components:
-                self._targets.setdefault((component, each, kind), target)
+            self._name(each, kind, target)
+        return target
+
+    def _name(self, path: str, kind: Kind, target: Target) -> None:
+        """Call *target* *path* too, where nothing else is called so."""
+        for component in target.components:
+            self._targets.setdefault((component, path, kind), target)
+
+
+def keymap_of_file(shapes: Shapes, *, denoiser: bool) -> KeyMap:
+    """The modules of a single file with these names and *shapes*; *denoiser*: it is a UNet or transformer, which may be
+    the file of a diffusers folder's component."""
+    rooted = any(name.startswith(root) for name in shapes for root in CHECKPOINT_ROOTS)
+    if not denoiser or rooted or not _DENOISERS.isdisjoint(shapes):
+        return keymap_of_checkpoint(shapes)
+    component = "unet" if any(name.startswith("down_blocks.") for name in shapes) else "transformer"
+    return keymap_of_folder({component: shapes}, {(component, name): "" for name in shapes})
 
 
 def keymap_of_checkpoint(shapes: Shapes) -> KeyMap:
@@ -199,7 +199,7 @@ def keymap_of_checkpoint(shapes: Shapes) -> KeyMap:
 
 def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str, str], str]) -> KeyMap:
     """The modules of a diffusers folder of these *components*; *files* says which file each tensor will be in."""
-    joint = "single_transformer_blocks.0.attn.to_q.weight" not in components.get("transformer", {})
+    joint = not any(name.startswith("single_transformer_blocks.") for name in components.get("transformer", {}))
     flux = "transformer" in components and not joint
     made = KeyMap(flux=flux)
 
@@ -222,7 +222,7 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
         for name, shape in shapes.items():
             where = address(component, name)
             if component == "transformer":
-                made._blocks[where] = _block_of_transformer(name, joint=joint)
+                made._blocks[where] = block_of_transformer(name, joint=joint)
             if component in _FOLDER_COMPONENTS:
                 names = _FOLDER_COMPONENTS[component]
                 names = names[:1] if "text_encoder_3" in components else names
@@ -245,20 +245,6 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
     for fused in places(transformer):
         _add_native(made, fused, transformer, lambda name: address("transformer", name))
     return made
-
-
-def block_of(name: str, *, flux: bool = False) -> str:
-    """The block that the tensor *name* of a checkpoint is in, as users call it: ``IN04``, ``M00``, ``D07`` ..."""
-    for pattern, short in _BLOCKS:
-        if (match := pattern.match(name)) is not None:
-            return f"{short}{0 if match[1] == 'middle' else int(match[1]):02}"
-    return next((end for pattern, end in _FLUX_ENDS if flux and pattern.match(name)), "")
-
-
-def _block_of_transformer(name: str, *, joint: bool) -> str:
-    if (match := _TRANSFORMER_BLOCK.match(name)) is not None:
-        return f"{'J' if joint else 'D'}{int(match[1]):02}"
-    return block_of(name, flux=not joint)
 
 
 def _whole(address: Address, shape: Shape) -> Part:
@@ -284,9 +270,10 @@ def _add_diffusers(made: KeyMap, fused: Fused, name: str, shape: Shape) -> None:
         made._add(("denoiser",), fused.diffusers[0] + ending, shape, _swapped(address, rows))
         return
     first = 0
-    for module, count in zip(fused.diffusers, counts, strict=True):
+    for number, (module, count) in enumerate(zip(fused.diffusers, counts, strict=True)):
         part = Part(address, (first, first + count), 0)
-        made._add(("denoiser",), module + ending, (count, *shape[1:]), (part,))
+        target = made._add(("denoiser",), module + ending, (count, *shape[1:]), (part,))
+        _number(made, fused, number, ending, target)
         first += count
     if fused.qkv:
         count = sum(counts[:3])
@@ -299,6 +286,8 @@ def _add_native(made: KeyMap, fused: Fused, shapes: Shapes, address: _Addressing
         names = [module + ending for module in fused.diffusers]
         if not all(shapes.get(name) for name in names):
             continue
+        for number, module in enumerate(fused.diffusers):
+            _number(made, fused, number, ending, made.find("denoiser", module.replace(".", "_"), _KINDS[ending[1:]]))
         total = sum(shapes[name][0] for name in names)
         shape = (total, *shapes[names[0]][1:])
         if fused.swapped:
@@ -312,6 +301,12 @@ def _add_native(made: KeyMap, fused: Fused, shapes: Shapes, address: _Addressing
         made._add(("denoiser",), fused.native + ending, shape, parts, native=True)
         if fused.qkv:
             made._add(("denoiser",), fused.qkv + ending, (parts[3].first, *shape[1:]), parts[:3])
+
+
+def _number(made: KeyMap, fused: Fused, number: int, ending: str, target: Target | None) -> None:
+    """Open Model Initiative's name of one of several parts of a fused module: ``qkv.0``, ``linear1.3``."""
+    if target is not None and len(fused.diffusers) > 1:
+        made._name(f"{fused.native.replace('.', '_')}_{number}", _KINDS[ending[1:]], target)
 
 
 def _rows(fused: Fused, total: int) -> tuple[int, ...]:

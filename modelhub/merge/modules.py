@@ -15,20 +15,32 @@ from modelhub.container.base import Container
 from modelhub.container.storages import Storages
 from modelhub.convert import Piece
 from modelhub.convert.convertible import convertible
+from modelhub.convert.stream import lies_ready
 from modelhub.identify import numbers
-from modelhub.identify.adapter_names import modules_of
+from modelhub.identify.adapter_names import modules_of, skipped_of
 from modelhub.identify.modules import Module
 from modelhub.identify.names import Names
 from modelhub.merge.base import AdapterModule, Kind, NotMerged, Unmatched
-from modelhub.merge.peft import PeftScales, number_of
+from modelhub.merge.peft import PeftScales, as_number
+from modelhub.merge.scaled import EIGHT_BITS, number_of
 from modelhub.tensors import StateDict, TensorInfo
 
 _PEFT = "base_model.model."
 _SPLIT = re.compile(r'"split_qkv":\s*"?true', re.IGNORECASE)
 _FUSED = re.compile(r"(double|single|joint)_blocks_\d+_.*(qkv|linear1)$")
+_BUNDLED = "bundle_emb."
 _SPARSE = ("bias_indices", "bias_values", "bias_size")
 _SCALED = frozenset({"lora", "loha", "glora", "oft"})
 _RANKED = frozenset({"w1_b", "w2_b"})
+_WRAPPERS = (
+    *("pipe", "dit", "net", "unet", "transformer", "diffusion_model", "base_model", "model", "module", "orig_mod"),
+    *("student", "generator", "lora", "lycoris"),
+)
+_PASSED = re.compile(rf"(?:(?:{'|'.join(_WRAPPERS)})(?:_|$))*")
+"""What programs leave before a module's name, with underscores, and what says nothing of whose it is."""
+
+_SECOND = "transformer_2."
+"""How the modules of the second of two transformers begin, Wan 2.2's for low noise."""
 
 _UNSUPPORTED = {
     "oft_R": "PEFT's OFT is another parametrisation, which is not merged",
@@ -82,7 +94,11 @@ def adapter_modules(container: Container) -> Adapter:
         return Piece(*storages.locate(tensor))
 
     def number(tensor: TensorInfo) -> float | None:
+        if tensor.numel != 1:
+            return None
         source, located = storages.locate(tensor)
+        if tensor.dtype in EIGHT_BITS and lies_ready(located, tensor.dtype):
+            return number_of(tensor.dtype, source.read_at(located.start, 1)[0])
         values = numbers(located, source.read_at)
         return values[0] if values else None
 
@@ -92,7 +108,7 @@ def adapter_modules(container: Container) -> Adapter:
     left = [
         Unmatched(container.name, name, "a tensor that belongs to no adapter's module")
         for name in state_dict
-        if name not in taken and not name.startswith(("bundle_emb.", *several))
+        if name not in taken and not name.startswith((_BUNDLED, *several))
     ]
     for module in found:
         try:
@@ -100,16 +116,22 @@ def adapter_modules(container: Container) -> Adapter:
             made += _parts(module, extra.get(module.name, {}), piece, alpha, _factor(module, alpha, scales))
         except NotMerged as error:
             refused.append(Unmatched(container.name, module.name, str(error)))
-    notes = tuple(_notes(state_dict.metadata, made))
+    notes = tuple(_notes(state_dict.metadata, made, state_dict))
+    if scales.used:
+        told = ", ".join(f"{alpha:g}" for alpha in sorted(scales.used))
+        notes += (f"its alphas are those of {scales.where}: {told:.100}",)
     return Adapter(tuple(made), tuple(refused), tuple(left), notes)
 
 
-def _notes(metadata: Mapping[str, str], modules: Iterable[AdapterModule]) -> Iterator[str]:
-    """What its trainer did otherwise than what its file says.
+def _notes(metadata: Mapping[str, str], modules: Iterable[AdapterModule], names: Iterable[str]) -> Iterator[str]:
+    """What is left out of the tensors called *names* by design, and what its trainer did otherwise than its file says.
 
     sd-scripts (``networks/lora_flux.py``, ``lora_sd3.py``) with ``split_qkv`` trains a LoRA for each part of a fused
     layer, with ``alpha / rank``, and writes them as one of three or four times the rank, and with the same alpha.
     """
+    if bundled := {name.split(".")[1] for name in names if name.startswith(_BUNDLED)}:
+        told = ", ".join(sorted(bundled))
+        yield f"it brings embeddings along, which no model can take in and are left out: {told:.200}"
     if _SPLIT.search(metadata.get("ss_network_args", "")) and any(
         module.algorithm == "lora" and module.alpha is not None and _FUSED.search(module.path) for module in modules
     ):
@@ -196,9 +218,19 @@ def _is_scaled(module: Module) -> bool:
 
 
 def _place(module: Module) -> tuple[str | None, str]:
-    if module.prefix is None:
-        return None, module.path
-    return module.prefix.component, module.path
+    """The component of *module*, ``None`` where its name does not say, and its path there.
+
+    Raises :class:`NotMerged` for what is of another model that has the same modules, as a ControlNet.
+    """
+    if (skipped := skipped_of(module.name)) and not _PASSED.fullmatch(skipped):
+        raise NotMerged(f"it is of {skipped!r:.60}, which is no component of a base")
+    if module.prefix is not None and module.prefix.begins == _SECOND:
+        raise NotMerged("it is for the second of two transformers, which is not merged into")
+    return _component(module), module.path
+
+
+def _component(module: Module) -> str | None:
+    return None if module.prefix is None else module.prefix.component
 
 
 def _alpha(
@@ -207,14 +239,13 @@ def _alpha(
     """The module's alpha, wherever it stands, perhaps not finite; ``None`` where it has none."""
     tensor = module.tensors.get(("", "alpha"))
     if tensor is not None:
-        return number_of(number(tensor))
+        return as_number(number(tensor))
     if (value := state_dict.scalars.get(f"{module.name}.alpha")) is not None:
-        return number_of(value)
+        return as_number(value)
     rank = module.rank
     if rank is None or not any("lora_A" in leaf for leaf in module.leaves):
         return None
-    component, _ = _place(module)
-    return scales.alpha(module.name.removeprefix(_PEFT), component, rank)
+    return scales.alpha(module.name.removeprefix(_PEFT), _component(module), rank)
 
 
 def _factor(module: Module, alpha: float | None, scales: PeftScales) -> float:
@@ -222,8 +253,7 @@ def _factor(module: Module, alpha: float | None, scales: PeftScales) -> float:
     algorithm = next((each for each, _ in module.tensors if each in ("loha", "lokr")), None)
     if algorithm is None or alpha is not None:
         return 1.0
-    component, _ = _place(module)
-    return scales.factor(algorithm, module.name.removeprefix(_PEFT), component)
+    return scales.factor(algorithm, module.name.removeprefix(_PEFT), _component(module))
 
 
 def _extra(state_dict: StateDict, found: tuple[Module, ...], taken: set[str]) -> dict[str, dict[str, TensorInfo]]:

@@ -5,6 +5,10 @@ give modules of their own values, by the end of their names. diffusers writes th
 each name after its component (``unet.lora_alpha``). PEFT's LoHa and LoKr have ``alpha / r``, whatever of their factors
 is kept whole. Source: PEFT ``tuners/lora/config.py``, ``tuners/loha``, ``tuners/lokr`` and ``tuners/tuners_utils.py``
 (``get_pattern_key``); diffusers ``loaders/lora_base.py``.
+
+Some ways to begin training take something out of the base first (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ): what they saved
+is no change of the model that people have, unless it was converted, which sets ``init_lora_weights`` to true
+(``tuners/lora/model.py``, ``subtract_mutated_init``).
 """
 
 from __future__ import annotations
@@ -20,10 +24,13 @@ from modelhub.merge.base import NotMerged
 from modelhub.source import open_local
 
 CONFIG = "adapter_config.json"
+_INSIDE, _BESIDE = "its metadata", f"{CONFIG} beside it"
 _LARGEST = 1 << 20
 _DEFAULT = 8
 """``alpha`` and ``r`` of PEFT's LoHa and LoKr."""
 _KEYS = ("lora_alpha", "alpha_pattern", "use_rslora")
+_MUTATED = ("pissa", "olora", "corda", "lora_ga", "loftq")
+"""Values of ``init_lora_weights``, or their beginnings, with which the base was changed before training."""
 
 
 class PeftScales:
@@ -31,25 +38,32 @@ class PeftScales:
 
     def __init__(self, path: str, metadata: Mapping[str, str]) -> None:
         """*path* is the adapter's file, *metadata* its own."""
-        self._settings = _settings(path, metadata)
+        self.where, self._settings = _settings(path, metadata)
+        self.used: set[float] = set()
+        """The alphas of LoRAs that were found, to be told with where they stand."""
 
     def alpha(self, module: str, component: str | None, rank: int) -> float | None:
         """The number, perhaps not finite, that divided by *rank* is the module's scale; ``None`` where none is said.
 
         *module* is its name, dotted, with or without its component before it. Raises :class:`NotMerged` where a pattern
-        that comes before its own is not understood, or the configuration cannot be read.
+        that comes before its own is not understood, the configuration cannot be read, or says that it is a change of
+        another base.
         """
         settings = self._readable()
         prefixes = _PREFIXES.get(component or "", ())
         names = _names(module, component)
         for prefix in (*prefixes, ""):
             dotted = f"{prefix}." if prefix else ""
+            start = str(settings.get(f"{dotted}init_lora_weights", "")).lower()
+            if start.startswith(_MUTATED):
+                raise NotMerged(f"it was trained on a base that {start:.20} had changed, and not converted since")
             alpha = settings.get(f"{dotted}lora_alpha")
             if alpha is None:
                 continue
             alpha = _of_module(alpha, settings.get(f"{dotted}alpha_pattern"), names)
             stabilised = settings.get(f"{dotted}use_rslora") in (True, "True")
-            return number_of(alpha) * (math.sqrt(rank) if stabilised else 1.0)
+            self.used.add(as_number(alpha))
+            return as_number(alpha) * (math.sqrt(rank) if stabilised else 1.0)
         return None
 
     def factor(self, algorithm: str, module: str, component: str | None) -> float:
@@ -61,8 +75,8 @@ class PeftScales:
         if settings.get("peft_type") != algorithm.upper():
             return 1.0
         names = _names(module, component)
-        alpha = number_of(_of_module(settings.get("alpha", _DEFAULT), settings.get("alpha_pattern"), names))
-        rank = number_of(_of_module(settings.get("r", _DEFAULT), settings.get("rank_pattern"), names))
+        alpha = as_number(_of_module(settings.get("alpha", _DEFAULT), settings.get("alpha_pattern"), names))
+        rank = as_number(_of_module(settings.get("r", _DEFAULT), settings.get("rank_pattern"), names))
         if not (math.isfinite(alpha) and 0 < rank < math.inf):
             raise NotMerged("its alpha and its rank are no finite numbers")
         return alpha / rank
@@ -87,7 +101,7 @@ def _of_module(value: object, patterns: object, names: Iterable[str]) -> object:
     return value
 
 
-def number_of(value: object) -> float:
+def as_number(value: object) -> float:
     """*value* as a number; NaN where it is none, infinite where it is too large for one."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return math.nan
@@ -121,18 +135,18 @@ def _fits(pattern: str, names: Iterable[str]) -> bool:
     return any(name == literal or (pattern[:1] != "^" and name.endswith(f".{literal}")) for name in names)
 
 
-def _settings(path: str, metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """The configuration; empty where there is none, ``None`` where it cannot be read."""
+def _settings(path: str, metadata: Mapping[str, str]) -> tuple[str, Mapping[str, Any] | None]:
+    """Where the configuration stands, and what it says: nothing where there is none, ``None`` if it cannot be read."""
     if "lora_adapter_metadata" in metadata:
-        return _object(metadata["lora_adapter_metadata"])
+        return _INSIDE, _object(metadata["lora_adapter_metadata"])
     beside = os.path.join(os.path.dirname(path), CONFIG)
     if os.path.isfile(beside):
         try:
             with open_local(beside) as source:
-                return _object(source.read_at(0, source.size)) if source.size <= _LARGEST else None
+                return _BESIDE, _object(source.read_at(0, source.size)) if source.size <= _LARGEST else None
         except SourceError:
-            return None
-    return {key: _value(metadata[key]) for key in _KEYS if key in metadata}
+            return _BESIDE, None
+    return _INSIDE, {key: _value(metadata[key]) for key in _KEYS if key in metadata}
 
 
 def _object(text: str | bytes) -> Mapping[str, Any] | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from modelhub.container import Container, open_path
 from modelhub.convert.names import SALVAGED_KEY
 from modelhub.errors import IncompatibleArchitecture, MergeError, UnmatchedKeys
-from modelhub.identify import identify
+from modelhub.identify import Identity, identify
 from modelhub.merge.base import (
     AdapterModule,
     AdapterUse,
@@ -25,7 +25,7 @@ from modelhub.merge.base import (
 )
 from modelhub.merge.bases import Base, open_base
 from modelhub.merge.digesting import Digesting
-from modelhub.merge.fitting import misfit
+from modelhub.merge.fitting import Taken, misfit
 from modelhub.merge.lineage import placeholder, with_older
 from modelhub.merge.modules import adapter_modules
 from modelhub.merge.recipe import RECIPE_KEY, merged_digests, written_recipe
@@ -81,7 +81,8 @@ def open_merge(
         if planned.sha256 in before and not again:
             hint = "--again merges it once more"
             raise MergeError(f"{base_path}: it was merged with {use.path} before", hint=hint)
-        if missing and not allow_unmatched:
+        lone = "denoiser" not in planned.components  # what fits a denoiser's names and sizes was made for it
+        if not allow_unmatched and (missing or (lone and _is_for_another(planned, base))):
             raise _refusal(use.path, planned, missing, base)
         if not planned.matched and not planned.skipped:
             raise UnmatchedKeys(f"{use.path}: none of its modules has a place in {base_path}")
@@ -132,6 +133,8 @@ def _adapter(
     missing = [*(_told(each, base) for each in found.left), *found.refused]
     matched: set[str] = set()
     skipped: set[str] = set()
+    components: set[str] = set()
+    taken = Taken()
     algorithms: Counter[str] = Counter()
     for module in found.modules:
         target = base.keymap.find(module.component, module.path, module.kind)
@@ -144,8 +147,12 @@ def _adapter(
             base.check_computable(part.address for part in target.parts)  # packed weights have other shapes
             missing.append(Unmatched(use.path, module.name, reason))
             continue
-        component = module.component or "denoiser"
-        applied = _changes(number, use, module, target, component)
+        reason = taken.take(module.name, target)
+        if reason is not None:
+            missing.append(Unmatched(use.path, module.name, reason))
+            continue
+        components.add(target.components[0])
+        applied = _changes(number, use, module, target)
         (matched if applied else skipped).add(module.name)
         algorithms[f"{module.algorithm}{' (DoRA)' if module.magnitudes is not None else ''}"] += 1
         for address, change in applied:
@@ -159,18 +166,25 @@ def _adapter(
         dict(algorithms),
         len(matched),
         len(skipped),
-        found.notes,
+        (*found.notes, *_unlike(identity, base.identity)),
+        frozenset(components),
     )
     return planned, missing
 
 
-def _changes(
-    number: int, use: AdapterUse, module: AdapterModule, target: Target, component: str
-) -> list[tuple[Address, Change]]:
+def _unlike(adapter: Identity, base: Identity) -> Iterable[str]:
+    """What the *adapter* says of the model that it was trained on, and the *base* is not."""
+    theirs, ours = adapter.prediction_type, base.prediction_type
+    if theirs and ours and set(theirs.split(" | ")).isdisjoint(ours.split(" | ")):
+        yield f"it was trained to predict {theirs}, and the base predicts {ours}: what comes of that seldom works"
+
+
+def _changes(number: int, use: AdapterUse, module: AdapterModule, target: Target) -> list[tuple[Address, Change]]:
     """The changes of *module*, one for each part of *target*; none where the strength is 0."""
     made = []
+    components = target.components if module.component is None else (module.component, *target.components)
     for part in target.parts:
-        strength = module.factor * strength_of(use.weights, component, target.block, part.address.tensor)
+        strength = module.factor * strength_of(use.weights, components, target.block, part.address.tensor)
         if strength:
             change = Change(number, module, strength, target.shape, part.rows, part.first, target.transposed)
             made.append((part.address, change))
@@ -195,18 +209,23 @@ def _why_not(module: AdapterModule, base: Base) -> str:
     return f"the base has no such module{kind}{packed}"
 
 
+def _is_for_another(planned: PlannedAdapter, base: Base) -> bool:
+    """Whether the adapter was made for other architectures than the base's, as far as both are known; that its modules
+    have places there says nothing where they are of a text encoder, which many models have."""
+    architecture, adapter = base.identity.architecture, planned.architecture
+    return bool(architecture and adapter and architecture not in adapter.split(" or "))
+
+
 def _refusal(path: str, planned: PlannedAdapter, missing: Sequence[Unmatched], base: Base) -> MergeError:
+    if _is_for_another(planned, base):
+        lost = f": {len(missing):,} of its modules have no place there, as {missing[0].name}" if missing else ""
+        return IncompatibleArchitecture(
+            f"{path}: it is an adapter for {planned.architecture}, and the base is {base.identity.architecture}{lost}",
+            hint="--allow-unmatched merges what fits all the same",
+        )
     first = missing[0]
     near = f"; nearest: {', '.join(first.nearest)}" if first.nearest else ""
     more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-    architecture = base.identity.architecture
-    adapter = planned.architecture
-    if architecture and adapter and architecture not in adapter.split(" or "):
-        return IncompatibleArchitecture(
-            f"{path}: it is an adapter for {adapter}, and the base is {architecture}: "
-            f"{len(missing):,} of its modules have no place there, as {first.name}",
-            hint="--allow-unmatched merges what fits all the same",
-        )
     return UnmatchedKeys(
         f"{path}: {first.name}: {first.reason}{near}{more}",
         hint="--dry-run --allow-unmatched lists them; --allow-unmatched merges the others",
@@ -220,6 +239,8 @@ def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Chang
         yield f"the order of the adapters matters ({told} depend on the weights they find): it is the one given"
     if any(change.module.magnitudes is not None for each in changes.values() for change in each):
         yield "the strength s of a DoRA is that of W + s (D - W), so that 0 is the base"
+    if any(address.tensor.startswith("model_ema.") for address in base.pieces):
+        yield "the base's averaged weights (EMA) are not merged into; convert --ema drop takes them out"
     for each in adapters:
         yield from (f"{each.use.path}: {note}" for note in each.notes)
         if each.skipped:

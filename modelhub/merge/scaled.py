@@ -261,6 +261,11 @@ def _read(word: Piece) -> object:
         return ""
 
 
+def number_of(dtype: DType, code: int) -> float:
+    """The number that *code* stands for, of E4M3 or E5M2; perhaps not finite."""
+    return float(_table(dtype)[code])
+
+
 @cache
 def _table(dtype: DType) -> NDArray[Any]:
     """The F32 number of each code.

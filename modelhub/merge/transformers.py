@@ -1,7 +1,9 @@
-"""FLUX and SD 3 under their own and under diffusers' names: which rows of a fused matrix each of diffusers' is.
+"""FLUX, FLUX.2, Chroma and SD 3 under their own and under diffusers' names: which rows of a fused matrix each of
+diffusers' is.
 
 Sources: black-forest-labs/flux ``modules/layers.py``, Stability-AI/sd3.5 ``mmditx.py``, diffusers'
-``scripts/convert_flux_to_diffusers.py`` and ``scripts/convert_sd3_to_diffusers.py``; XLabs-AI/x-flux
+``scripts/convert_flux_to_diffusers.py``, ``scripts/convert_flux2_to_diffusers.py``,
+``scripts/convert_sd3_to_diffusers.py`` and, of Chroma, ``loaders/single_file_utils.py``; XLabs-AI/x-flux
 ``modules/layers.py`` for the processors that its LoRAs are named by.
 """
 
@@ -33,7 +35,11 @@ class Fused:
 
 def places(shapes: Shapes) -> Iterator[Fused]:
     """The modules of a transformer with these names, without prefix and of either sort; none of what is no such one."""
-    if "double_blocks.0.img_attn.qkv.weight" in shapes:
+    if "double_stream_modulation_img.lin.weight" in shapes:
+        yield from _flux_2(_count(shapes, "double_blocks"), _count(shapes, "single_blocks"))
+    elif "double_stream_modulation_img.linear.weight" in shapes:
+        yield from _flux_2(_count(shapes, "transformer_blocks"), _count(shapes, "single_transformer_blocks"))
+    elif "double_blocks.0.img_attn.qkv.weight" in shapes:
         yield from _flux(shapes, "double_blocks", "single_blocks", "img_in.weight")
     elif "single_transformer_blocks.0.attn.to_q.weight" in shapes:
         yield from _flux(shapes, "transformer_blocks", "single_transformer_blocks", "x_embedder.weight")
@@ -67,24 +73,21 @@ def _flux(shapes: Shapes, doubles: str, singles: str, embedder: str) -> Iterator
         "final_layer.linear": "proj_out",
     }.items():
         yield Fused(native, (diffusers,))
+    for i in range(_count(shapes, "distilled_guidance_layer.layers")):  # Chroma's
+        layer = f"distilled_guidance_layer.layers.{i}"
+        yield Fused(f"{layer}.in_layer", (f"{layer}.linear_1",))
+        yield Fused(f"{layer}.out_layer", (f"{layer}.linear_2",))
     yield Fused("final_layer.adaLN_modulation.1", ("norm_out.linear",), swapped=True)
     for i in range(_count(shapes, doubles)):
         native, block = f"double_blocks.{i}", f"transformer_blocks.{i}"
-        yield Fused(f"{native}.img_attn.qkv", tuple(f"{block}.attn.to_{m}" for m in "qkv"))
-        yield Fused(f"{native}.txt_attn.qkv", tuple(f"{block}.attn.add_{m}_proj" for m in "qkv"))
+        yield from _double(native, block)
         for theirs, ours in {
-            "img_attn.proj": "attn.to_out.0",
-            "txt_attn.proj": "attn.to_add_out",
             "img_mod.lin": "norm1.linear",
             "txt_mod.lin": "norm1_context.linear",
             "img_mlp.0": "ff.net.0.proj",
             "img_mlp.2": "ff.net.2",
             "txt_mlp.0": "ff_context.net.0.proj",
             "txt_mlp.2": "ff_context.net.2",
-            "img_attn.norm.query_norm": "attn.norm_q",
-            "img_attn.norm.key_norm": "attn.norm_k",
-            "txt_attn.norm.query_norm": "attn.norm_added_q",
-            "txt_attn.norm.key_norm": "attn.norm_added_k",
         }.items():
             yield Fused(f"{native}.{theirs}", (f"{block}.{ours}",))
     hidden = (shapes.get(embedder) or (0,))[0]
@@ -97,6 +100,57 @@ def _flux(shapes: Shapes, doubles: str, singles: str, embedder: str) -> Iterator
         for theirs, ours in {
             "linear2": "proj_out",
             "modulation.lin": "norm.linear",
+            "norm.query_norm": "attn.norm_q",
+            "norm.key_norm": "attn.norm_k",
+        }.items():
+            yield Fused(f"{native}.{theirs}", (f"{block}.{ours}",))
+
+
+def _double(native: str, block: str) -> Iterator[Fused]:
+    """The attention of a double block of either FLUX."""
+    yield Fused(f"{native}.img_attn.qkv", tuple(f"{block}.attn.to_{m}" for m in "qkv"))
+    yield Fused(f"{native}.txt_attn.qkv", tuple(f"{block}.attn.add_{m}_proj" for m in "qkv"))
+    for theirs, ours in {
+        "img_attn.proj": "attn.to_out.0",
+        "txt_attn.proj": "attn.to_add_out",
+        "img_attn.norm.query_norm": "attn.norm_q",
+        "img_attn.norm.key_norm": "attn.norm_k",
+        "txt_attn.norm.query_norm": "attn.norm_added_q",
+        "txt_attn.norm.key_norm": "attn.norm_added_k",
+    }.items():
+        yield Fused(f"{native}.{theirs}", (f"{block}.{ours}",))
+
+
+def _flux_2(doubles: int, singles: int) -> Iterator[Fused]:
+    for native, diffusers in {
+        "img_in": "x_embedder",
+        "txt_in": "context_embedder",
+        "time_in.in_layer": "time_guidance_embed.timestep_embedder.linear_1",
+        "time_in.out_layer": "time_guidance_embed.timestep_embedder.linear_2",
+        "guidance_in.in_layer": "time_guidance_embed.guidance_embedder.linear_1",
+        "guidance_in.out_layer": "time_guidance_embed.guidance_embedder.linear_2",
+        "double_stream_modulation_img.lin": "double_stream_modulation_img.linear",
+        "double_stream_modulation_txt.lin": "double_stream_modulation_txt.linear",
+        "single_stream_modulation.lin": "single_stream_modulation.linear",
+        "final_layer.linear": "proj_out",
+    }.items():
+        yield Fused(native, (diffusers,))
+    yield Fused("final_layer.adaLN_modulation.1", ("norm_out.linear",), swapped=True)
+    for i in range(doubles):
+        native, block = f"double_blocks.{i}", f"transformer_blocks.{i}"
+        yield from _double(native, block)
+        for theirs, ours in {
+            "img_mlp.0": "ff.linear_in",
+            "img_mlp.2": "ff.linear_out",
+            "txt_mlp.0": "ff_context.linear_in",
+            "txt_mlp.2": "ff_context.linear_out",
+        }.items():
+            yield Fused(f"{native}.{theirs}", (f"{block}.{ours}",))
+    for i in range(singles):
+        native, block = f"single_blocks.{i}", f"single_transformer_blocks.{i}"
+        for theirs, ours in {
+            "linear1": "attn.to_qkv_mlp_proj",
+            "linear2": "attn.to_out",
             "norm.query_norm": "attn.norm_q",
             "norm.key_norm": "attn.norm_k",
         }.items():

@@ -40,7 +40,8 @@ ROWS: Mapping[int, tuple[str, ...]] = {
     61: ("CLIP", "T5", "IN", *_numbered("D", range(19)), *_numbered("S", range(38)), "OUT"),
 }
 """The blocks of a row of so many weights: LoRAs of SDXL and SD 1, LyCORIS of SDXL and SD 1 (sd-webui-lora-block-weight,
-``BLOCKIDXLL``, ``BLOCKID17``, ``BLOCKIDXL``, ``BLOCKID26``), and FLUX (sd-webui-supermerger, ``BLOCKIDFLUX``)."""
+``BLOCKIDXLL``, ``BLOCKID17``, ``BLOCKIDXL``, ``BLOCKID26``), and FLUX (sd-webui-supermerger, ``BLOCKIDFLUX``). The
+UNet's blocks that a row does not name have 0 (``to26`` of both)."""
 
 ENCODER_BLOCKS = frozenset({"CLIP", "T5"})
 """Blocks that are text encoders, for which ``BASE`` says the weight where they have none of their own."""
@@ -67,6 +68,7 @@ def parsed(text: str, components: Mapping[str, str] = COMPONENTS) -> Weights:
     overall = 1.0
     named: dict[str, float] = {}
     row: tuple[float, ...] = ()
+    given: set[str] = set()
     for item in text.split(","):
         key, equals, value = item.rpartition("=")
         if not equals:
@@ -75,6 +77,9 @@ def parsed(text: str, components: Mapping[str, str] = COMPONENTS) -> Weights:
             row = tuple(map(number, value.split("/")))
         else:
             named[key] = number(value)
+        if key in given:
+            raise SettingsError(f"two weights of {key!r:.80}" if key else "two weights of all", hint=_HINT)
+        given.add(key)
     return weights(overall, named, row, components)
 
 
@@ -93,11 +98,14 @@ def weights(
         if len(row) not in ROWS:
             counts = ", ".join(map(str, ROWS))
             raise SettingsError(f"{len(row)} block weights: there are rows of {counts}", hint=_HINT)
-        blocks = dict(zip(ROWS[len(row)], row, strict=True))
+        unnamed = ROWS[26] if len(row) < 26 else ()
+        blocks = dict.fromkeys(unnamed, 0.0) | dict(zip(ROWS[len(row)], row, strict=True))
     components: dict[str, float] = {}
     tensors: dict[str, float] = {}
     for key, value in named.items():
         if key in words:
+            if words[key] in components:
+                raise SettingsError(f"two weights of the {words[key]}, the second as {key!r}", hint=_HINT)
             components[words[key]] = value
         elif _BLOCK.fullmatch(key):
             blocks[key] = value
@@ -122,12 +130,14 @@ def block_weight(given: Weights, block: str) -> float | None:
     return given.blocks.get(block)
 
 
-def strength_of(given: Weights, component: str, block: str, tensor: str) -> float:
-    """The strength for the *tensor* of the base that is in *block* of *component*."""
+def strength_of(given: Weights, components: Sequence[str], block: str, tensor: str) -> float:
+    """The strength for the *tensor* of the base that is in *block* of the component that is called *components*, of
+    which the first counts that has a weight."""
     strength = given.overall
-    if component in given.components:
-        strength *= given.components[component]
-    elif component.startswith("text_encoder") and "text_encoders" in given.components:
+    named = next((each for each in components if each in given.components), None)
+    if named is not None:
+        strength *= given.components[named]
+    elif components[0].startswith("text_encoder") and "text_encoders" in given.components:
         strength *= given.components["text_encoders"]
     in_block = block_weight(given, block)
     strength *= 1.0 if in_block is None else in_block
@@ -151,7 +161,7 @@ def without_use(
     lacking = given.components.keys() - known
     return (
         *(word for word, component in words.items() if component in lacking and word != "transformer"),
-        *(block for block in given.blocks if block not in there),
+        *(block for block, value in given.blocks.items() if block not in there and (value or block not in ROWS[26])),
         *(each for each in given.tensors if not any(fnmatchcase(name, each) for name in tensors)),
     )
 

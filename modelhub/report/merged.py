@@ -70,7 +70,7 @@ def told_lines(told: Mapping[Address, Told], checked: Mapping[Address, float]) -
             f"    the change is {_relative(total):.3%} of the weights' norm; "
             f"{share:.1%} of {total.numel:,} weights are what they were"
         )
-        if share > SWALLOWED and total.change:
+        if share > SWALLOWED and _relative(total) > _ROUNDING:
             yield line(
                 Span("    the output's type swallows a part of the change: it is too small for it; ", "suspicious"),
                 "--dtype fp32, or --stochastic-rounding, keeps more",

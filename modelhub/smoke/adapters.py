@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from modelhub.container import Container
 from modelhub.identify.base import Identity
 from modelhub.merge.base import AdapterModule, Target
-from modelhub.merge.fitting import misfit
+from modelhub.merge.fitting import Taken, misfit
 from modelhub.merge.keymap import KeyMap, keymap_of_folder
 from modelhub.merge.modules import adapter_modules
 from modelhub.smoke.parts import NotTestable, Parts, Shapes
@@ -56,9 +56,13 @@ def _lora(container: Container, shapes: Shapes, file: int) -> AdapterSpec:
     found = adapter_modules(container)
     unmatched = [(each.name, each.reason) for each in found.unmatched]
     changes: list[WeightChange] = []
+    taken = Taken()
     for module in found.modules:
         target = keymap.find(module.component, module.path, module.kind)
-        reason = _why_not(module, keymap) if target is None else misfit(module, target)
+        if target is None:
+            reason: str | None = _why_not(module, keymap)
+        else:
+            reason = misfit(module, target) or taken.take(module.name, target)
         if target is None or reason is not None:
             unmatched.append((module.name, str(reason)))
         else:

@@ -14,7 +14,8 @@ from modelhub.convert.layouts import diffusers_views
 from modelhub.identify.adapter_names import modules_of
 from modelhub.identify.names import Names
 from modelhub.merge import merge
-from modelhub.merge.keymap import block_of, keymap_of_checkpoint, keymap_of_folder
+from modelhub.merge.blocks import block_of
+from modelhub.merge.keymap import keymap_of_checkpoint, keymap_of_folder
 from modelhub.samples.layouts import Architecture, Base, Dialect, checkpoint, lora
 from modelhub.samples.safetensors_files import write_safetensors
 from modelhub.samples.weights import random_weights

@@ -43,20 +43,23 @@ def test_adapters_as_people_name_them(text: str, use: AdapterUse) -> None:
 
 
 def test_rows_of_blocks() -> None:
-    """A row gives each of its blocks a weight; its length says which blocks those are."""
+    """A row gives each of its blocks a weight, and the UNet's others none; its length says which blocks those are."""
     use = adapter_use("a.pt:lbw=" + "/".join(["1"] * 16 + ["0.5"]))
     assert use.weights.blocks["OUT11"] == 0.5
     assert use.weights.blocks["BASE"] == 1.0
+    assert use.weights.blocks["IN00"] == use.weights.blocks["OUT02"] == 0.0  # which a row of 17 does not name
     assert {count: len(names) for count, names in ROWS.items()} == {12: 12, 17: 17, 20: 20, 26: 26, 61: 61}
     for names in ROWS.values():
         assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(
-    "text", ["a:1,2x", "a:unett=1", "a:lbw=1/2/3", "a:nan=1", "a:unet=nan", "a:unet=inf", "a:IN4=1"]
+    "text",
+    "a:1,2x a:unett=1 a:lbw=1/2/3 a:nan=1 a:unet=nan a:unet=inf a:IN4=1 a:1,0.5 a:te=1,te=0 a:unet=1,transformer=0 "
+    "a:0.5,".split(),
 )
 def test_what_is_no_weight(text: str) -> None:
-    """Words and numbers that mean nothing are an error."""
+    """Words and numbers that mean nothing are an error, and so are two weights of the same."""
     with pytest.raises(SettingsError):
         adapter_use(text)
 
@@ -64,20 +67,23 @@ def test_what_is_no_weight(text: str) -> None:
 def test_the_blocks_of_flux() -> None:
     """A row of 61 is FLUX's: both encoders apart, what lies before the blocks and behind; BASE is both encoders."""
     row = adapter_use("a.pt:lbw=" + "/".join(map(str, range(61)))).weights
-    assert strength_of(row, "text_encoder", "CLIP", "x") == 0
-    assert strength_of(row, "text_encoder_2", "T5", "x") == 1
+    assert strength_of(row, ("text_encoder",), "CLIP", "x") == 0
+    assert strength_of(row, ("text_encoder_2",), "T5", "x") == 1
     assert [row.blocks[name] for name in ("IN", "D00", "D18", "S00", "S37", "OUT")] == [2, 3, 21, 22, 59, 60]
+    t5 = ("text_encoder_3", "text_encoder_3", "text_encoder_2")  # to kohya, and what the base's is called
+    assert strength_of(Weights(1.0, {"text_encoder_2": 0.5}), t5, "T5", "x") == 0.5
+    assert strength_of(Weights(1.0, {"text_encoder_2": 0.5, "text_encoder_3": 0.25}), t5, "T5", "x") == 0.25
     both = Weights(1.0, {}, {"BASE": 0.5, "T5": 0.25})
-    assert strength_of(both, "text_encoder", "CLIP", "x") == 0.5
-    assert strength_of(both, "text_encoder_2", "T5", "x") == 0.25
+    assert strength_of(both, ("text_encoder",), "CLIP", "x") == 0.5
+    assert strength_of(both, ("text_encoder_2",), "T5", "x") == 0.25
 
 
 def test_strengths_multiply() -> None:
     """Component, block and the last pattern that fits are factors of the whole."""
     weights = Weights(0.5, {"denoiser": 2.0, "text_encoders": 0.1}, {"IN04": 3.0}, {"*to_q*": 7.0, "*attn2*": 5.0})
-    assert strength_of(weights, "denoiser", "IN04", "x.attn1.to_q.weight") == 0.5 * 2 * 3 * 7
-    assert strength_of(weights, "denoiser", "M00", "x.attn2.to_q.weight") == 0.5 * 2 * 5
-    assert strength_of(weights, "text_encoder_2", "BASE", "y") == 0.5 * 0.1
+    assert strength_of(weights, ("denoiser",), "IN04", "x.attn1.to_q.weight") == 0.5 * 2 * 3 * 7
+    assert strength_of(weights, ("denoiser",), "M00", "x.attn2.to_q.weight") == 0.5 * 2 * 5
+    assert strength_of(weights, ("text_encoder_2",), "BASE", "y") == 0.5 * 0.1
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/\\"), min_size=1, max_size=20).filter(
