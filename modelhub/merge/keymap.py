@@ -36,6 +36,7 @@ _DENOISERS = {
     "input_blocks.0.0.weight",
     "double_blocks.0.img_attn.qkv.weight",
     "joint_blocks.0.x_block.attn.qkv.weight",
+    "noise_refiner.0.attention.qkv.weight",
 }
 """Names that a denoiser has in a file of its own."""
 

@@ -1,10 +1,10 @@
-"""FLUX, FLUX.2, Chroma and SD 3 under their own and under diffusers' names: which rows of a fused matrix each of
-diffusers' is.
+"""FLUX, FLUX.2, Chroma, Z-Image and SD 3 under their own and under diffusers' names: which rows of a fused matrix each
+of diffusers' is.
 
 Sources: black-forest-labs/flux ``modules/layers.py``, Stability-AI/sd3.5 ``mmditx.py``, diffusers'
 ``scripts/convert_flux_to_diffusers.py``, ``scripts/convert_flux2_to_diffusers.py``,
-``scripts/convert_sd3_to_diffusers.py`` and, of Chroma, ``loaders/single_file_utils.py``; XLabs-AI/x-flux
-``modules/layers.py`` for the processors that its LoRAs are named by.
+``scripts/convert_sd3_to_diffusers.py`` and, of Chroma, ``loaders/single_file_utils.py``; of Z-Image ComfyUI's
+``comfy/utils.py``; XLabs-AI/x-flux ``modules/layers.py`` for the processors that its LoRAs are named by.
 """
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ def places(shapes: Shapes) -> Iterator[Fused]:
         yield from _flux(shapes, "double_blocks", "single_blocks", "img_in.weight")
     elif "single_transformer_blocks.0.attn.to_q.weight" in shapes:
         yield from _flux(shapes, "transformer_blocks", "single_transformer_blocks", "x_embedder.weight")
+    elif "noise_refiner.0.attention.to_q.weight" in shapes or _is_fused(shapes.get(_Z_IMAGE, ())):
+        for name in ("layers", "noise_refiner", "context_refiner"):
+            yield from _z_image(name, _count(shapes, name))
+        for end in ("x_embedder", "final_layer.linear", "final_layer.adaLN_modulation.1"):
+            family, _, rest = end.partition(".")
+            yield Fused(end, (f"all_{family}.2-1" + (f".{rest}" if rest else ""),))
     elif "joint_blocks.0.x_block.attn.qkv.weight" in shapes:
         yield from _sd3(_count(shapes, "joint_blocks"))
     elif "transformer_blocks.0.attn.add_k_proj.weight" in shapes and "pos_embed.proj.weight" in shapes:
@@ -155,6 +161,22 @@ def _flux_2(doubles: int, singles: int) -> Iterator[Fused]:
             "norm.key_norm": "attn.norm_k",
         }.items():
             yield Fused(f"{native}.{theirs}", (f"{block}.{ours}",))
+
+
+_Z_IMAGE = "noise_refiner.0.attention.qkv.weight"
+"""Lumina 2 has it too, with fewer heads for keys and values."""
+
+
+def _is_fused(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] == 3 * shape[1]
+
+
+def _z_image(name: str, blocks: int) -> Iterator[Fused]:
+    for i in range(blocks):
+        block = f"{name}.{i}.attention"
+        yield Fused(f"{block}.qkv", tuple(f"{block}.to_{m}" for m in "qkv"))
+        for theirs, ours in {"out": "to_out.0", "q_norm": "norm_q", "k_norm": "norm_k"}.items():
+            yield Fused(f"{block}.{theirs}", (f"{block}.{ours}",))
 
 
 def _sd3(blocks: int) -> Iterator[Fused]:

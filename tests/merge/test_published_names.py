@@ -231,6 +231,31 @@ def test_flows(model) -> None:
         assert find(keymap, f"transformer.{fused}.{number}") == find(keymap, f"transformer.{part}")
 
 
+def test_z_image() -> None:
+    """ComfyUI's file has query, key and value in one, and calls the ends otherwise; everything else has one name."""
+    theirs = matrices(modules()["transformer-z-image"])
+    native: Shapes = {}
+    wanted: dict[str, tuple[str, Rows]] = {}
+    for name, (rows, *rest) in theirs.items():
+        match = re.fullmatch(r"(.+\.attention)\.to_([qkv])", name)
+        ours = f"{match[1]}.qkv" if match else name.replace(".to_out.0", ".out")
+        ours = re.sub(r"^all_(x_embedder|final_layer)\.2-1", r"\1", ours)
+        first = "qkv".index(match[2]) * rows if match else 0
+        wanted[name] = (ours, (first, first + rows))
+        native[ours] = (3 * rows if match else rows, *rest)
+    assert native["layers.29.attention.qkv"] == (3 * 3840, 3840) and "final_layer.adaLN_modulation.1" in native
+    for root in ("", ROOT):
+        keymap = keymap_of_file({f"{root}{name}.weight": shape for name, shape in native.items()}, denoiser=True)
+        for name, (ours, rows) in wanted.items():
+            for spelling in (f"diffusion_model.{name}", f"transformer.{name}", f"lora_unet_{flat(name)}"):
+                assert parts(find(keymap, spelling)) == [(f"{root}{ours}.weight", rows, 0)], spelling
+        for name, shape in native.items():
+            assert parts(find(keymap, f"lora_unet_{flat(name)}")) == [(f"{root}{name}.weight", (0, shape[0]), 0)]
+    keymap = keymap_of_file({f"{name}.weight": shape for name, shape in theirs.items()}, denoiser=True)
+    found = parts(find(keymap, "diffusion_model.layers.3.attention.qkv"))
+    assert found == [(f"layers.3.attention.to_{each}.weight", (0, 3840), 3840 * n) for n, each in enumerate("qkv")]
+
+
 @pytest.mark.parametrize(
     "model",
     ["unet-sd-1", "unet-sdxl", "transformer-flux-dev", "transformer-sd-3-medium", "transformer-qwen-image",
