@@ -155,7 +155,7 @@ class Recipe:
 @dataclass(frozen=True, slots=True)
 class PlannedAdapter:
     """An adapter of a plan: its open file, its SHA-256, what it is, how many of its modules are applied, sentences on
-    it, and the components of the base that its modules lie in."""
+    it, and whether it was made for another architecture than the base's, as far as both are known."""
 
     use: AdapterUse
     source: Source
@@ -165,7 +165,7 @@ class PlannedAdapter:
     matched: int
     skipped: int = 0
     notes: tuple[str, ...] = ()
-    components: frozenset[str] = frozenset()
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,7 @@ def open_merge(
         if planned.sha256 in before and not again:
             hint = "--again merges it once more"
             raise MergeError(f"{base_path}: it was merged with {use.path} before", hint=hint)
-        lone = "denoiser" not in planned.components  # what fits a denoiser's names and sizes was made for it
-        if not allow_unmatched and (missing or (lone and _is_for_another(planned, base))):
+        if not allow_unmatched and (missing or planned.foreign):
             raise _refusal(use.path, planned, missing, base)
         if not planned.matched and not planned.skipped:
             raise UnmatchedKeys(f"{use.path}: none of its modules has a place in {base_path}")
@@ -133,17 +132,19 @@ def _adapter(
     missing = [*(_told(each, base) for each in found.left), *found.refused]
     matched: set[str] = set()
     skipped: set[str] = set()
-    components: set[str] = set()
+    denoising = placeless = 0
     taken = Taken()
     algorithms: Counter[str] = Counter()
     for module in found.modules:
         target = base.keymap.find(module.component, module.path, module.kind)
         if target is None:
+            placeless += 1
             nearest = base.keymap.nearest(module.component, module.path, module.kind) if len(missing) < _SHOWN else ()
             missing.append(Unmatched(use.path, module.name, _why_not(module, base), nearest))
             continue
         reason = misfit(module, target)
         if reason is not None:
+            placeless += 1
             base.check_computable(part.address for part in target.parts)  # packed weights have other shapes
             missing.append(Unmatched(use.path, module.name, reason))
             continue
@@ -151,23 +152,24 @@ def _adapter(
         if reason is not None:
             missing.append(Unmatched(use.path, module.name, reason))
             continue
-        components.add(target.components[0])
+        denoising += target.components[0] == "denoiser"
         applied = _changes(number, use, module, target)
         (matched if applied else skipped).add(module.name)
         algorithms[f"{module.algorithm}{' (DoRA)' if module.magnitudes is not None else ''}"] += 1
         for address, change in applied:
             changes.setdefault(address, []).append(change)
     identity = identify(container)
+    architecture = identity.architecture or " or ".join(identity.candidates) or None
     planned = PlannedAdapter(
         use,
         container.source,
         digesting.of(container.source),
-        identity.architecture or " or ".join(identity.candidates) or None,
+        architecture,
         dict(algorithms),
         len(matched),
         len(skipped),
         (*found.notes, *_unlike(identity, base.identity)),
-        frozenset(components),
+        denoising <= placeless and _is_for_another(architecture, base.identity.architecture),
     )
     return planned, missing
 
@@ -209,15 +211,17 @@ def _why_not(module: AdapterModule, base: Base) -> str:
     return f"the base has no such module{kind}{packed}"
 
 
-def _is_for_another(planned: PlannedAdapter, base: Base) -> bool:
-    """Whether the adapter was made for other architectures than the base's, as far as both are known; that its modules
-    have places there says nothing where they are of a text encoder, which many models have."""
-    architecture, adapter = base.identity.architecture, planned.architecture
-    return bool(architecture and adapter and architecture not in adapter.split(" or "))
+def _is_for_another(adapter: str | None, base: str | None) -> bool:
+    """Whether an *adapter* for these architectures is for none that the *base* is, as far as both are known.
+
+    It says little of one of which most modules fit the base's denoiser. That others have places there says nothing:
+    many models have the same text encoders.
+    """
+    return bool(adapter and base and base not in adapter.split(" or "))
 
 
 def _refusal(path: str, planned: PlannedAdapter, missing: Sequence[Unmatched], base: Base) -> MergeError:
-    if _is_for_another(planned, base):
+    if planned.foreign:
         lost = f": {len(missing):,} of its modules have no place there, as {missing[0].name}" if missing else ""
         return IncompatibleArchitecture(
             f"{path}: it is an adapter for {planned.architecture}, and the base is {base.identity.architecture}{lost}",
