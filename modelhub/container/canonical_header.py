@@ -8,6 +8,7 @@ or says anything that is not plainly so, is not read here: it is ``None``, and a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -109,6 +110,22 @@ def _opened(header: bytes) -> tuple[str, list[tuple[str, Any]], int] | None:
     return text, pairs, stop
 
 
+def print_of(header: bytes, parted: Parted | None, listing: bytes | None = None) -> str:
+    """SHA-256, in hex, of the length of *header*, of what it says before its list of tensors, of that list's SHA-256
+    and of what is behind it. *listing* is the list's where it is known: thousands of files have the same.
+
+    Where *header* cannot be parted it is the SHA-256 of the length and of the header as it is.
+    """
+    digest = hashlib.sha256(len(header).to_bytes(8, "little"))
+    if parted is None:
+        digest.update(header)
+    else:
+        digest.update(header[: parted.begin])
+        digest.update(listing or hashlib.sha256(memoryview(header)[parted.begin : parted.end]).digest())
+        digest.update(header[parted.end :])
+    return digest.hexdigest()
+
+
 def listed(listing: bytes) -> Listing | None:
     """What *listing* lists; ``None`` where it is not plainly a list of tensors."""
     if listing == b"}":
@@ -126,16 +143,16 @@ def listed(listing: bytes) -> Listing | None:
         return None
     try:
         names, quoted = zip(*map(_known_names.__getitem__, (first[1:], *nexts[:-1])), strict=True)
-        forms, tails = zip(*map(_known_forms.__getitem__, forms), strict=True)
+        forms, tails, sizes = zip(*map(_known_forms.__getitem__, forms), strict=True)
     except ValueError:
         return None
     if len(set(names)) != len(names):
         return None
-    ends = list(accumulate([nbytes for _, _, nbytes in forms], initial=0))
+    ends = list(accumulate(sizes, initial=0))
     said: list[str] = list(map(add, quoted, tails))
     if ends[-1] < 1 << 63 and offsets == tuple(map(",".join, pairwise(list(map(str, ends))))):
         return Listing(names, forms, ends[:-1], said, ends[-1])
-    begins = [_begin(text, nbytes) for text, (_, _, nbytes) in zip(offsets, forms, strict=True)]
+    begins = list(map(_begin, offsets, sizes))
     return None if min(begins) < 0 else Listing(names, forms, begins, said, None).sorted()
 
 
@@ -153,9 +170,9 @@ def _name(text: str) -> tuple[str, str]:
     return text, f"[{json.encoder.encode_basestring_ascii(text)},"
 
 
-def _form(text: str) -> tuple[Form, str]:
-    """The form that *text*, ``F16","shape":[320,768``, tells, and the end of the JSON text of its tensor's array.
-    Raises :class:`ValueError` for what is not plainly one."""
+def _form(text: str) -> tuple[Form, str, int]:
+    """The form that *text*, ``F16","shape":[320,768``, tells, the end of the JSON text of its tensor's array, and its
+    bytes. Raises :class:`ValueError` for what is not plainly one."""
     match = _FORM.fullmatch(text)
     dtype = DTYPE_BY_LABEL.get(match[1]) if match is not None else None
     if match is None or dtype is None or not dtype.storable:
@@ -168,7 +185,7 @@ def _form(text: str) -> tuple[Form, str]:
             raise ValueError("more elements than can be counted")
     if bits % 8:
         raise ValueError("not of whole bytes")
-    return Form(dtype, shape, bits // 8), f'"{match[1]}",[{match[2]}]]'
+    return Form(dtype, shape, bits // 8), f'"{match[1]}",[{match[2]}]]', bits // 8
 
 
 # Files of one trainer have most of their names in common, and all files most of their forms.

@@ -52,7 +52,7 @@ metadata = MetaData(
 class ContentColumns(TypedColumns):
     """Bytes. ``sha256`` is null until they have been read whole, and unique after that.
 
-    ``header_sha256`` and ``sample_sha256`` are of the parts that :func:`modelhub.syncing.reading.read_file` names: they
+    ``header_sha256`` and ``sample_sha256`` are what :func:`modelhub.syncing.reading.prints_of` gives: they
     tell different bytes apart, and prove nothing of equal ones. ``problem`` is what is wrong with the file, in words.
     ``metadata_sha256`` is the fingerprint of the metadata in ``header``.
     """

@@ -16,6 +16,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from modelhub.db import Known, Moved, Seen
 
@@ -122,8 +123,20 @@ def _follow_inodes(
     result.candidates = dict(candidates)
 
 
-Print = tuple[str, str]
-"""Digests of a file's header and of samples of its bytes."""
+class Print(NamedTuple):
+    """Digests of a file's header and of samples of its bytes, in hex. ``whole`` is what catalogs have had of the former
+    before its list of tensors had a digest of its own (``docs/adr/0031-a-header-is-digested-in-parts.md``)."""
+
+    header: str
+    sample: str
+    whole: str
+
+    def has_header_of(self, place: Known) -> bool:
+        return place.header in (self.header, self.whole)
+
+    def is_of(self, place: Known) -> bool:
+        """Whether the catalog has these digests of the bytes at *place*."""
+        return self.sample == place.sample and self.has_header_of(place)
 
 
 @dataclass(slots=True)
@@ -157,7 +170,7 @@ def decide(comparison: Comparison, prints: Mapping[str, Print]) -> Decision:
         found = prints.get(file.path)
         if found is None:
             continue
-        if file.size == before.size and found == (before.header, before.sample):
+        if file.size == before.size and found.is_of(before):
             result.touched.append((before, file))
         elif _is_further(before, file, found):
             result.grown.append((before, file))
@@ -169,11 +182,11 @@ def decide(comparison: Comparison, prints: Mapping[str, Print]) -> Decision:
     displaced: list[Known] = []
     for before_it, file in arrivals:
         found = prints.get(file.path)
-        same = [place for place in candidates.get(likeness(file), ()) if found == (place.header, place.sample)]
+        same = [place for place in candidates.get(likeness(file), ()) if found is not None and found.is_of(place)]
         back = [
             place
             for place in comparison.lost_here.get(file.path, ())
-            if place.size == file.size and found == (place.header, place.sample)
+            if place.size == file.size and found is not None and found.is_of(place)
         ]
         is_clear = alike[likeness(file), found] == 1 and len({place.content_id for place in same}) == 1
         if not is_clear and same and not back:
@@ -201,4 +214,4 @@ def _is_further(place: Known, file: Seen, found: Print) -> bool:
     """Whether *file* is the download that was cut off at *place* when it was last seen, further on."""
     cut_off = not place.hashed and place.problem is not None and "cut off" in place.problem
     same_file = (place.dev, place.ino) == (file.dev, file.ino)
-    return cut_off and file.size > place.size and (same_file or place.header == found[0])
+    return cut_off and file.size > place.size and (same_file or found.has_header_of(place))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from modelhub.container import Container, open_path
+from modelhub.container import Container, canonical_header, open_path
 from modelhub.db import Reading
 from modelhub.db.columns import AS_JSON, identification_columns, reading_of
 from modelhub.db.facts import FACTS
@@ -15,6 +15,7 @@ from modelhub.db.layouts import layout_of, part
 from modelhub.identify import Identity, identify_observation, observe, stored
 from modelhub.reidentifying import identification_version
 from modelhub.source import Source, open_local
+from modelhub.syncing.compare import Print
 from modelhub.syncing.structures import Structures
 from modelhub.tensors import elements_of
 from modelhub.verbs import Inspection
@@ -33,16 +34,17 @@ two models of one architecture have the same header when they carry no metadata.
 _MAX_HEADER = 100_000_000
 
 
-def prints_of(path: str, is_folder: bool = False) -> tuple[str, str]:
-    """SHA-256 of a file's header, and of samples of its bytes, in hex; of a folder, of those of its files.
+def prints_of(path: str, is_folder: bool = False) -> Print:
+    """Digests of a file's header, and of samples of its bytes; of a folder, of those of its files.
 
     Raises :class:`~modelhub.errors.SourceError` when they cannot be had.
     """
     if is_folder:
         with open_path(path) as container:
-            return _prints_of_container(container)
+            return Print(*_prints_of_container(container), _prints_of_container(container, _whole_print)[0])
     with open_local(path) as source:
-        return _prints(source, _header(source))
+        head = _header(source)
+        return Print(*_prints(source, head), _header_print(source, head, _whole_print))
 
 
 def _header(source: Source) -> bytes | None:
@@ -54,29 +56,42 @@ def _header(source: Source) -> bytes | None:
     return source.read_at(8, length)
 
 
-def _prints(source: Source, head: bytes | None) -> tuple[str, str]:
-    """The two digests of *source*, whose header is *head*."""
+def _own_print(head: bytes) -> str:
+    return canonical_header.print_of(head, canonical_header.part(head))
+
+
+def _whole_print(head: bytes) -> str:
+    return canonical_header.print_of(head, None)
+
+
+def _header_print(source: Source, head: bytes | None, of: Callable[[bytes], str]) -> str:
+    """The digest of *head* or, without one, of what stands for it."""
     if head is not None:
-        start = 8 + len(head)
-        header = hashlib.sha256(len(head).to_bytes(8, "little"))
-        header.update(head)
-    else:
-        start = 0
-        header = hashlib.sha256(source.read_at(0, EDGE))
-        header.update(source.read_at(max(EDGE, source.size - EDGE), EDGE))
-    middle = start + (source.size - start) // 2
-    samples = hashlib.sha256(source.read_at(middle, SAMPLE))
+        return of(head)
+    edges = hashlib.sha256(source.read_at(0, EDGE))
+    edges.update(source.read_at(max(EDGE, source.size - EDGE), EDGE))
+    return edges.hexdigest()
+
+
+def _sample_print(source: Source, start: int) -> str:
+    """The digest of samples of the bytes from *start* on."""
+    samples = hashlib.sha256(source.read_at(start + (source.size - start) // 2, SAMPLE))
     samples.update(source.read_at(max(start, source.size - SAMPLE), SAMPLE))
-    return header.hexdigest(), samples.hexdigest()
+    return samples.hexdigest()
 
 
-def _prints_of_container(container: Container) -> tuple[str, str]:
+def _prints(source: Source, head: bytes | None, of: Callable[[bytes], str] = _own_print) -> tuple[str, str]:
+    """The digests of the header and of samples of *source*, whose header is *head*."""
+    return _header_print(source, head, of), _sample_print(source, 8 + len(head) if head is not None else 0)
+
+
+def _prints_of_container(container: Container, of: Callable[[bytes], str] = _own_print) -> tuple[str, str]:
     if container.source is not None:
-        return _prints(container.source, _header(container.source))
+        return _prints(container.source, _header(container.source), of)
     headers, samples = hashlib.sha256(repr(sorted(container.configs.items())).encode()), hashlib.sha256()
     for path, each in sorted(container.parts.items()):
         if each.source is not None:
-            header, sample = _prints(each.source, _header(each.source))
+            header, sample = _prints(each.source, _header(each.source), of)
             headers.update(f"{header} {each.source.size} {path}\n".encode("utf-8", "surrogatepass"))
             samples.update(sample.encode())
     return headers.hexdigest(), samples.hexdigest()
@@ -102,9 +117,9 @@ class Reader:
         with open_local(seen.path) as source:
             header = _header(source)
             told = self._structures.tell(source, header) if header is not None else None
-            if told is None:
+            if header is None or told is None:
                 return None
-            prints = _prints(source, header)
+            prints = told.header, _sample_print(source, 8 + len(header))
             source.check_unchanged()
         return self._reading(
             seen,

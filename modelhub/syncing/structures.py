@@ -8,13 +8,14 @@ Where all of that is equal its answer would be, too; where anything differs it i
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from modelhub.container.canonical_header import Listing, listed, part
+from modelhub.container.canonical_header import Listing, listed, part, print_of
 from modelhub.db.layouts import compact
 from modelhub.identify import Identity, Observation, identify_observation, stored
 from modelhub.identify.probe import Probe
@@ -32,9 +33,10 @@ _END = 1 << 10
 
 
 class Told(NamedTuple):
-    """What a file says: its metadata, its identity as columns of the catalog, the digest of its layout, and the text of
-    what else identification went by, but for the metadata."""
+    """What a file says: the digest of its header, its metadata, its identity as columns of the catalog, the digest of
+    its layout, and the text of what else identification went by, but for the metadata."""
 
+    header: str
     metadata: dict[str, str]
     identity: Mapping[str, Any]
     layout: str
@@ -63,6 +65,7 @@ class _File(NamedTuple):
 @dataclass(slots=True)
 class _Structure:
     listing: bytes
+    digest: bytes
     nbytes: int
     layout: str
     answers: list[_Answer] = field(default_factory=list)
@@ -124,7 +127,8 @@ class Structures:
             nbytes = found.nbytes if found is not None else None
             if found is None or nbytes is None:
                 return None
-            structure = _Structure(listing, nbytes, self._layout_of(found.said))
+            digest = hashlib.sha256(listing).digest()
+            structure = _Structure(listing, digest, nbytes, self._layout_of(found.said))
             self._keep(key, structure)
         self._known.move_to_end(key)
         if source.size != start + structure.nbytes:
@@ -135,7 +139,8 @@ class Structures:
             found = found or listed(structure.listing)
             assert found is not None
             answer = self._asked(structure, found, file)
-        return Told(metadata, answer.identity, structure.layout, answer.observation)
+        told = print_of(header, parted, structure.digest)
+        return Told(told, metadata, answer.identity, structure.layout, answer.observation)
 
     def _keep(self, key: tuple[int, bytes], structure: _Structure) -> None:
         before = self._known.pop(key, None)

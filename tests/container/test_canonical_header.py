@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -100,6 +101,20 @@ def test_the_quick_way_says_what_the_full_reader_says(header: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(canonical_header, "part", lambda _: None)
         assert told(header) == quickly
+
+
+def test_headers_are_digested_in_parts() -> None:
+    """Two headers have one digest where they are equal, byte for byte, and the list's own need not be made again."""
+    first = b'{"__metadata__":{"a":"b"},"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}  '
+    others = [first.replace(b'"b"', b'"c"'), first.replace(b'"t"', b'"u"'), first[:-1], first + b" ", first[:-3]]
+    prints = {canonical_header.print_of(each, canonical_header.part(each)) for each in [first, *others]}
+    assert len(prints) == 6
+    parted = canonical_header.part(first)
+    assert parted is not None
+    listing = hashlib.sha256(first[parted.begin : parted.end]).digest()
+    assert canonical_header.print_of(first, parted, listing) in prints
+    whole = hashlib.sha256(len(first).to_bytes(8, "little") + first).hexdigest()
+    assert canonical_header.print_of(first, None) == whole
 
 
 def test_what_the_library_writes_goes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import modelhub.syncing.readers
+import modelhub.syncing.structures
+from modelhub.container import canonical_header
 from modelhub.db import Catalog, Query
 from modelhub.errors import Conflict, SourceError
 from modelhub.library import IntakeOptions, intake
@@ -132,6 +134,27 @@ def test_touched(catalog: Catalog, models: Path) -> None:
     assert tags_by_path(catalog)[str(models / "sub" / "m1.safetensors")] == ("tag 1",)
     assert not catalog.show("m1").locations[0].proven
     assert counts(sync(catalog)) == {"unchanged": 3}
+
+
+def test_headers_digested_whole(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalog from before headers were digested in parts knows its files again when they are touched, moved or go
+    on."""
+    folder = tmp_path / "models"
+    for number in range(3):
+        put(folder / f"m{number}.safetensors", lora(number), mtime=10**18 + number)
+    put(folder / "rest.safetensors", lora(3)[:-100])
+    add_library(catalog, str(folder))
+    with monkeypatch.context() as patch:
+        in_parts = canonical_header.print_of
+        for room in (canonical_header, modelhub.syncing.structures):
+            patch.setattr(room, "print_of", lambda header, *_: in_parts(header, None))
+        assert counts(sync(catalog)) == {"added": 4}
+    os.utime(folder / "m0.safetensors", ns=(5, 5))
+    os.unlink(folder / "m1.safetensors")
+    put(folder / "elsewhere" / "m1.safetensors", lora(1), mtime=10**18 + 1)
+    os.unlink(folder / "rest.safetensors")
+    put(folder / "rest.safetensors", lora(3))
+    assert counts(sync(catalog)) == {"unchanged": 1, "touched": 1, "moved": 1, "grown": 1}
 
 
 def test_vanished_and_returned(catalog: Catalog, models: Path) -> None:
