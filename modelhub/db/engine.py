@@ -21,9 +21,13 @@ LOCK_TIMEOUT = 30.0
 _LONGEST_TIMEOUT = 86_400.0  # sqlite3 counts milliseconds in 32 bits
 _CACHE = 16_384
 """Kibibytes of an SQLite catalog that are kept at hand: the ends of all indexes of a hundred thousand files."""
-_LOG_PAGES = 4_000
-"""Pages of four kibibytes in the write-ahead log before they are moved into the database: a page that each batch of a
-sync changes is moved once in several batches."""
+_PAGE = 16_384
+"""Bytes of a page of an SQLite catalog that is made anew (sqlite.org/pragma.html#pragma_page_size). What a header says,
+and the words in it, are some kilobytes each, and lie in chains of pages where these are smaller: a sync writes with a
+tenth less of the processor than with the 4,096 that SQLite takes by itself, and searches take the same."""
+_LOG = 16_000_000
+"""Bytes in the write-ahead log before its pages are moved into the database: a page that each batch of a sync changes
+is moved once in several batches."""
 _CONNECTING = 10  # seconds until a PostgreSQL server that does not answer is given up; libpq would take minutes
 _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 _WRITERS_QUEUE = 0x6D6F64656C687562
@@ -195,7 +199,9 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where we say, not where sqlite3 guesses
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute(f"PRAGMA cache_size=-{_CACHE}")
-    connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
+    connection.execute(f"PRAGMA page_size={_PAGE}")  # of no effect where there is a database already
+    (page,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute(f"PRAGMA wal_autocheckpoint={_LOG // page}")
 
 
 def _enforce_references(connection: Connection, wanted: bool) -> None:

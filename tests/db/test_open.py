@@ -43,6 +43,7 @@ def test_empty_becomes_a_catalog(database: Path) -> None:
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall() == [(REVISION,)]
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA page_size").fetchone() == (16_384,)
 
 
 @pytest.mark.filterwarnings("ignore:.*expression-based index")
