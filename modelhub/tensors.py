@@ -308,13 +308,13 @@ class TensorTable(Mapping[str, TensorInfo]):
     a row for each. A :class:`TensorInfo` is made of a row when somebody asks for it; whoever goes through thousands of
     lists asks for few."""
 
-    __slots__ = ("_counted", "_made", "_rows", "forms", "names", "starts")
+    __slots__ = ("_bits", "_made", "_rows", "forms", "names", "starts")
 
     def __init__(self, names: Sequence[str], forms: Sequence[Form], starts: Sequence[int]) -> None:
         self.names, self.forms, self.starts = names, forms, starts
         self._rows = dict(zip(names, range(len(names)), strict=True))
         self._made: dict[str, TensorInfo] | None = None
-        self._counted: Counter[tuple[DType, tuple[int, ...]]] | None = None
+        self._bits: dict[DType, int] | None = None
 
     def __getitem__(self, name: str) -> TensorInfo:
         if self._made is not None:
@@ -341,18 +341,24 @@ class TensorTable(Mapping[str, TensorInfo]):
     def items(self) -> ItemsView[str, TensorInfo]:
         return self._all().items()
 
+    def row(self, name: str) -> tuple[Form, int]:
+        """The form of the tensor called *name*, and where it starts."""
+        row = self._rows[name]
+        return self.forms[row], self.starts[row]
+
     def shapes(self, names: Iterable[str]) -> set[tuple[int, ...]]:
         """The different shapes of the tensors called *names*."""
         return {self.forms[row].shape for row in map(self._rows.__getitem__, names)}
 
-    def counted(self) -> Counter[tuple[DType, tuple[int, ...]]]:
-        """What :func:`forms_of` gives."""
-        if self._counted is None:
-            self._counted = Counter()
+    def bits(self) -> dict[DType, int]:
+        """What :func:`bits_of` gives."""
+        if self._bits is None:
+            self._bits = {}
             known = dict(zip(map(id, self.forms), self.forms, strict=True))  # most are one object: less to hash
             for number, count in Counter(map(id, self.forms)).items():
-                self._counted[_form(known[number])] += count
-        return self._counted
+                dtype, _, nbytes = known[number]
+                self._bits[dtype] = self._bits.get(dtype, 0) + count * nbytes * 8
+        return self._bits
 
     def _all(self) -> dict[str, TensorInfo]:
         if self._made is None:
@@ -369,9 +375,17 @@ _AS_IT_LIES = [repeat(default) for default in StorageRef._field_defaults.values(
 _PLAINLY = [repeat(default) for default in TensorInfo._field_defaults.values()]
 
 
-def forms_of(tensors: Mapping[str, TensorInfo]) -> Counter[tuple[DType, tuple[int, ...]]]:
-    """How many of *tensors* have each element type and shape: thousands of tensors have a few dozens."""
-    return tensors.counted() if isinstance(tensors, TensorTable) else Counter(map(_form, tensors.values()))
+def bits_of(tensors: Mapping[str, TensorInfo]) -> Mapping[DType, int]:
+    """The bits that the elements of *tensors* take, by element type; none for sizes below zero, which broken files
+    claim."""
+    if isinstance(tensors, TensorTable):
+        return tensors.bits()
+    bits: dict[DType, int] = {}
+    for (dtype, shape), count in Counter(
+        map(_form, tensors.values())
+    ).items():  # thousands of tensors have a few dozens
+        bits[dtype] = bits.get(dtype, 0) + count * max(0, prod(shape)) * dtype.bits
+    return bits
 
 
 _form = attrgetter("dtype", "shape")
@@ -387,7 +401,7 @@ _shape = attrgetter("shape")
 
 def elements_of(tensors: Mapping[str, TensorInfo]) -> int:
     """Elements of all *tensors* together."""
-    return sum(count * prod(shape) for (_, shape), count in forms_of(tensors).items())
+    return sum(bits // dtype.bits for dtype, bits in bits_of(tensors).items())
 
 
 def _extent(tensor: TensorInfo) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from modelhub.db.places import Reading, Seen
 from modelhub.db.text import int64, name_for, plain, plain_fingerprint, storable
 from modelhub.db.triggers import listed, trigger_words
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 AS_JSON = ("components", "adapter", "evidence", "candidates")
@@ -27,7 +28,7 @@ def identification_columns(facts: Mapping[str, Any]) -> dict[str, Any]:
         "tensor_count": int64(facts["tensor_count"]),
         "parameter_count": int64(facts["parameter_count"]),
     }
-    texts = {name: json.dumps(said[name], separators=(",", ":")) for name in AS_JSON}
+    texts = {name: _COMPACT.encode(said[name]) for name in AS_JSON}
     return {**said, **texts, "fingerprint": plain_fingerprint(said)}
 
 
@@ -60,7 +61,7 @@ def reading_of(
         claims=claims_of(metadata),
         about=about_of([name_for(seen.path, seen.is_folder), seen.path], triggers),
         words=words_of(metadata),
-        triggers=json.dumps([storable(word) for word in listed(triggers)], separators=(",", ":")),
+        triggers=_COMPACT.encode([storable(word) for word in listed(triggers)]),
         layout_digest=layout[0],
         layout=layout[1],
         observation=observation,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -65,17 +66,18 @@ def joined(packed: bytes, rest: str, metadata: Mapping[str, str]) -> dict[str, A
 def compact(file: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """A *file* of an observation, whose tensors are called *names*, without these. A number that all tensors with one
     ending have, as a LoRA's thousand alphas do, is said once, in ``common``."""
-    ends = {name: name.rpartition(".")[2] for name in file["numbers"]}
-    values: dict[str, set[float]] = {}
-    for name, value in file["numbers"].items():
-        values.setdefault(ends[name], set()).add(value)
-    common = {end: found.pop() for end, found in values.items() if len(found) == 1}
-    others = set(names).difference(ends) if common else set()
+    told = file["numbers"]
+    ends = [name[name.rfind(".") + 1 :] for name in told]
+    values = list(dict.fromkeys(zip(ends, told.values(), strict=True)))
+    once = Counter([end for end, _ in values])
+    common = {end: value for end, value in values if once[end] == 1}
+    others = set(names).difference(told) if common else set()
     for end in list(common):
         if end in others or any(map(str.endswith, others, repeat(f".{end}"))):
             del common[end]
     rest = {key: file[key] for key in file if key != "tensors"}
-    numbers = {name: value for name, value in file["numbers"].items() if ends[name] not in common}
+    apart = len(common) < len(once)
+    numbers = {name: told[name] for name, end in zip(told, ends, strict=True) if end not in common} if apart else {}
     return {**rest, "numbers": numbers, "common": common}
 
 

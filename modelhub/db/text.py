@@ -22,6 +22,7 @@ from modelhub.source.layouts import title_of
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _UNSTORABLE_IN_PATH = re.compile("[\x00\ud800-\udfff]|\\\\(?=u[0-9a-f]{4})")
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _INT64 = range(-(2**63), 2**63)
 
 NORMALISED_WORD = 256
@@ -78,10 +79,10 @@ def plain(value: object) -> Any:
             return value if math.isfinite(value) else str(value)
         case str():
             return storable(value)
-        case Mapping():
-            return {storable(str(key)): plain(item) for key, item in value.items()}
         case list() | tuple():
             return [plain(item) for item in value]
+        case dict() | Mapping():  # the former is told at a glance
+            return {storable(str(key)): plain(item) for key, item in value.items()}
         case set() | frozenset():
             return sorted((plain(item) for item in value), key=str)
         case _ if is_dataclass(value):
@@ -97,8 +98,7 @@ def fingerprint(value: object) -> str:
 
 def plain_fingerprint(value: object) -> str:
     """:func:`fingerprint` of what :func:`plain` has given."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
 def folded(word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -55,7 +56,7 @@ def modules_of(names: Names) -> tuple[Module, ...]:
 
 def grouped(names: Iterable[str], values: Iterable[T]) -> dict[str, list[tuple[str, T]]]:
     """The tensors called *names* by the name of their module: the leaf of each with the one of *values* that is its."""
-    groups: dict[str, list[tuple[str, T]]] = {}
+    groups: defaultdict[str, list[tuple[str, T]]] = defaultdict(list)
     weak: list[tuple[str, str, T]] = []
     for split, value in zip(map(_splits.__getitem__, names), values, strict=True):
         if split is None:
@@ -63,16 +64,11 @@ def grouped(names: Iterable[str], values: Iterable[T]) -> dict[str, list[tuple[s
         stem, leaf, is_weak = split
         if is_weak:
             weak.append((stem, leaf, value))
-        elif (group := groups.get(stem)) is None:
-            groups[stem] = [(leaf, value)]
         else:
-            group.append((leaf, value))
+            groups[stem].append((leaf, value))
     for stem, leaf, value in weak:
-        if (group := groups.get(stem)) is None:
-            if read_stem(stem)[0] is None or not told_by(leaf)[0]:
-                continue
-            group = groups[stem] = []
-        group.append((leaf, value))
+        if stem in groups or (read_stem(stem)[0] is not None and told_by(leaf)[0]):
+            groups[stem].append((leaf, value))
     return groups
 
 

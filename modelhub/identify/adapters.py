@@ -8,7 +8,7 @@ remains there is no architecture but the candidates.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from modelhub.identify.adapter_names import grouped, read_stem, told_by
 from modelhub.identify.base import Adapter, Evidence, Identity
-from modelhub.identify.modules import DIMENSIONS, ModulePrefix, form_of
+from modelhub.identify.modules import DIMENSIONS, Form, ModulePrefix, form_of
 from modelhub.identify.names import Names
 from modelhub.identify.narrowing import Narrowed, Told, narrowed, told
 from modelhub.identify.prediction import claimed
@@ -36,8 +36,12 @@ _LARGEST_ALPHA = 1e12
 _UNET_HEADS = re.compile(r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_")
 _BLOCKS = ("oft", "blocks")
 _DIFFUSERS = ("lora.down", "lora.up", "lora_linear", "loras.")
-_USUAL = 16
-"""Tensors of one module, at most, that are remembered; there may be as many as a header has room for."""
+_USUAL, _USUAL_NAME = 16, 256
+"""Tensors of one module, at most, and characters of its name that are remembered; there may be as many as a header has
+room for."""
+
+Pieces = tuple[tuple[str, Shape], ...]
+"""The leaves of a module's tensors, each with its shape."""
 
 
 class Kind(NamedTuple):
@@ -45,13 +49,19 @@ class Kind(NamedTuple):
 
     component: str | None
     algorithm: str
-    rank: int | None
     dialect: str
     is_unet: bool
 
 
+class Sort(NamedTuple):
+    """What the tensors of a module tell but for its rank, of which all ranks have the same: their leaves and form."""
+
+    leaves: tuple[str, ...]
+    form: Form
+
+
 class Part(NamedTuple):
-    """One module: of which kind, what is told of it, and what its alpha would be called."""
+    """One module of any rank: of which kind, what is told of it, and what its alpha would be called."""
 
     kind: Kind
     told: Told
@@ -121,38 +131,46 @@ def _outline(names: Sequence[str], shapes: Sequence[Shape]) -> Outline | None:
     counted = sum(map(len, groups.values()))
     if not groups or counted < _SHARE * len(names):
         return None
-    parts = [_known_parts[stem, tuple(pieces)] for stem, pieces in groups.items()]
-    alphas: dict[tuple[str | None, str, int | None], list[str]] = {}  # trainers give those of one sort the same
-    for (component, algorithm, rank, _, _), _, alpha in parts:
-        alphas.setdefault((component, algorithm, rank), []).append(alpha)
-    return Outline(
-        counted, _described(parts), narrowed([part.told for part in parts]), tuple(map(tuple, alphas.values()))
-    )
+    modules = []
+    kinds: defaultdict[tuple[Kind, int | None], list[str]] = defaultdict(list)
+    for stem, pieces in groups.items():
+        rank, sort = _known_sorts[tuple(pieces)]
+        kind, said, alpha = _known_parts[stem, sort]
+        kinds[kind, rank].append(alpha)
+        modules.append(said)
+    alphas: defaultdict[tuple[str | None, str, int | None], list[str]] = defaultdict(list)
+    for (kind, rank), those in kinds.items():  # trainers give those of one algorithm and rank the same
+        alphas[kind.component, kind.algorithm, rank] += those
+    adapter = _described({each: len(those) for each, those in kinds.items()})
+    return Outline(counted, adapter, narrowed(modules), tuple(map(tuple, alphas.values())))
 
 
 _known_outline = lru_cache(maxsize=16)(_outline)
 
 
-def _part(module: tuple[str, tuple[tuple[str, Shape], ...]]) -> Part:
-    """What is told of a *module*: its name, and the leaves and shapes of its tensors."""
-    stem, pieces = module
-    prefix, path = read_stem(stem)
+def _sort(pieces: Pieces) -> tuple[int | None, Sort]:
+    """The rank and the sort of a module of these *pieces*."""
     shapes = {told_by(leaf): shape for leaf, shape in pieces}
     if len(shapes) < len(pieces) and (part := shapes.pop(_BLOCKS, None)) is not None:
         shapes["oft", "part"] = part  # of a fused layer's several parts, whose sizes say nothing of the whole
     form = form_of(shapes)
+    return form.rank, Sort(tuple([leaf for leaf, _ in pieces]), form._replace(rank=None))
+
+
+def _part(module: tuple[str, Sort]) -> Part:
+    """What is told of a *module*: its name and its sort."""
+    stem, (leaves, form) = module
+    prefix, path = read_stem(stem)
     component = prefix.component if prefix else None
-    dialect = _dialect(stem, prefix, [leaf for leaf, _ in pieces])
-    kind = Kind(component, form.algorithm, form.rank, dialect, _UNET_HEADS.match(path) is not None)
+    kind = Kind(component, form.algorithm, _dialect(stem, prefix, leaves), _UNET_HEADS.match(path) is not None)
     return Part(kind, told(stem, path, prefix, form), f"{stem}.alpha")
 
 
-_known_parts = Kept(
-    _part,
-    1 << 15,
-    lambda module: len(module[1]) <= _USUAL and all(len(shape) <= DIMENSIONS for _, shape in module[1]),
+# The files of one trainer have most of their modules in common, and those of all of one model but for the ranks.
+_known_sorts = Kept(
+    _sort, 1 << 12, lambda pieces: len(pieces) <= _USUAL and all(len(shape) <= DIMENSIONS for _, shape in pieces)
 )
-"""The files of one trainer have most of their modules in common."""
+_known_parts = Kept(_part, 1 << 15, lambda module: len(module[0]) <= _USUAL_NAME and len(module[1].leaves) <= _USUAL)
 
 
 def _with_alphas(outline: Outline, names: Names, scalars: Mapping[str, Scalar], probe: Probe) -> Adapter:
@@ -179,23 +197,23 @@ def _number(text: str | None) -> float | None:
     return value if abs(value) <= _LARGEST_ALPHA else None  # which no NaN is
 
 
-def _described(parts: Sequence[Part]) -> Adapter:
+def _described(kinds: Mapping[tuple[Kind, int | None], int]) -> Adapter:
+    """The adapter of as many modules of each of *kinds* and ranks."""
     algorithms: Counter[str] = Counter()
     ranks: Counter[int] = Counter()
     dialects: Counter[str] = Counter()
-    kinds = Counter([part.kind for part in parts])
-    for kind, count in kinds.items():
+    for (kind, rank), count in kinds.items():
         algorithms[kind.algorithm] += count
         dialects[kind.dialect] += count
-        if kind.rank is not None:
-            ranks[kind.rank] += count
+        if rank is not None:
+            ranks[rank] += count
     del algorithms[""]
-    denoiser = "unet" if any(kind.is_unet for kind in kinds) else "transformer"
-    targets = {kind.component or "denoiser" for kind in kinds}
+    denoiser = "unet" if any(kind.is_unet for kind, _ in kinds) else "transformer"
+    targets = {kind.component or "denoiser" for kind, _ in kinds}
     return Adapter(
         dialect=max(dialects, key=dialects.__getitem__),
         algorithms=dict(algorithms.most_common()),
-        modules=len(parts),
+        modules=sum(kinds.values()),
         rank=max(ranks, key=ranks.__getitem__, default=None),
         ranks=dict(ranks.most_common()),
         targets=tuple(denoiser if target == "denoiser" else target for target in sorted(targets)),

@@ -56,13 +56,15 @@ class Fit(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What name and shapes tell of one module; ``fit`` is ``None`` for one that no architecture has."""
+    """What name and shapes tell of one module; ``fit`` is ``None`` for one that no architecture has, and ``is_text`` is
+    set for a text encoder's."""
 
     name: str
     path: str
     prefix: ModulePrefix | None
     form: Form
     fit: Fit | None
+    is_text: bool
 
 
 @dataclass(slots=True)
@@ -77,33 +79,31 @@ class Group:
 
 def told(name: str, path: str, prefix: ModulePrefix | None, form: Form) -> Told:
     """What is told of the module *name* by its *path* behind the *prefix* and by its *form*."""
-    return Told(name, path, prefix, form, _fit(path, form.outputs, form.inputs, form.is_convolution))
+    is_text = prefix is not None and prefix.component in _TEXT
+    return Told(name, path, prefix, form, _fit(path, form.outputs, form.inputs, form.is_convolution), is_text)
 
 
 def narrowed(modules: Sequence[Told]) -> Narrowed:
     """The architectures that have all of *modules*, else those that have most of them."""
     groups: dict[tuple[frozenset[str], bool], Group] = {}
     tables: Counter[int] = Counter()
-    paths: set[str] = set()
-    fits: list[Fit] = []
-    for module in modules:
-        if (fit := module.fit) is None:
+    sorts = [(module.fit, module.is_text) for module in modules]  # a few dozens among hundreds
+    first = dict(zip(reversed(sorts), reversed(modules), strict=True))
+    for (fit, is_text), count in Counter(sorts).items():
+        if fit is None:
             continue
-        if module.prefix is None or module.prefix.component not in _TEXT:
-            fits.append(fit)
-            paths.add(module.path)
         same = fit.architectures, fit.by == _NAME
         group = groups.get(same)
         if group is None:
-            group = groups[same] = Group(fit.architectures, module, fit.by)
-        group.count += 1
-    counted = Counter(fits)
-    for fit, count in counted.items():
-        tables.update(dict.fromkeys(fit.tables, count))
+            group = groups[same] = Group(fit.architectures, first[fit, is_text], fit.by)
+        group.count += count
+        if not is_text:
+            tables.update(dict.fromkeys(fit.tables, count))
     found = [*groups.values(), *_prefixes(modules)]
     if not found:
         return Narrowed()
     best = _most(found)
+    paths = {module.path for module in modules if module.fit is not None and not module.is_text}
     possible = _agreed(found, best - rare() or best)
     if len(possible) > 1 or len(paths) < _FEW:
         possible = _agreed(found, best - (rare() - alike()) or best)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Set
 
 from modelhub.identify.base import Evidence
-from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, StateDict, forms_of
+from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, StateDict, bits_of
 
 DOMINANT = 0.9
 """The share of all floating point bytes that one element type must hold to be *the* precision."""
@@ -61,10 +60,7 @@ def precision_of(state_dict: StateDict, ends: Set[str]) -> Evidence | None:
         return blocks
     tensors = state_dict.tensors
     scales = ""
-    share: dict[str, int] = {}
-    for (dtype, shape), count in forms_of(tensors).items():
-        if dtype.label in _COUNTED:
-            share[dtype.label] = share.get(dtype.label, 0) + count * max(0, math.prod(shape)) * dtype.bits
+    share = {dtype.label: bits for dtype, bits in bits_of(tensors).items() if dtype.label in _COUNTED}
     for name in tensors if not _TELLING.isdisjoint(ends) else ():
         last = name[name.rfind(".") + 1 :]
         if last in _PACKED:

@@ -19,6 +19,9 @@ _FEW = 8
 """Numbers that a sparing probe reads of a group before it takes the rest to be the same. They lie megabytes apart, so
 that each costs a disk a seek: all 264 of a LoRA take a spinning disk a second, the whole rest of the file 0.05."""
 
+_LONE = frozenset({(), (1,)})
+"""Shapes of tensors of one element."""
+
 _FORMATS = {
     "F16": "e",
     "F32": "f",
@@ -62,16 +65,16 @@ class Probe:
         """
         if self._sparing and len(names) > _FEW:
             last = len(names) - 1
-            some = {self.number(tensors[names[last * index // (_FEW - 1)]]) for index in range(_FEW)}
+            some = {self._named(tensors, names[last * index // (_FEW - 1)]) for index in range(_FEW)}
             if len(some) == 1 and (value := some.pop()) is not None:
                 known = self.numbers
-                if isinstance(tensors, TensorTable) and tensors.shapes(names) <= {(), (1,)}:
+                if isinstance(tensors, TensorTable) and tensors.shapes(names) <= _LONE:
                     return [known.setdefault(name, value) for name in names]
                 alike = [tensors[name] for name in names]
                 for tensor in alike:
                     known.setdefault(tensor.name, value)
                 return [known[tensor.name] if not tensor.shape or tensor.numel == 1 else None for tensor in alike]
-        return [self.number(tensors[name]) for name in names]
+        return [self._named(tensors, name) for name in names]
 
     def deviation(self, tensor: TensorInfo) -> float | None:
         """The standard deviation of a small tensor's values, when that is a finite number."""
@@ -79,12 +82,23 @@ class Probe:
 
     def _asked(self, tensor: TensorInfo, of: Callable[[tuple[float, ...]], float]) -> float | None:
         known = self.numbers.get(tensor.name)
-        if known is not None:
-            return known
-        values = numbers(tensor, self._read)
+        return known if known is not None else self._kept(tensor.name, numbers(tensor, self._read), of)
+
+    def _named(self, tensors: Mapping[str, TensorInfo], name: str) -> float | None:
+        """The :meth:`number` of the tensor called *name*, of which a table tells all that is needed."""
+        if name in self.numbers or not isinstance(tensors, TensorTable):
+            return self.number(tensors[name])
+        (dtype, shape, _), start = tensors.row(name)
+        if shape not in _LONE:
+            return self.number(tensors[name])
+        return self._kept(name, _read_numbers(self._read, start, dtype, 1), _single)
+
+    def _kept(
+        self, name: str, values: tuple[float, ...] | None, of: Callable[[tuple[float, ...]], float]
+    ) -> float | None:
         if not values or not math.isfinite(value := of(values)):
             return None
-        self.numbers[tensor.name] = value
+        self.numbers[name] = value
         return value
 
 
@@ -97,14 +111,21 @@ def numbers(tensor: TensorInfo, read: Read | None) -> tuple[float, ...] | None:
     if not 0 < nbytes <= LARGEST_READ or tensor.start < 0 or tensor.offset < 0 or (shape and min(shape) < 0):
         return None
     if storage.data is not None:
-        return _decoded(storage.data[tensor.offset : tensor.offset + nbytes], tensor, count, nbytes)
+        data = storage.data[tensor.offset : tensor.offset + nbytes]
+        return _decoded(data, tensor.dtype, count, storage.byteorder)
+    return _read_numbers(read, tensor.start, tensor.dtype, count, storage.byteorder)
+
+
+def _read_numbers(
+    read: Read | None, start: int, dtype: DType, count: int, byteorder: str = "little"
+) -> tuple[float, ...] | None:
     if read is None:
         return None
     try:
-        data = read(tensor.start, nbytes)
+        data = read(start, (count * dtype.bits + 7) // 8)
     except (SourceError, OSError):
         return None
-    return _decoded(data, tensor, count, nbytes)
+    return _decoded(data, dtype, count, byteorder)
 
 
 def deviation(values: tuple[float, ...]) -> float:
@@ -117,12 +138,12 @@ def _single(values: tuple[float, ...]) -> float:
     return values[0]
 
 
-def _decoded(data: bytes, tensor: TensorInfo, count: int, nbytes: int) -> tuple[float, ...] | None:
-    if len(data) != nbytes:
+def _decoded(data: bytes, dtype: DType, count: int, byteorder: str) -> tuple[float, ...] | None:
+    if len(data) != (count * dtype.bits + 7) // 8:
         return None
-    order = "<" if tensor.storage.byteorder == "little" else ">"
-    if tensor.dtype is DType.BF16:  # the upper half of a float32
+    order = "<" if byteorder == "little" else ">"
+    if dtype is DType.BF16:  # the upper half of a float32
         halves = struct.unpack(f"{order}{count}H", data)
         return struct.unpack(f"<{len(halves)}f", b"".join(struct.pack("<I", half << 16) for half in halves))
-    code = _FORMATS.get(tensor.dtype.label)
+    code = _FORMATS.get(dtype.label)
     return struct.unpack(f"{order}{count}{code}", data) if code else None

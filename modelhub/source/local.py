@@ -33,12 +33,15 @@ class LocalSource:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Bytes ``[offset, offset + length)``, fewer only at the end of the file."""
-        length = max(0, min(length, self.size - offset))
-        if not length:
+        length = min(length, self.size - offset)
+        if length <= 0:
             return b""
-        with suppress(OSError):  # what is wrong is said below
-            if len(data := _pread(self._fd, length, offset)) == length:
-                return data
+        try:
+            data = _pread(self._fd, length, offset)
+        except OSError:  # what is wrong is said below
+            data = b""
+        if len(data) == length:
+            return data
         buffer = bytearray(length)
         got = self.readinto_at(offset, memoryview(buffer))
         return bytes(buffer) if got == length else bytes(buffer[:got])
