@@ -14,8 +14,9 @@ FILES  ?= 40000
 demo: $(VENV)/smoke
 	$(BIN)/modelhub demo build/demo
 
+# Each process starts with one half of the tests, so that what those of a module share is made once.
 test: $(VENV)/dev lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-big: $(VENV)/dev
 	$(BIN)/python -m pytest -m big
