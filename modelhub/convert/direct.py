@@ -51,7 +51,7 @@ class Direct:
         self._here = threading.local()
         self._lock = threading.Lock()
         self._runs: list[_Run] = []
-        self._left: list[tuple[int, bytes]] = []
+        self._left: dict[int, bytes] = {}
         self._nbytes_left = 0
         # file systems without a block device of their own have device numbers 0:n
         if _FLAG and os.major(os.stat(path).st_dev):
@@ -60,7 +60,8 @@ class Direct:
         self._refused = self._fd < 0
 
     def write_at(self, offset: int, data: memoryview) -> None:
-        """Write *data* at *offset*, at the latest when :meth:`settle` is called. Threads may call it at a time.
+        """Write *data* at *offset*, at the latest when :meth:`settle` is called. Threads may call it at a time, and a
+        thread once more for bytes that it has given, in the same order: the last ones stay.
 
         Raises ``OSError`` as any writing does, perhaps for what was given before.
         """
@@ -117,7 +118,9 @@ class Direct:
             except OSError as error:
                 if error.errno not in _REFUSED:
                     raise
-                self._refused = True
+                with self._lock:
+                    self._refused = True
+                    self._write_left()
                 break
             if count < ALIGNMENT:
                 break
@@ -130,15 +133,18 @@ class Direct:
         if not data:
             return
         with self._lock:
-            self._left.append((offset, bytes(data)))
-            self._nbytes_left += len(data)
+            if self._refused:
+                self._write(offset, data)
+                return
+            self._nbytes_left += len(data) - len(self._left.get(offset, b""))
+            self._left[offset] = bytes(data)
             if self._nbytes_left > _MOST_LEFT:
                 self._write_left()
 
     def _write_left(self) -> None:
         joined = bytearray()
         begin = -1
-        for offset, data in sorted(self._left):
+        for offset, data in sorted(self._left.items()):
             if begin + len(joined) != offset:
                 self._write(begin, memoryview(joined))
                 begin, joined = offset, bytearray()

@@ -14,7 +14,8 @@ from torch import Tensor
 from modelhub.convert import PlannedTensor
 from modelhub.errors import MergeError
 from modelhub.merge.base import Precision, Told
-from modelhub.merge.quantising import Quantiser
+from modelhub.merge.codes import numbers_of_codes
+from modelhub.merge.quantising import Largest, Quantiser
 from modelhub.merge.reading import Rows, torch_type
 from modelhub.merge.rounding import rounded, rounded_stochastically
 
@@ -68,7 +69,10 @@ class Computed(Protocol):
         """What that did to its weights, after the last block; ``None`` where it is no weight."""
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """``(offset in bytes, elements in the output's type)``; a block is valid until the next is asked for."""
+        """``(offset in bytes, elements in the output's type)``; a block is valid until the next is asked for.
+
+        They come once more, from the first on, where it turns out that they were not the right ones.
+        """
 
 
 class Computation:
@@ -83,8 +87,9 @@ class Computation:
         device: torch.device = CPU,
         *,
         quantiser: Quantiser | None = None,
+        largest: Largest | None = None,
     ) -> None:
-        """*quantiser*: the output has codes and scales."""
+        """*quantiser*: the output has codes and scales; *largest* sees all new numbers."""
         (piece,) = planned.pieces
         self._planned = planned
         self._maker = maker
@@ -96,6 +101,7 @@ class Computation:
         self._dtype = type_to_compute_in(planned, precision)
         self._seed = precision.seed
         self._quantiser = quantiser
+        self._largest = largest
         self._where = f"{piece.source.name}: tensor {planned.name!r:.100}"
         self.told = Told(0.0, 0.0, 0, 0)
 
@@ -106,6 +112,8 @@ class Computation:
         unchanged = numel = 0
         get, device = self._buffers.get, self._device
         for first, stored, before, merged in self._merged():
+            if self._largest is not None:
+                self._largest.see(merged, first)
             made = get("made", self._target, stored.shape, device)
             self._round(merged, made, first)
             written = made if device == CPU else get("written", self._target, stored.shape).copy_(made)
@@ -118,23 +126,12 @@ class Computation:
             yield first * columns * made.element_size(), written
         self.told = Told(math.sqrt(weight), math.sqrt(change), numel, unchanged)
 
-    def largest(self, block: tuple[int, int]) -> Tensor:
-        """The largest size of a new number in each *block* of rows and columns, ``[row blocks, column blocks]``."""
-        height, width = block
-        shape = self._planned.shape
-        beside = -(-math.prod(shape[1:]) // width)
-        found = torch.zeros(-(-shape[0] // height), beside, dtype=self._dtype, device=self._device)
+    def look(self) -> None:
+        """Compute all of it for who sees the largest numbers, and nothing else."""
+        assert self._largest is not None
         for first, _, _, merged in self._merged():
             self._check_finite(*torch.aminmax(merged))
-            count = merged.shape[0]
-            sizes = merged.abs_().reshape(count, beside, width).amax(2)
-            if height == 1:
-                found[first : first + count] = sizes
-                continue
-            for row in range(first // height, -(-(first + count) // height)):
-                low, high = max(row * height - first, 0), min((row + 1) * height - first, count)
-                torch.maximum(found[row], sizes[low:high].amax(0), out=found[row])
-        return found.cpu()
+            self._largest.see(merged, first)
 
     def _changed(self, first: int, count: int) -> Iterator[slice]:
         """What the maker changes of the block of *count* rows from *first* on."""
@@ -192,8 +189,11 @@ class Computation:
     def _unchanged(self, stored: Tensor, before: Tensor, written: Tensor, first: int) -> int:
         """How many numbers are, written, what they were."""
         if self._quantiser is not None:
-            numbers = self._buffers.get("quantised", self._dtype, written.shape, self._device).copy_(written)
-            return int(torch.count_nonzero(self._quantiser.multiplied(numbers, first) == before))
+            codes = written.view(torch.uint8).numpy().reshape(-1)
+            decoded = torch.from_numpy(numbers_of_codes(codes, self._planned.dtype)).reshape(written.shape)
+            numbers = self._buffers.get("quantised", self._dtype, written.shape, self._device).copy_(decoded)
+            self._quantiser.multiplied(numbers, first)
+            return int(np.count_nonzero(numbers.cpu().numpy() == before.cpu().numpy()))
         return _equal(written, stored if self._source is self._target else before.to(self._target).cpu())
 
 

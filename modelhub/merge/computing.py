@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 
 import torch
 
-from modelhub.convert import ConversionPlan, PlannedTensor
-from modelhub.merge.base import Address, Precision
+from modelhub.convert import ConversionPlan, OutputFile, PlannedTensor
+from modelhub.convert.execute import in_source_order
+from modelhub.merge.base import Address, Precision, Told
 from modelhub.merge.compute import Buffers, Computation, Computed, Maker, type_to_compute_in
-from modelhub.merge.quantising import NewScales, Quantiser, Rescaling
+from modelhub.merge.quantising import Largest, NewScales, Quantiser, Rescaling
 from modelhub.merge.scaled import Scaled, ScaledSource
 
 MakerOf = Callable[[Address, PlannedTensor, torch.dtype, Buffers, torch.device], Maker]
@@ -42,33 +44,63 @@ class Computations:
         }
         self._rescaling = Rescaling(self._weights)
 
-    def computes(self, address: Address) -> bool:
-        """Whether the tensor at *address* is computed; it is copied where not."""
-        return address in self._rescaled or address in self._changed
+    def parted(self, output: OutputFile) -> tuple[list[PlannedTensor], list[PlannedTensor]]:
+        """The tensors of *output* that are copied, and those that are computed: as they lie in their sources, and
+        scales when their weights have been."""
+        copied: list[PlannedTensor] = []
+        computed: list[PlannedTensor] = []
+        scales: list[PlannedTensor] = []
+        for each in in_source_order(output):
+            address = Address(output.path, each.name)
+            into = scales if address in self._rescaled else computed if address in self._changed else copied
+            into.append(each)
+        return copied, computed + scales
 
     def __call__(self, address: Address, planned: PlannedTensor, buffers: Buffers) -> Computed:
         """What computes *planned*, which lies at *address*."""
         if (weight := self._rescaled.get(address)) is not None:
             scaled = _scaled(self._weights[weight])
-            return NewScales(scaled, self._exponents(weight, scaled, buffers))
-        quantiser = None
-        if address in self._weights:
-            scaled = _scaled(planned)
-            quantiser = Quantiser(scaled, self._exponents(address, scaled, buffers))
-        return self._merged(address, planned, buffers, quantiser)
+            return NewScales(scaled, self._rescaling.exponents(weight, scaled, partial(self._look, weight, buffers)))
+        if address not in self._weights:
+            return self._merged(address, planned, buffers)
+        merged = partial(self._merged, address, planned, buffers)
+        return _Requantised(self._rescaling, address, _scaled(planned), merged)
 
-    def _exponents(self, weight: Address, scaled: Scaled, buffers: Buffers) -> torch.Tensor | None:
-        planned = self._weights[weight]
-        return self._rescaling.exponents(
-            weight, scaled, lambda: self._merged(weight, planned, buffers).largest(scaled.block)
-        )
+    def _look(self, weight: Address, buffers: Buffers, largest: Largest) -> None:
+        self._merged(weight, self._weights[weight], buffers, largest=largest).look()
 
     def _merged(
-        self, address: Address, planned: PlannedTensor, buffers: Buffers, quantiser: Quantiser | None = None
+        self,
+        address: Address,
+        planned: PlannedTensor,
+        buffers: Buffers,
+        *,
+        quantiser: Quantiser | None = None,
+        largest: Largest | None = None,
     ) -> Computation:
         dtype = type_to_compute_in(planned, self._precision)
         maker = self._maker_of(address, planned, dtype, buffers, self._device)
-        return Computation(planned, maker, self._precision, buffers, self._device, quantiser=quantiser)
+        return Computation(planned, maker, self._precision, buffers, self._device, quantiser=quantiser, largest=largest)
+
+
+class _Requantised:
+    """A weight of eight bits; its scales grow where its new numbers are too large for them, which is known after."""
+
+    def __init__(
+        self, rescaling: Rescaling, address: Address, scaled: Scaled, computation_of: Callable[..., Computation]
+    ) -> None:
+        self._rescaling = rescaling
+        self._address = address
+        self._scaled = scaled
+        self._computation_of = computation_of
+        self.told: Told | None = None
+
+    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Its blocks; from the first again where the scales had to grow."""
+        for exponents, largest in self._rescaling.settling(self._address, self._scaled):
+            computation = self._computation_of(quantiser=Quantiser(self._scaled, exponents), largest=largest)
+            yield from computation.blocks()
+            self.told = computation.told
 
 
 def _scaled(planned: PlannedTensor) -> Scaled:

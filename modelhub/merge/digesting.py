@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 from types import TracebackType
 
+from modelhub import termination
 from modelhub.convert.background import block_buffer, blocks
 from modelhub.source import FileStat, LocalSource, Source
 
@@ -40,7 +41,8 @@ class Digesting:
     def begin(self, source: Source) -> None:
         """Have *source*, which stays open until this is left, read when those before it are."""
         if id(source) not in self._begun:
-            self._begun[id(source)] = source, self._thread.submit(self._digest_of, source)
+            with termination.held():
+                self._begun[id(source)] = source, self._thread.submit(self._digest_of, source)
 
     def of(self, source: Source) -> str:
         """The SHA-256 of *source*, begun now if it was not; raises what reading it raised."""

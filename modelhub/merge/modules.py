@@ -21,8 +21,8 @@ from modelhub.identify.adapter_names import modules_of, skipped_of
 from modelhub.identify.modules import Module
 from modelhub.identify.names import Names
 from modelhub.merge.base import AdapterModule, Kind, NotMerged, Unmatched
+from modelhub.merge.codes import EIGHT_BITS, number_of
 from modelhub.merge.peft import PeftScales, as_number
-from modelhub.merge.scaled import EIGHT_BITS, number_of
 from modelhub.tensors import StateDict, TensorInfo
 
 _PEFT = "base_model.model."

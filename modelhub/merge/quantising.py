@@ -74,22 +74,59 @@ class NewScales:
         yield 0, made.contiguous()
 
 
+class Largest:
+    """The largest size of a number in each block of the weight that *scaled* is, ``found``: ``[row blocks, column
+    blocks]``, F64."""
+
+    def __init__(self, scaled: Scaled) -> None:
+        self._height, self._width = scaled.block
+        self.found = torch.zeros(scaled.grid, dtype=torch.float64)
+
+    def see(self, rows: Tensor, first: int) -> None:
+        """Look at *rows*, those from row *first* on."""
+        count, height = rows.shape[0], self._height
+        blocks = rows.reshape(count, -1, self._width)
+        sizes = torch.maximum(blocks.amin(2).neg_(), blocks.amax(2)).cpu().to(torch.float64)
+        if height == 1:
+            self.found[first : first + count] = sizes
+            return
+        for row in range(first // height, -(-(first + count) // height)):
+            begin, end = max(row * height - first, 0), min((row + 1) * height - first, count)
+            torch.maximum(self.found[row], sizes[begin:end].amax(0), out=self.found[row])
+
+
 class Rescaling:
-    """By how much the scales of *weights* grow; each is computed once, by the thread that needs it first."""
+    """By how much the scales of *weights* grow; found once for each, by the thread that needs it first."""
 
     def __init__(self, weights: Iterable[Address]) -> None:
         self._locks = {address: threading.Lock() for address in weights}
         self._found: dict[Address, Tensor | None] = {}
 
-    def exponents(self, address: Address, scaled: Scaled, largest: Callable[[], Tensor]) -> Tensor | None:
+    def exponents(self, address: Address, scaled: Scaled, look: Callable[[Largest], None]) -> Tensor | None:
         """The powers of two by which the scales of the weight at *address* grow, by block; ``None``: by nothing.
 
-        *largest* computes the largest size of a number in each block. Raises :class:`MergeError` for a scale of 0.
+        *look* computes the weight for the largest numbers alone. Raises :class:`MergeError` for a scale of 0.
         """
         with self._locks[address]:
             if address not in self._found:
-                self._found[address] = grown(scaled, largest())
+                largest = Largest(scaled)
+                look(largest)
+                self._found[address] = grown(scaled, largest.found)
             return self._found[address]
+
+    def settling(self, address: Address, scaled: Scaled) -> Iterator[tuple[Tensor | None, Largest | None]]:
+        """The exponents with which to compute the weight at *address*, once or, where they turn out too small, twice.
+
+        What is computed the first time is for the largest beside them to see.
+        """
+        with self._locks[address]:
+            if address not in self._found:
+                largest = Largest(scaled)
+                yield None, largest
+                self._found[address] = grown(scaled, largest.found)
+                if self._found[address] is None:
+                    return
+            yield self._found[address], None
 
 
 def grown(scaled: Scaled, largest: Tensor) -> Tensor | None:

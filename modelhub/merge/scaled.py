@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +22,12 @@ from modelhub.convert.base import Draft, file_of, stored
 from modelhub.convert.dense import ComputedSource
 from modelhub.convert.stream import lies_ready
 from modelhub.merge.base import Shape
+from modelhub.merge.codes import EIGHT_BITS, numbers_of_codes
 from modelhub.tensors import DType, StorageRef, TensorInfo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-EIGHT_BITS = frozenset({DType.F8_E4M3, DType.F8_E5M2})
 SCALES = (".scale_weight", ".weight_scale", ".weight_scale_inv")
 LAYERS_KEY = "_quantization_metadata"
 
@@ -91,7 +90,7 @@ class Scaled:
 
         view = self.codes.tensor
         data = self.codes.source.read_at(view.start + first * self.columns, (last - first) * self.columns)
-        wide = _table(view.dtype).take(np.frombuffer(data, "u1"))
+        wide = numbers_of_codes(np.frombuffer(data, "u1"), view.dtype)
         low, width = self.block
         scales = self.scales_of(first, last)[np.arange(first, last) // low - first // low]
         blocks = wide.reshape(last - first, -1, width)
@@ -259,29 +258,3 @@ def _read(word: Piece) -> object:
         return json.loads(word.source.read_at(view.start, view.nbytes))
     except (ValueError, RecursionError):
         return ""
-
-
-def number_of(dtype: DType, code: int) -> float:
-    """The number that *code* stands for, of E4M3 or E5M2; perhaps not finite."""
-    return float(_table(dtype)[code])
-
-
-@cache
-def _table(dtype: DType) -> NDArray[Any]:
-    """The F32 number of each code.
-
-    E4M3 has a bias of 7, no infinities and two NaNs; E5M2 a bias of 15, infinities and NaNs as IEEE 754 has them
-    (Micikevicius et al. 2022, "FP8 formats for deep learning", arXiv 2209.05433).
-    """
-    import numpy as np
-
-    bits, bias = (3, 7) if dtype is DType.F8_E4M3 else (2, 15)
-    codes = np.arange(256)
-    exponent, fraction = (codes & 0x7F) >> bits, codes & ((1 << bits) - 1)
-    normal = np.ldexp(1 + fraction / (1 << bits), exponent - bias)
-    size = np.where(exponent == 0, np.ldexp(fraction / (1 << bits), 1 - bias), normal)
-    if dtype is DType.F8_E4M3:
-        size[(codes & 0x7F) == 0x7F] = np.nan
-    else:
-        size[exponent == 0x1F] = np.where(fraction[exponent == 0x1F] == 0, np.inf, np.nan)
-    return np.where(codes & 0x80, -size, size).astype("<f4")

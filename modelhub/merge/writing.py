@@ -13,9 +13,10 @@ from typing import Protocol
 
 import torch
 
+from modelhub import termination
 from modelhub.convert import Conversion, ConversionPlan, OutputFile, Piece, PlannedTensor
 from modelhub.convert.background import Background
-from modelhub.convert.execute import check_target, check_unchanged, in_source_order, write_copied
+from modelhub.convert.execute import check_target, check_unchanged, write_copied
 from modelhub.convert.execute import execute as write_conversion
 from modelhub.convert.integrity import check_sources
 from modelhub.convert.stream import BLOCK
@@ -35,8 +36,8 @@ Progress = Callable[[int], None]
 class Compute(Protocol):
     """What is computed of an output; what is not is copied."""
 
-    def computes(self, address: Address) -> bool:
-        """Whether the tensor at *address* is computed."""
+    def parted(self, output: OutputFile) -> tuple[Sequence[PlannedTensor], Sequence[PlannedTensor]]:
+        """The tensors of *output* that are copied, and those that are computed, each in the order of the work."""
 
     def __call__(self, address: Address, planned: PlannedTensor, buffers: Buffers) -> Computed:
         """What computes *planned*, which lies at *address*."""
@@ -83,7 +84,6 @@ class Computing:
         self._workers = workers or min((os.cpu_count() or 1) + 1, _MOST_THREADS)  # one waits for the disk
         self._marks: dict[tuple[str, str], tuple[Mark, ...]] = {}
         self._final: dict[str, OutputFile] = {}
-        self._here = threading.local()
         self._lock = threading.Lock()
 
     def execute(self, plan: ConversionPlan, path: str, *, force: bool, progress: Progress | None) -> Conversion:
@@ -109,9 +109,14 @@ class Computing:
             pool = ThreadPoolExecutor(self._workers, thread_name_prefix="merge")
             try:
                 # What is copied comes first, by this thread: a write into the page cache waits for all others.
-                copied, computed = self._parted(output)
+                copied, computed = self._compute.parted(output)
                 self._write_copied(output, copied, part, tell)
-                _finish([pool.submit(self._write_computed, output, each, part, tell) for each in computed])
+                following = iter(computed)  # a list's, which gives each tensor to one of the threads
+                with termination.held():  # a signal that comes while a task is handed over would leave its locks taken
+                    work = [
+                        pool.submit(self._write_computed, output, following, part, tell) for _ in range(self._workers)
+                    ]
+                _finish(work)
                 part.settle()
             except OSError as error:
                 raise write_error(error, part.target, output.size) from error
@@ -138,29 +143,32 @@ class Computing:
             self.checked = self._recheck(path)
         check_unchanged(self._others)
 
-    def _parted(self, output: OutputFile) -> tuple[list[PlannedTensor], list[PlannedTensor]]:
-        """The tensors of *output* that are copied, and those that are computed, as they lie in their sources."""
-        parted: tuple[list[PlannedTensor], list[PlannedTensor]] = ([], [])
-        for each in in_source_order(output):
-            parted[self._compute.computes(Address(output.path, each.name))].append(each)
-        return parted
+    def _write_computed(
+        self, output: OutputFile, following: Iterator[PlannedTensor], part: PartFile, tell: Progress
+    ) -> None:
+        buffers = Buffers()
+        for planned in following:
+            self._write_one(output, planned, part, tell, buffers)
 
-    def _write_computed(self, output: OutputFile, planned: PlannedTensor, part: PartFile, tell: Progress) -> None:
-        if not hasattr(self._here, "buffers"):
-            self._here.buffers = Buffers()
+    def _write_one(
+        self, output: OutputFile, planned: PlannedTensor, part: PartFile, tell: Progress, buffers: Buffers
+    ) -> None:
         address = Address(output.path, planned.name)
-        computation = self._compute(address, planned, self._here.buffers)
+        computation = self._compute(address, planned, buffers)
         start = len(output.header) + planned.begin
         marks: list[Mark] = []
+        reached = 0
         for offset, block in computation.blocks():
             data = bytes_of(block)
             if offset == 0:
+                marks.clear()
                 marks.append(_mark(0, data[:_MARKED]))
             if offset + len(data) == planned.nbytes:
                 last = data[-_MARKED:]
                 marks.append(_mark(planned.nbytes - len(last), last))
             part.write_at(start + offset, data, direct=True)
-            tell(len(data))
+            tell(max(0, offset + len(data) - reached))
+            reached = max(reached, offset + len(data))
         with self._lock:
             if computation.told is not None:
                 self.told[address] = computation.told

@@ -80,6 +80,15 @@ def test_pieces_of_any_size_lie_where_they_should(
     assert target.read_bytes() == b"".join(data for _, data in pieces)
 
 
+def test_what_is_given_again_stays(prepared: Path) -> None:
+    """Of bytes that are given twice in the same pieces the second are there, the ends that wait as well."""
+    first, second = noise(3, 3 * ALIGNMENT), noise(4, 3 * ALIGNMENT)
+    cuts = [(100, 5000), (5000, 9000), (9000, 12000)]
+    left = left_over(prepared, *[(low, data[low:high]) for data in (first, second) for low, high in cuts])
+    assert left == [(100, ALIGNMENT - 100), (8192, 12000 - 8192)]
+    assert prepared.read_bytes()[100:12000] == second[100:12000]
+
+
 def test_only_what_is_beyond_whole_pages_is_written_in_the_usual_way(prepared: Path) -> None:
     """What follows on what came before is gathered; ends that meet are one write."""
     data = noise(1, 4 * ALIGNMENT)
