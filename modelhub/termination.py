@@ -33,7 +33,7 @@ _ASKING = {
 _AGAIN = 0.01
 """Seconds after which an exception that Python swallowed comes again."""
 
-_DEAF = 0.2
+DEAF = 0.2
 """Seconds for which a wait may not hear a signal."""
 
 
@@ -122,9 +122,9 @@ def get(queue: Queue[T] | SimpleQueue[T], seconds: float = float("inf")) -> T:
     while True:
         left = latest - time.monotonic()
         try:
-            return queue.get(timeout=max(0.0, min(left, _DEAF)))
+            return queue.get(timeout=max(0.0, min(left, DEAF)))
         except Empty:
-            if left <= _DEAF:
+            if left <= DEAF:
                 raise
 
 

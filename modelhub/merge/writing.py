@@ -221,10 +221,12 @@ def write_recipe(text: str, target: str, *, of: object, force: bool, carried_out
 
 def _finish(tasks: list[Future[None]]) -> None:
     """Wait for all *tasks*; raise what the first one that failed did."""
-    done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
-    for task in tasks:
-        if task in done and not isinstance(task.exception(), _Stopped):
-            task.result()
+    left = set(tasks)
+    while left:
+        done, left = wait(left, timeout=termination.DEAF, return_when=FIRST_EXCEPTION)
+        for task in done:
+            if not isinstance(task.exception(), _Stopped):
+                task.result()
 
 
 def _mark(offset: int, data: memoryview) -> Mark:
