@@ -96,15 +96,6 @@ def given() -> Iterator[Case]:
             yield Case("key lists of real files", kind, right, layout(names), len(parts) > 1)
 
 
-FORECAST = (
-    "How they do on lists unseen was tried once, on 2026-11-26, before any rule was mended with them: 835 lists of",
-    "other sources (93 of published files, by the digests of their names and shapes in DiffSynth's configurations;",
-    "networks of LyCORIS and PEFT over published modules; spandrel's modules in other sizes; spellings that issues of",
-    "other programs print). 719 (86 %) were told rightly, 62 (7 %) left open with the right one among several, 43",
-    "(5 %) not told, 11 (1.3 %) wrongly, six of these as one architecture. Mended, it is 771, 54, 4 and 6 (two as one:",
-    "Kolors' attention layers are SDXL's).",
-)
-
 _CHECKPOINTS = frozenset({"ldm", "sgm", "comfyui", "flux"})
 
 
@@ -173,8 +164,6 @@ def main() -> None:
         "",
         "The rules were written and mended with these lists: the table says that they hold, not how they do on lists",
         "unseen. A component or small adapter is right when it is left open to exactly the architectures that have it.",
-        "",
-        *FORECAST,
         "",
         *machine.description(".", ["diffusers", "transformers"]),
     ]

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from modelhub import __version__
+from modelhub import __version__, termination
 from modelhub.container import open_path
 from modelhub.container.sniff import HEAD, sniff
 from modelhub.convert import Conversion, ConversionOptions, ConversionPlan, convert, default_target
@@ -89,11 +89,13 @@ def convert_all(
     pending: deque[Future[BatchResult]] = deque()
     try:
         for found in find_sources([root]):
-            pending.append(pool.submit(run.take, found, run.rival(found)))
+            rival = run.rival(found)
+            with termination.held():
+                pending.append(pool.submit(run.take, found, rival))
             if len(pending) >= _AHEAD * jobs:
-                yield pending.popleft().result()
+                yield termination.result(pending.popleft())
         while pending:
-            yield pending.popleft().result()
+            yield termination.result(pending.popleft())
     finally:
         run.stopped.set()
         pool.shutdown(cancel_futures=True)

@@ -14,6 +14,7 @@ from modelhub.errors import AccessDenied, NotFound, SourceError
 from modelhub.identify import Identity, Observation, identify_observation, observe
 from modelhub.scan import Policy, ScanReport, scan
 from modelhub.source import Digest, FileStat, LocalSource, digest_of
+from modelhub.tensor_table import elements_of
 
 Progress = Callable[[int], None]
 
@@ -50,8 +51,8 @@ class Examination:
     @property
     def parameter_count(self) -> int | None:
         """Elements of all tensors altogether, ``None`` when they cannot be told."""
-        counts = [part.state_dict.parameter_count for _, part in self.container.files() if part.state_dict is not None]
-        return sum(counts) if counts else None
+        dicts = [part.state_dict for _, part in self.container.files() if part.state_dict is not None]
+        return sum(elements_of(each.tensors) for each in dicts) if dicts else None
 
     @property
     def metadata(self) -> dict[str, str]:

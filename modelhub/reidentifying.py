@@ -9,6 +9,7 @@ from modelhub import __version__
 from modelhub.db import Catalog
 from modelhub.identify import Identity, Observation, identify_observation, restored, rules_version
 from modelhub.identify.side_file import told_beside
+from modelhub.tensor_table import elements_of
 
 _BATCH = 200
 
@@ -76,4 +77,4 @@ def _counts(observation: Observation) -> tuple[int | None, int | None]:
     dicts = [state_dict for state_dict, _ in observation.files.values()]
     if not any(dicts):
         return None, None
-    return sum(map(len, dicts)), sum(each.parameter_count for each in dicts)
+    return sum(map(len, dicts)), sum(elements_of(each.tensors) for each in dicts)

@@ -2,7 +2,8 @@
 
 Python turns Ctrl-C into an exception, and dies at once of other signals. :func:`listen` makes exceptions of those, too,
 and closes the three gaps that Ctrl-C has: an exception that comes where Python swallows it comes again, a child process
-that is just being started (:func:`run`) is not lost, and no wait for a thread is deaf (:func:`get`).
+that is just being started (:func:`run`) is not lost, and no wait for a thread is deaf (:func:`get`, :func:`result`,
+:func:`join`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from queue import Queue, SimpleQueue
     from subprocess import CompletedProcess
 
@@ -126,6 +128,21 @@ def get(queue: Queue[T] | SimpleQueue[T], seconds: float = float("inf")) -> T:
         except Empty:
             if left <= DEAF:
                 raise
+
+
+def result(task: Future[T]) -> T:
+    """What *task* returned or raised; a wait for it that hears signals, as :func:`get`."""
+    from concurrent.futures import wait
+
+    while not task.done():
+        wait((task,), timeout=DEAF)
+    return task.result()
+
+
+def join(thread: threading.Thread) -> None:
+    """Wait for the end of *thread* and hear signals, as :func:`get`."""
+    while thread.is_alive():
+        thread.join(DEAF)
 
 
 def run(

@@ -11,6 +11,7 @@ import gc
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,28 +86,29 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(params=BACKENDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where the test's catalog is or, in a file, comes to be."""
+@contextmanager
+def _catalog(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
     if request.param == "postgresql":
         server: Server = request.getfixturevalue("server")
         url = server.catalog()
         yield url
         server.drop(url)
     else:
-        yield str(tmp_path / "folder" / "catalog.db")
+        yield str(folder / "catalog.db")
+
+
+@pytest.fixture(params=BACKENDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where the test's catalog is or, in a file, comes to be."""
+    with _catalog(request, tmp_path / "folder") as url:
+        yield url
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def shared_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the one catalog is that tests of a module share, all of which leave it as it was."""
-    if request.param == "postgresql":
-        server: Server = request.getfixturevalue("server")
-        url = server.catalog()
+    with _catalog(request, tmp_path_factory.mktemp("shared")) as url:
         yield url
-        server.drop(url)
-    else:
-        yield str(tmp_path_factory.mktemp("shared") / "catalog.db")
 
 
 @pytest.fixture(params=BACKENDS)

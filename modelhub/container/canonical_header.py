@@ -17,7 +17,8 @@ from operator import add
 from typing import Any, NamedTuple
 
 from modelhub.kept import Kept
-from modelhub.tensors import DTYPE_BY_LABEL, Form, TensorTable
+from modelhub.tensor_table import Form, TensorTable
+from modelhub.tensors import DTYPE_BY_LABEL
 
 _LONGEST = 2_000_000
 """Bytes of a header that is read here: the reader of JSON refuses as many marks, and counts them in what is longer."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from modelhub import termination
 from modelhub.errors import ChangedDuringRead
 from modelhub.source import Source
 
@@ -42,7 +43,7 @@ class Background(Generic[Result]):
 
     def result(self) -> Result:
         """Wait for the call; what it returned, or raise what it raised."""
-        self._thread.join()
+        termination.join(self._thread)
         if self._error is not None:
             raise self._error
         return self._results[0]
@@ -55,7 +56,7 @@ class Background(Generic[Result]):
     ) -> None:
         if kind is not None:
             self._stopped.set()
-        self._thread.join()
+        termination.join(self._thread)
 
 
 def flushing(sync: Callable[[], None], written: threading.Event) -> Background[None]:

@@ -23,7 +23,8 @@ from modelhub.identify.prediction import claimed
 from modelhub.identify.probe import Probe
 from modelhub.identify.side_file import PEFT_ALPHA
 from modelhub.kept import Kept
-from modelhub.tensors import Scalar, StateDict, shapes_of
+from modelhub.tensor_table import shapes_of
+from modelhub.tensors import Scalar, StateDict
 
 Shape = tuple[int, ...]
 

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Set
 
 from modelhub.identify.base import Evidence
-from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, StateDict, bits_of
+from modelhub.tensor_table import bits_of
+from modelhub.tensors import DTYPE_BY_LABEL, BlockTensor, StateDict
 
 DOMINANT = 0.9
 """The share of all floating point bytes that one element type must hold to be *the* precision."""

@@ -7,7 +7,8 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from modelhub.errors import SourceError
-from modelhub.tensors import DType, TensorInfo, TensorTable
+from modelhub.tensor_table import TensorTable
+from modelhub.tensors import DType, TensorInfo
 
 Read = Callable[[int, int], bytes]
 """``read(offset, length)``: bytes of the file at an absolute offset, fewer where it ends."""

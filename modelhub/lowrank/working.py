@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from modelhub import termination
 from modelhub.merge.writing import torch_threads
 
 Item = TypeVar("Item")
@@ -31,11 +32,12 @@ def worked(
     with torch_threads(max(1, cores // workers)):
         try:
             for item in items:
-                ahead.append((item, pool.submit(work, item)))
+                with termination.held():
+                    ahead.append((item, pool.submit(work, item)))
                 if len(ahead) > 2 * workers:
                     first, task = ahead.popleft()
-                    yield first, task.result()
+                    yield first, termination.result(task)
             for first, task in ahead:
-                yield first, task.result()
+                yield first, termination.result(task)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -47,7 +47,7 @@ class Digesting:
     def of(self, source: Source) -> str:
         """The SHA-256 of *source*, begun now if it was not; raises what reading it raised."""
         self.begin(source)
-        return self._begun[id(source)][1].result()
+        return termination.result(self._begun[id(source)][1])
 
     def _digest_of(self, source: Source) -> str:
         recorded = self._known.get(source.stat) if isinstance(source, LocalSource) else None

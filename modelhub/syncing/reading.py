@@ -17,7 +17,7 @@ from modelhub.reidentifying import identification_version
 from modelhub.source import Source, open_local
 from modelhub.syncing.compare import Print
 from modelhub.syncing.structures import Structures
-from modelhub.tensors import elements_of
+from modelhub.tensor_table import elements_of
 from modelhub.verbs import Inspection
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from modelhub.identify.probe import Probe
 from modelhub.identify.side_file import Told as Beside
 from modelhub.identify.side_file import claimed_beside, told_beside
 from modelhub.source import LocalSource
-from modelhub.tensors import StateDict, elements_of
+from modelhub.tensor_table import elements_of
+from modelhub.tensors import StateDict
 
 _KEPT = 1 << 25
 """Bytes of lists that are remembered, the largest of which have a third of a megabyte."""

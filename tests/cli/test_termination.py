@@ -150,11 +150,13 @@ def test_an_exception_that_python_swallows_comes_again() -> None:
     assert (done.stdout.split(), done.stderr) == (["swallowed", "15"], "")
 
 
-def test_a_signal_that_another_thread_was_given_ends_a_wait() -> None:
-    """The main thread hears it while it waits for what is never put into a queue."""
+@pytest.mark.parametrize("wait", ["get(queue.Queue())", "result(Future())", "join(other)"])
+def test_a_signal_that_another_thread_was_given_ends_a_wait(wait: str) -> None:
+    """The main thread hears it while it waits for what never comes."""
     done = python(
-        """
+        f"""
         import queue, signal, threading, time
+        from concurrent.futures import Future
         from modelhub import termination
         termination.listen()
         other = threading.Thread(target=time.sleep, args=(50,), daemon=True)
@@ -162,7 +164,7 @@ def test_a_signal_that_another_thread_was_given_ends_a_wait() -> None:
         threading.Timer(0.2, signal.pthread_kill, (other.ident, signal.SIGTERM)).start()
         before = time.monotonic()
         try:
-            termination.get(queue.Queue())
+            termination.{wait}
         except termination.Terminated as error:
             print(error.number, time.monotonic() - before < 20)
         try:

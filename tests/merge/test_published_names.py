@@ -36,7 +36,9 @@ def diffusers_name(stem: str, deep: int = 2) -> str:
     """diffusers' name of the UNet's module *stem*, with *deep* layers in a block, as its LoRA converter reckons."""
     if stem in ENDS:
         return ENDS[stem]
-    kind, number, rest = re.fullmatch(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(.+)", stem).groups()  # type: ignore[union-attr]
+    match = re.fullmatch(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(.+)", stem)
+    assert match is not None
+    kind, number, rest = match.groups()
     n = int(number)
     if kind == "middle_block":
         where = ("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1")[n]
