@@ -126,13 +126,6 @@ class Computation:
             yield first * columns * made.element_size(), written
         self.told = Told(math.sqrt(weight), math.sqrt(change), numel, unchanged)
 
-    def look(self) -> None:
-        """Compute all of it for who sees the largest numbers, and nothing else."""
-        assert self._largest is not None
-        for first, _, _, merged in self._merged():
-            self._check_finite(*torch.aminmax(merged))
-            self._largest.see(merged, first)
-
     def _changed(self, first: int, count: int) -> Iterator[slice]:
         """What the maker changes of the block of *count* rows from *first* on."""
         for begin, end in self._maker.runs or ((first, first + count),):

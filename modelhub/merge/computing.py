@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -11,7 +11,7 @@ from modelhub.convert import ConversionPlan, OutputFile, PlannedTensor
 from modelhub.convert.execute import in_source_order
 from modelhub.merge.base import Address, Precision, Told
 from modelhub.merge.compute import Buffers, Computation, Computed, Maker, type_to_compute_in
-from modelhub.merge.quantising import Largest, NewScales, Quantiser, Rescaling
+from modelhub.merge.quantising import Largest, NewScales, Quantiser, grown
 from modelhub.merge.scaled import Scaled, ScaledSource
 
 MakerOf = Callable[[Address, PlannedTensor, torch.dtype, Buffers, torch.device], Maker]
@@ -42,65 +42,58 @@ class Computations:
             for each in output.tensors
             if Address(output.path, each.name) in set(rescaled.values())
         }
-        self._rescaling = Rescaling(self._weights)
+        self._exponents: dict[Address, torch.Tensor | None] = {}
 
-    def parted(self, output: OutputFile) -> tuple[list[PlannedTensor], list[PlannedTensor]]:
-        """The tensors of *output* that are copied, and those that are computed: as they lie in their sources, and
-        scales when their weights have been."""
+    def parted(self, output: OutputFile) -> tuple[Sequence[PlannedTensor], Sequence[Sequence[PlannedTensor]]]:
+        """The tensors of *output* that are copied, and those that are computed, all as they lie in their sources:
+        first the weights, and when these are done the scales, which follow from them."""
         copied: list[PlannedTensor] = []
-        computed: list[PlannedTensor] = []
+        weights: list[PlannedTensor] = []
         scales: list[PlannedTensor] = []
         for each in in_source_order(output):
             address = Address(output.path, each.name)
-            into = scales if address in self._rescaled else computed if address in self._changed else copied
+            into = scales if address in self._rescaled else weights if address in self._changed else copied
             into.append(each)
-        return copied, computed + scales
+        return copied, (weights, scales)
 
     def __call__(self, address: Address, planned: PlannedTensor, buffers: Buffers) -> Computed:
         """What computes *planned*, which lies at *address*."""
         if (weight := self._rescaled.get(address)) is not None:
-            scaled = _scaled(self._weights[weight])
-            return NewScales(scaled, self._rescaling.exponents(weight, scaled, partial(self._look, weight, buffers)))
-        if address not in self._weights:
-            return self._merged(address, planned, buffers)
-        merged = partial(self._merged, address, planned, buffers)
-        return _Requantised(self._rescaling, address, _scaled(planned), merged)
-
-    def _look(self, weight: Address, buffers: Buffers, largest: Largest) -> None:
-        self._merged(weight, self._weights[weight], buffers, largest=largest).look()
-
-    def _merged(
-        self,
-        address: Address,
-        planned: PlannedTensor,
-        buffers: Buffers,
-        *,
-        quantiser: Quantiser | None = None,
-        largest: Largest | None = None,
-    ) -> Computation:
+            return NewScales(_scaled(self._weights[weight]), self._exponents[weight])
         dtype = type_to_compute_in(planned, self._precision)
         maker = self._maker_of(address, planned, dtype, buffers, self._device)
-        return Computation(planned, maker, self._precision, buffers, self._device, quantiser=quantiser, largest=largest)
+        computation = partial(Computation, planned, maker, self._precision, buffers, self._device)
+        if address not in self._weights:
+            return computation()
+        return _Requantised(_scaled(planned), computation, partial(self._exponents.__setitem__, address))
 
 
 class _Requantised:
     """A weight of eight bits; its scales grow where its new numbers are too large for them, which is known after."""
 
     def __init__(
-        self, rescaling: Rescaling, address: Address, scaled: Scaled, computation_of: Callable[..., Computation]
+        self,
+        scaled: Scaled,
+        computation: Callable[..., Computation],
+        settled: Callable[[torch.Tensor | None], None],
     ) -> None:
-        self._rescaling = rescaling
-        self._address = address
+        """*settled* is told by which powers of two the scales grow, by block."""
         self._scaled = scaled
-        self._computation_of = computation_of
+        self._computation = computation
+        self._settled = settled
         self.told: Told | None = None
 
     def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Its blocks; from the first again where the scales had to grow."""
-        for exponents, largest in self._rescaling.settling(self._address, self._scaled):
-            computation = self._computation_of(quantiser=Quantiser(self._scaled, exponents), largest=largest)
+        largest = Largest(self._scaled)
+        computation = self._computation(quantiser=Quantiser(self._scaled, None), largest=largest)
+        yield from computation.blocks()
+        exponents = grown(self._scaled, largest.found)
+        if exponents is not None:
+            computation = self._computation(quantiser=Quantiser(self._scaled, exponents))
             yield from computation.blocks()
-            self.told = computation.told
+        self._settled(exponents)
+        self.told = computation.told
 
 
 def _scaled(planned: PlannedTensor) -> Scaled:

@@ -10,14 +10,12 @@ all but the smallest of them. A new scale from the largest number, which ComfyUI
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from modelhub.errors import MergeError
-from modelhub.merge.base import Address
 from modelhub.merge.reading import scales_of, torch_type
 from modelhub.merge.scaled import Scaled
 
@@ -95,42 +93,11 @@ class Largest:
             torch.maximum(self.found[row], sizes[begin:end].amax(0), out=self.found[row])
 
 
-class Rescaling:
-    """By how much the scales of *weights* grow; found once for each, by the thread that needs it first."""
-
-    def __init__(self, weights: Iterable[Address]) -> None:
-        self._locks = {address: threading.Lock() for address in weights}
-        self._found: dict[Address, Tensor | None] = {}
-
-    def exponents(self, address: Address, scaled: Scaled, look: Callable[[Largest], None]) -> Tensor | None:
-        """The powers of two by which the scales of the weight at *address* grow, by block; ``None``: by nothing.
-
-        *look* computes the weight for the largest numbers alone. Raises :class:`MergeError` for a scale of 0.
-        """
-        with self._locks[address]:
-            if address not in self._found:
-                largest = Largest(scaled)
-                look(largest)
-                self._found[address] = grown(scaled, largest.found)
-            return self._found[address]
-
-    def settling(self, address: Address, scaled: Scaled) -> Iterator[tuple[Tensor | None, Largest | None]]:
-        """The exponents with which to compute the weight at *address*, once or, where they turn out too small, twice.
-
-        What is computed the first time is for the largest beside them to see.
-        """
-        with self._locks[address]:
-            if address not in self._found:
-                largest = Largest(scaled)
-                yield None, largest
-                self._found[address] = grown(scaled, largest.found)
-                if self._found[address] is None:
-                    return
-            yield self._found[address], None
-
-
 def grown(scaled: Scaled, largest: Tensor) -> Tensor | None:
-    """How often the scales of *scaled* are doubled so that numbers of the size *largest* have codes, by block."""
+    """How often the scales of *scaled* are doubled so that numbers of the size *largest* have codes, by block.
+
+    ``None``: none is. Raises :class:`MergeError` for a scale of 0.
+    """
     scales = torch.from_numpy(scales_of(scaled, 0, scaled.rows)).abs().to(torch.float64)
     if bool(((scales == 0) & (largest > 0)).any()):
         raise MergeError(f"{_which(scaled)}: its scale is 0", hint="--dtype fp16 or bf16 needs no scale")

@@ -36,8 +36,8 @@ Progress = Callable[[int], None]
 class Compute(Protocol):
     """What is computed of an output; what is not is copied."""
 
-    def parted(self, output: OutputFile) -> tuple[Sequence[PlannedTensor], Sequence[PlannedTensor]]:
-        """The tensors of *output* that are copied, and those that are computed, each in the order of the work."""
+    def parted(self, output: OutputFile) -> tuple[Sequence[PlannedTensor], Sequence[Sequence[PlannedTensor]]]:
+        """The tensors of *output* that are copied, and those that are computed, some after others are done."""
 
     def __call__(self, address: Address, planned: PlannedTensor, buffers: Buffers) -> Computed:
         """What computes *planned*, which lies at *address*."""
@@ -111,12 +111,14 @@ class Computing:
                 # What is copied comes first, by this thread: a write into the page cache waits for all others.
                 copied, computed = self._compute.parted(output)
                 self._write_copied(output, copied, part, tell)
-                following = iter(computed)  # a list's, which gives each tensor to one of the threads
-                with termination.held():  # a signal that comes while a task is handed over would leave its locks taken
-                    work = [
-                        pool.submit(self._write_computed, output, following, part, tell) for _ in range(self._workers)
-                    ]
-                _finish(work)
+                for tensors in computed:
+                    following = iter(tensors)  # a list's, which gives each tensor to one of the threads
+                    with termination.held():  # a signal while a task is handed over would leave its locks taken
+                        work = [
+                            pool.submit(self._write_computed, output, following, part, tell)
+                            for _ in range(self._workers)
+                        ]
+                    _finish(work)
                 part.settle()
             except OSError as error:
                 raise write_error(error, part.target, output.size) from error
