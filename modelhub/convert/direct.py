@@ -29,13 +29,18 @@ _REFUSED = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 class _Run:
-    """Bytes of one thread that follow each other: *held* of them in memory, from the aligned place *begin* on."""
+    """Bytes of one thread that follow each other: those from *lead* to *held* of its memory, whose first byte belongs
+    to the aligned place *begin*."""
 
-    __slots__ = ("begin", "held", "memory")
+    __slots__ = ("begin", "held", "lead", "memory")
 
     def __init__(self) -> None:
-        self.memory = memoryview(mmap.mmap(-1, _GATHERED))
-        self.begin = self.held = 0
+        self.memory = memoryview(mmap.mmap(-1, _GATHERED + ALIGNMENT))
+        self.begin = self.lead = self.held = 0
+
+    def begin_at(self, offset: int) -> None:
+        self.lead = self.held = offset % ALIGNMENT
+        self.begin = offset - self.lead
 
 
 class Direct:
@@ -59,29 +64,37 @@ class Direct:
                 self._fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | _FLAG)
         self._refused = self._fd < 0
 
+    def room(self, offset: int, size: int) -> memoryview | None:
+        """Memory for the *size* bytes at *offset*, which are written once they are there and :meth:`fill` says so: what
+        is made in it is spared a copy. ``None`` where they are more than it holds or nothing is written directly."""
+        if self._refused or size > _GATHERED:
+            return None
+        run = self._at(offset)
+        if run.held + size > len(run.memory):
+            self._put_whole(run)
+        return run.memory[run.held : run.held + size]
+
+    def fill(self, size: int) -> None:
+        """Take the *size* bytes that this thread has put into its :meth:`room`, as :meth:`write_at` does."""
+        self._run().held += size
+
     def write_at(self, offset: int, data: memoryview) -> None:
         """Write *data* at *offset*, at the latest when :meth:`settle` is called. Threads may call it at a time, and a
         thread once more for bytes that it has given, in the same order: the last ones stay.
 
         Raises ``OSError`` as any writing does, perhaps for what was given before.
         """
-        if self._refused:
-            self._write(offset, data)
-            return
-        run = self._run()
-        if run.begin + run.held != offset:
-            self._end(run)
-            head = -offset % ALIGNMENT
-            self._leave(offset, data[:head])
-            run.begin, data = offset + head, data[head:]
-        while data:
-            size = min(_GATHERED - run.held, len(data))
+        run = self._at(offset)
+        while data and not self._refused:
+            size = min(len(run.memory) - run.held, len(data))
             run.memory[run.held : run.held + size] = data[:size]
             run.held += size
-            data = data[size:]
-            if run.held == _GATHERED:
-                self._put(run, _GATHERED)
-                run.begin, run.held = run.begin + _GATHERED, 0
+            offset, data = offset + size, data[size:]
+            if run.held == len(run.memory):
+                self._put_whole(run)
+        if data:
+            self._end(run)
+            self._write(offset, data)
 
     def settle(self) -> None:
         """Write what is held of all that was given; no thread may write meanwhile. Raises ``OSError``."""
@@ -102,19 +115,40 @@ class Direct:
         run: _Run = self._here.run
         return run
 
+    def _at(self, offset: int) -> _Run:
+        """This thread's run, which goes on at *offset*."""
+        run = self._run()
+        if run.begin + run.held != offset:
+            self._end(run)
+            run.begin_at(offset)
+        return run
+
     def _end(self, run: _Run) -> None:
         """Write what *run* holds; it begins somewhere else then."""
-        whole = run.held - run.held % ALIGNMENT
-        self._put(run, whole)
-        self._leave(run.begin + whole, run.memory[whole : run.held])
-        run.begin, run.held = -1, 0
+        self._put_whole(run)
+        self._leave(run.begin + run.lead, run.memory[run.lead : run.held])
+        run.begin_at(0)
 
-    def _put(self, run: _Run, size: int) -> None:
-        """Write the first *size* bytes of *run*, directly as far as that can be."""
-        written = 0
-        while written < size and not self._refused:
+    def _put_whole(self, run: _Run) -> None:
+        """Write the whole pages that *run* holds; what it holds of the next one is at the beginning of its memory then.
+
+        Of its first page it may hold the end alone, which is left to the end.
+        """
+        whole = run.held - run.held % ALIGNMENT
+        if not whole:
+            return
+        first = ALIGNMENT if run.lead else 0
+        self._leave(run.begin + run.lead, run.memory[run.lead : first])
+        self._put(run.begin + first, run.memory[first:whole])
+        rest = run.held - whole
+        run.memory[:rest] = run.memory[whole : run.held]
+        run.begin, run.lead, run.held = run.begin + whole, 0, rest
+
+    def _put(self, offset: int, pages: memoryview) -> None:
+        """Write *pages* at the aligned *offset*, directly as far as that can be."""
+        while pages and not self._refused:
             try:
-                count = os.pwrite(self._fd, run.memory[written:size], run.begin + written)
+                count = os.pwrite(self._fd, pages, offset)
             except OSError as error:
                 if error.errno not in _REFUSED:
                     raise
@@ -124,9 +158,10 @@ class Direct:
                 break
             if count < ALIGNMENT:
                 break
-            written += count - count % ALIGNMENT
-        if written < size:
-            self._write(run.begin + written, run.memory[written:size])
+            count -= count % ALIGNMENT
+            offset, pages = offset + count, pages[count:]
+        if pages:
+            self._write(offset, pages)
 
     def _leave(self, offset: int, data: memoryview) -> None:
         """Have *data* written at the end, or when much waits for that. No page is written directly as well."""

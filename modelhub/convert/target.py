@@ -77,6 +77,16 @@ class PartFile:
         else:
             self._write_at(offset, memoryview(data))
 
+    def room(self, offset: int, size: int) -> memoryview | None:
+        """Memory in which to make the *size* bytes at *offset*, which :meth:`fill` then writes as :meth:`write_at` does
+        with *direct*; ``None`` where there is none."""
+        return self._direct.room(offset, size) if self._direct is not None else None
+
+    def fill(self, size: int) -> None:
+        """Write the *size* bytes that this thread made in the :meth:`room` that it asked for last."""
+        assert self._direct is not None
+        self._direct.fill(size)
+
     def settle(self) -> None:
         """Have what was written directly be there, once no thread writes so any more."""
         if self._direct is not None:

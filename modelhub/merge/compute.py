@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -40,10 +40,16 @@ class Maker(Protocol):
         """Change *weight*, the tensor's rows from *first* on, in place."""
 
 
+Room = Callable[[int, int], memoryview | None]
+"""Gives memory for the bytes of an output's tensor from one on, by its number and how many they are; if it has any."""
+
+
 class Buffers:
     """Memory for a block, kept from one to the next; one for each thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room | None = None) -> None:
+        """*room* gives the memory for blocks of the output."""
+        self._room = room
         self._kept: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def get(self, use: str, dtype: torch.dtype, shape: Sequence[int], device: torch.device = CPU) -> Tensor:
@@ -53,6 +59,13 @@ class Buffers:
         if kept is None or kept.numel() < count:
             kept = self._kept[use, dtype, device] = torch.empty(max(count, BLOCK), dtype=dtype, device=device)
         return kept[:count].reshape(tuple(shape))
+
+    def output(self, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+        """A tensor of *shape* on the CPU for the output's block that begins at byte *offset* of its tensor."""
+        room = self._room(offset, math.prod(shape) * dtype.itemsize) if self._room is not None else None
+        if room is None:
+            return self.get("output", dtype, shape)
+        return torch.frombuffer(room, dtype=dtype).reshape(tuple(shape))
 
 
 def type_to_compute_in(planned: PlannedTensor, precision: Precision) -> torch.dtype:
@@ -114,16 +127,19 @@ class Computation:
         for first, stored, before, merged in self._merged():
             if self._largest is not None:
                 self._largest.see(merged, first)
-            made = get("made", self._target, stored.shape, device)
+            offset = first * columns * self._target.itemsize
+            written = self._buffers.output(offset, self._target, stored.shape)
+            made = written if device == CPU else get("made", self._target, stored.shape, device)
             self._round(merged, made, first)
-            written = made if device == CPU else get("written", self._target, stored.shape).copy_(made)
+            if device != CPU:
+                written.copy_(made)
             self._check(written, merged)
             for run in self._changed(first, stored.shape[0]):
                 unchanged += self._unchanged(stored[run], before[run], written[run], first + run.start)
                 weight += _square(before[run])
                 change += _square(before[run].sub_(merged[run]))
                 numel += stored[run].numel()
-            yield first * columns * made.element_size(), written
+            yield offset, written
         self.told = Told(math.sqrt(weight), math.sqrt(change), numel, unchanged)
 
     def _changed(self, first: int, count: int) -> Iterator[slice]:

@@ -81,7 +81,7 @@ class Computing:
         self._others = ConversionPlan("", (OutputFile("", b"", tuple(read), {}),))
         self._recheck = recheck
         self._recipe = recipe
-        self._workers = workers or min((os.cpu_count() or 1) + 1, _MOST_THREADS)  # one waits for the disk
+        self._workers = workers or min((os.cpu_count() or 1) + 2, _MOST_THREADS)  # some wait for the disk
         self._marks: dict[tuple[str, str], tuple[Mark, ...]] = {}
         self._final: dict[str, OutputFile] = {}
         self._lock = threading.Lock()
@@ -148,16 +148,17 @@ class Computing:
     def _write_computed(
         self, output: OutputFile, following: Iterator[PlannedTensor], part: PartFile, tell: Progress
     ) -> None:
-        buffers = Buffers()
+        placing = _Placing(part)
+        buffers = Buffers(placing.room)
         for planned in following:
-            self._write_one(output, planned, part, tell, buffers)
+            placing.start = len(output.header) + planned.begin
+            self._write_one(output, planned, placing, tell, buffers)
 
     def _write_one(
-        self, output: OutputFile, planned: PlannedTensor, part: PartFile, tell: Progress, buffers: Buffers
+        self, output: OutputFile, planned: PlannedTensor, placing: _Placing, tell: Progress, buffers: Buffers
     ) -> None:
         address = Address(output.path, planned.name)
         computation = self._compute(address, planned, buffers)
-        start = len(output.header) + planned.begin
         marks: list[Mark] = []
         reached = 0
         for offset, block in computation.blocks():
@@ -168,7 +169,7 @@ class Computing:
             if offset + len(data) == planned.nbytes:
                 last = data[-_MARKED:]
                 marks.append(_mark(planned.nbytes - len(last), last))
-            part.write_at(start + offset, data, direct=True)
+            placing.write(offset, data)
             tell(max(0, offset + len(data) - reached))
             reached = max(reached, offset + len(data))
         with self._lock:
@@ -199,6 +200,29 @@ class Computing:
             header = header.replace(mark.encode(), sha256.encode())
             metadata = {key: value.replace(mark, sha256) for key, value in metadata.items()}
         return replace(output, header=header, metadata=metadata)
+
+
+class _Placing:
+    """Where a thread's blocks of the tensor that begins at *start* of *part* are made, if that can be, and written."""
+
+    def __init__(self, part: PartFile) -> None:
+        self.start = 0
+        self._part = part
+        self._given: int | None = None
+
+    def room(self, offset: int, size: int) -> memoryview | None:
+        """See :data:`~modelhub.merge.compute.Room`."""
+        room = self._part.room(self.start + offset, size)
+        self._given = offset if room is not None else None
+        return room
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write *data*, which was made in the room for it if one was given."""
+        if self._given == offset:
+            self._part.fill(len(data))
+        else:
+            self._part.write_at(self.start + offset, data, direct=True)
+        self._given = None
 
 
 class _Stopped(Exception):

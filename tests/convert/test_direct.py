@@ -177,3 +177,39 @@ def test_a_full_disk_is_told(prepared: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(OSError, match="No space left"):
         direct.settle()
     direct.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 3000), st.booleans()), min_size=1, max_size=30), st.integers(0, 5000))
+def test_what_is_made_in_its_room_lies_where_it_should(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, bool]], start: int
+) -> None:
+    """Beside what is given in the usual way, whole pages or parts of them, and at any place."""
+    path = tmp_path_factory.mktemp("out") / "file"
+    data = noise(start, start + sum(size for size, _ in sizes))
+    path.write_bytes(data[:start] + bytes(len(data) - start))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_GATHERED", 4096)
+        direct = Direct(str(path), Usual(path))
+        for size, made_there in sizes:
+            piece = memoryview(data)[start : start + size]
+            room = direct.room(start, size) if made_there else None
+            if room is None:
+                direct.write_at(start, piece)
+            else:
+                room[:] = piece
+                direct.fill(size)
+            start += size
+        direct.settle()
+        direct.close()
+    assert path.read_bytes() == data
+
+
+def test_there_is_room_for_no_more_than_is_gathered(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    direct = Direct(str(prepared), Usual(prepared))
+    monkeypatch.setattr(module, "_GATHERED", 4 * ALIGNMENT)
+    assert direct.room(0, 4 * ALIGNMENT + 1) is None
+    room = direct.room(5, 4 * ALIGNMENT)
+    assert room is not None
+    assert len(room) == 4 * ALIGNMENT
+    direct.close()

@@ -735,12 +735,17 @@ def test_a_wrong_byte_is_noticed(sdxl, tmp_path: Path, monkeypatch: pytest.Monke
         (output,) = plan.conversion.outputs
         (planned,) = [tensor for tensor in output.tensors if tensor.name == SITE.tensor]
         place = len(output.header) + planned.begin
-    real = PartFile.write_at
+    write_at, room = PartFile.write_at, PartFile.room
 
-    def write_at(self: PartFile, offset: int, data: memoryview | bytes, *, direct: bool = False) -> None:
-        real(self, offset, bytes(len(data)) if offset == place else data)
+    def writes(self: PartFile, offset: int, data: memoryview | bytes, *, direct: bool = False) -> None:
+        write_at(self, offset, bytes(len(data)) if offset == place else data)
 
-    monkeypatch.setattr(PartFile, "write_at", write_at)
+    def gives(self: PartFile, offset: int, size: int) -> memoryview | None:
+        given = room(self, offset, size)
+        return memoryview(bytearray(size)) if offset == place and given is not None else given
+
+    monkeypatch.setattr(PartFile, "write_at", writes)
+    monkeypatch.setattr(PartFile, "room", gives)
     with pytest.raises(VerificationFailed, match=SITE.tensor):
         merge(base, [str(adapter)], target=tmp_path / "out.safetensors")
     assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "base.safetensors"]
