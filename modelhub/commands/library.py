@@ -151,6 +151,7 @@ def _answer_sync(report: SyncReport, libraries: Sequence[str], sink: Sink) -> in
             counts=report.counts,
             side_files=report.side_files,
             offline=report.offline,
+            elsewhere=report.elsewhere,
             unclear=[{"path": path, "candidates": list(candidates)} for path, candidates in report.unclear],
             unread=[unread._asdict() for unread in report.unread],
         )
@@ -159,7 +160,11 @@ def _answer_sync(report: SyncReport, libraries: Sequence[str], sink: Sink) -> in
     if not report.libraries:
         sink.note("no folder is followed yet: 'modelhub library add DIR'")
     for path in report.offline:
-        sink.warn(f"{path}: the folder is not there, or an empty one stands in its place: its files are offline")
+        if path in report.elsewhere:
+            hint = f"'modelhub library remove {path}' follows it no longer"
+            sink.warn(f"{path}: the folder is not there, and all of its files were found elsewhere ({hint})")
+        else:
+            sink.warn(f"{path}: the folder is not there, or an empty one stands in its place: its files are offline")
     for unread in report.unread:
         sink.warn(f"{unread.path}: {unread.reason}")
     sink.note(tally(report.counts, report.side_files))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 
-from sqlalchemy import Connection, false, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, false, func, insert, or_, select, update
 
 from modelhub.db.bulk import chunks
 from modelhub.db.clock import now
@@ -145,6 +145,12 @@ class Libraries:
     def lost(self) -> list[Known]:
         """The places whose bytes were not found where they had been, and that have turned up nowhere else."""
         return self._store.read(lambda connection: _places(connection, location.c.state.in_((*_ENDED, "replaced"))))
+
+    def absent(self, roots: Sequence[LibraryRoot]) -> list[Known]:
+        """The places in *roots*, which are not there, and those that are offline anywhere."""
+        of_these = location.c.root_id.in_([root.id for root in roots]), location.c.state == "live"
+        is_absent = or_(location.c.state == "offline", and_(*of_these))
+        return self._store.read(lambda connection: _places(connection, location.c.live_key.is_not(None), is_absent))
 
     def write(self, batch: Batch) -> list[Change]:
         """Write down what a sync found, all of *batch* or nothing; returns the changes to tell of."""

@@ -116,12 +116,14 @@ class Reading(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """The bytes of a known place are at another, or at the same one again. ``kind`` is ``moved`` or ``returned``."""
+    """The bytes of a known place are at another, or at the same one again. ``kind`` is ``moved`` or ``returned``, or
+    ``linked`` where the known place ``stays`` what it was: its disk is away, and may come back with the same bytes."""
 
     known: Known
     seen: Seen
     proven: bool
     kind: str
+    stays: bool = False
 
 
 class Change(NamedTuple):

@@ -17,7 +17,7 @@ from modelhub.db.clock import now
 from modelhub.db.columns import AS_JSON
 from modelhub.db.digests import put_claims, put_new_claims
 from modelhub.db.facts import FACTS, settle
-from modelhub.db.places import Batch, Change, Known, Reading, Seen
+from modelhub.db.places import Batch, Change, Known, Moved, Reading, Seen
 from modelhub.db.recording import index_record, index_records
 from modelhub.db.schema import (
     change,
@@ -106,15 +106,30 @@ def _move(connection: Connection, batch: Batch, changed: list[tuple[int, Change]
             select(location.c.proven, location.c.ended).where(location.c.id == move.known.id)
         ).one()
         proofs[move.known.id] = row.proven and move.proven
-        connection.execute(
-            update(location)
-            .where(location.c.id == move.known.id)
-            .values(live_key=None, state="moved", ended=row.ended or now())
-        )
+        if not move.stays:
+            connection.execute(
+                update(location)
+                .where(location.c.id == move.known.id)
+                .values(live_key=None, state="moved", ended=row.ended or now())
+            )
     _put_places(connection, [(move.known.content_id, move.seen, proofs[move.known.id]) for move in batch.moved])
+    _rename(connection, [move for move in batch.moved if not move.stays])
     for move in batch.moved:
         previous = move.known.path if move.known.path != move.seen.path else None
         changed.append((move.known.content_id, Change(move.kind, move.seen.path, previous)))
+
+
+def _rename(connection: Connection, moves: Iterable[Moved]) -> None:
+    """Let a record that is called after its file be called so after a move, too."""
+    names = [
+        {"content": move.known.content_id, "old": old, "new": new}
+        for move in moves
+        if (old := name_for(move.known.path, move.known.is_folder))
+        != (new := name_for(move.seen.path, move.seen.is_folder))
+    ]
+    if names:
+        called = record.c.content_id == bindparam("content"), record.c.name == bindparam("old")
+        connection.execute(update(record).where(*called).values(name=bindparam("new")), names)
 
 
 def _put_places(connection: Connection, places: Sequence[tuple[int, Seen, bool]]) -> None:

@@ -3,8 +3,9 @@
 A file is known again by the first of these that holds, and where two places would do, nothing is guessed:
 
 1. device, inode, size and modification time are those of a place that is gone, or whose path holds another file now;
-2. size, modification time and file name are those of one place that is gone, and so is its header (which has to be
-   read for that), and no second file says the same of itself.
+2. inode, size, modification time and file name are those of a place whose disk is away: it was plugged in elsewhere;
+3. size, modification time and file name are those of one place that is gone or away, and so is its header (which has
+   to be read for that), and no second file says the same of itself. A place whose disk is away stays: it may be a copy.
 
 Only the first proves that the bytes are the same, and a changed inode proves nothing of the contrary: network file
 systems, FUSE and exFAT make inodes up.
@@ -16,6 +17,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from modelhub.db import Known, Moved, Seen
@@ -25,7 +27,7 @@ from modelhub.db import Known, Moved, Seen
 class Comparison:
     """What stats tell. ``changed`` and ``new`` have to be read; ``candidates`` are the places, by what
     :func:`likeness` gives, whose bytes a file to be read may be; ``lost_here`` those that were missing before, by path;
-    ``gone`` are the places whose path holds nothing any more."""
+    ``gone`` are the places whose path holds nothing any more, ``away`` the ids of those whose disk is not there."""
 
     unchanged: int = 0
     seen_again: list[tuple[Known, Seen]] = field(default_factory=list)
@@ -36,6 +38,7 @@ class Comparison:
     candidates: dict[tuple[int, int, str], list[Known]] = field(default_factory=dict)
     lost_here: dict[str, list[Known]] = field(default_factory=dict)
     gone: list[Known] = field(default_factory=list)
+    away: set[int] = field(default_factory=set)
 
 
 def likeness(place: Known | Seen) -> tuple[int, int, str]:
@@ -123,6 +126,23 @@ def _follow_inodes(
     result.candidates = dict(candidates)
 
 
+def look_among(absent: Iterable[Known], result: Comparison) -> None:
+    """Find what is new in *result* among the *absent* places, whose disk is not there: it may be under another path."""
+    places: defaultdict[tuple[object, ...], list[Known]] = defaultdict(list)
+    for place in absent:
+        result.away.add(place.id)
+        places[place.ino, place.is_folder, *likeness(place)].append(place)
+    new, result.new = result.new, []
+    for file in new:
+        there = places.get((file.ino, file.is_folder, *likeness(file)), [])
+        if there and len({place.content_id for place in there}) == 1:
+            result.moved.append(Moved(there.pop(0), file, True, "moved"))
+        else:
+            result.new.append(file)
+    for place in chain.from_iterable(places.values()):
+        result.candidates.setdefault(likeness(place), []).append(place)
+
+
 class Print(NamedTuple):
     """Digests of a file's header and of samples of its bytes, in hex. ``whole`` is what catalogs have had of the former
     before its list of tensors had a digest of its own (``docs/adr/0031-a-header-is-digested-in-parts.md``)."""
@@ -197,7 +217,9 @@ def decide(comparison: Comparison, prints: Mapping[str, Print]) -> Decision:
             continue
         place = fitting[0]
         claimed.add(place.id)
-        result.moved.append(Moved(place, file, False, kind_of_move(place, file)))
+        stays = place.id in comparison.away
+        kind = "linked" if stays else kind_of_move(place, file)
+        result.moved.append(Moved(place, file, False, kind, stays))
         if before_it is not None:
             displaced.append(before_it)
     claimed |= {before_it.id for before_it, _ in result.added if before_it is not None}

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from modelhub.db import Batch, Catalog, Change, Known, LibraryRoot, Seen
+from modelhub.db import Batch, Catalog, Change, Known, LibraryRoot, Moved, Seen
 from modelhub.errors import SourceError
-from modelhub.syncing.compare import Comparison, Decision, Print, compare, decide, to_be_read
+from modelhub.syncing.compare import Comparison, Decision, Print, compare, decide, look_among, to_be_read
 from modelhub.syncing.owning import leave_to_owners
 from modelhub.syncing.side_files import sync_side_files
 from modelhub.syncing.walk import Walk, walk
@@ -43,7 +43,8 @@ class SyncReport:
     ``counts`` are files by what became of them (``unchanged``, ``added``, ``moved``, ``replaced``, ``returned``,
     ``touched``, ``grown``, ``linked``, ``vanished``, ``offline``), ``changes`` each of those but the unchanged.
     ``side_files`` are the small files beside them: how many were ``added``, ``changed`` or ``removed``.
-    ``offline`` are libraries that are not there, ``unclear`` files that might be any of several lost ones, with their
+    ``offline`` are libraries that are not there, ``elsewhere`` those of them whose every file was found in another
+    library, ``unclear`` files that might be any of several lost ones, with their
     paths; they are among the added.
     """
 
@@ -51,6 +52,7 @@ class SyncReport:
     counts: Mapping[str, int]
     changes: tuple[Change, ...] = ()
     offline: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
     unclear: tuple[tuple[str, tuple[str, ...]], ...] = ()
     unread: tuple[Unread, ...] = ()
     side_files: Mapping[str, int] = field(default_factory=dict)
@@ -93,12 +95,12 @@ def sync(
     outside = [path for root in roots for path in leave_to_owners(walks[root.id], root, everything)]
     known = catalog.libraries.known(roots, outside)
     here, away = _there_and_not(roots, walks, known)
-    for root in away:
-        run.counts["offline"] += catalog.libraries.put_away(root)
     gone_with_them = tuple(root.path for root in away)
     known = [place for place in known if not _inside(place.path, gone_with_them)]
     seen = [file for root in here for file in walks[root.id].seen]
     comparison = compare(known, seen, catalog.libraries.lost())
+    absent = _absent(catalog, everything, here, known) if comparison.new else []
+    look_among(absent, comparison)
     run.counts["unchanged"] = comparison.unchanged + sum(place.state == "live" for place, _ in comparison.seen_again)
     for again in _batches(comparison.seen_again):
         run.write(Batch(seen_again=again))
@@ -109,6 +111,8 @@ def sync(
     decision = _decide(run, comparison)
     for moved in _batches(decision.moved):
         run.write(Batch(moved=moved))
+    for root in away:
+        run.counts["offline"] += catalog.libraries.put_away(root)
     for touched in _batches(decision.touched):
         run.write(Batch(touched=touched))
     _read_and_add(run, decision, processes or os.cpu_count() or 1)
@@ -123,6 +127,7 @@ def sync(
         dict(run.counts),
         tuple(run.changes),
         gone_with_them,
+        _elsewhere(away, absent, (*comparison.moved, *decision.moved)),
         tuple((file.path, tuple(place.path for place in places)) for file, places in decision.unclear),
         tuple(run.unread),
         side_files,
@@ -149,6 +154,22 @@ def _there_and_not(
         else:
             here.append(root)
     return here, away
+
+
+def _absent(
+    catalog: Catalog, libraries: Sequence[LibraryRoot], here: Sequence[LibraryRoot], known: Sequence[Known]
+) -> list[Known]:
+    """The places whose disk is not there, beside those that are *known* in the *libraries* that are *here*."""
+    others = [root for root in libraries if root not in here and not os.path.isdir(root.path)]
+    looked_at = {place.id for place in known}
+    return [place for place in catalog.libraries.absent(others) if place.id not in looked_at]
+
+
+def _elsewhere(away: Sequence[LibraryRoot], absent: Sequence[Known], moved: Sequence[Moved]) -> tuple[str, ...]:
+    """Those of the libraries that are *away* of whose *absent* places all have been found elsewhere, if not before."""
+    found = {move.known.id for move in moved}
+    left = {place.root_id for place in absent if place.id not in found}
+    return tuple(root.path for root in away if root.id not in left and (absent or not any(root.counts.values())))
 
 
 def _decide(run: _Run, comparison: Comparison) -> Decision:

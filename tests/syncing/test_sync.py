@@ -212,6 +212,67 @@ def test_unplugged(catalog: Catalog, models: Path, tmp_path: Path) -> None:
     assert set(tags_by_path(catalog).values()) == {("tag 0",), ("tag 1",), ("tag 2",)}
 
 
+@pytest.mark.parametrize("is_known_to_be_away", [False, True])
+def test_plugged_in_elsewhere(catalog: Catalog, models: Path, tmp_path: Path, is_known_to_be_away: bool) -> None:
+    """Files of a library that is not there are known where they turn up, with the inodes that they had: the disk was
+    plugged in elsewhere, or the folder renamed."""
+    os.rename(models, tmp_path / "elsewhere")
+    if is_known_to_be_away:
+        sync(catalog)
+    add_library(catalog, str(tmp_path / "elsewhere"))
+    report = sync(catalog, [] if is_known_to_be_away else [str(tmp_path / "elsewhere")])
+    assert counts(report) == {"moved": 3}
+    assert report.elsewhere == ((str(models),) if is_known_to_be_away else ())
+    tags = {str(tmp_path / "elsewhere" / "sub" / f"m{number}.safetensors"): (f"tag {number}",) for number in range(3)}
+    assert tags_by_path(catalog) == tags
+    assert all(catalog.show(path).locations[0].proven for path in tags)
+    assert sync(catalog).elsewhere == (str(models),)
+    catalog.libraries.remove(str(models))
+    assert counts(sync(catalog)) == {"unchanged": 3}
+    assert tags_by_path(catalog) == tags
+
+
+def test_a_copy_of_what_is_away(catalog: Catalog, models: Path, tmp_path: Path) -> None:
+    """Copies of files whose disk is away are further places of their records, not proven; all are there when it is."""
+    copy = tmp_path / "copy"
+    shutil.copytree(models, copy)
+    os.rename(models, tmp_path / "away")
+    add_library(catalog, str(copy))
+    report = sync(catalog)
+    assert (counts(report), report.elsewhere) == ({"linked": 3, "offline": 3}, (str(models),))
+    assert {entry.state for entry in catalog.entries()} == {"live"}
+    assert not catalog.show("m1").locations[0].proven
+    assert counts(sync(catalog)) == {"unchanged": 3, "offline": 3}
+    os.rename(tmp_path / "away", models)
+    assert counts(sync(catalog)) == {"unchanged": 3, "returned": 3}
+    folders = (models, copy)
+    tags = {str(each / "sub" / f"m{number}.safetensors"): (f"tag {number}",) for number in range(3) for each in folders}
+    assert tags_by_path(catalog) == tags
+
+
+def test_two_copies_of_what_is_away(catalog: Catalog, models: Path, tmp_path: Path) -> None:
+    """Where either of two files may be the one that is away, both are new, and that is said."""
+    for name in ("a", "b"):
+        shutil.copytree(models / "sub", tmp_path / "copies" / name)
+    os.rename(models, tmp_path / "away")
+    add_library(catalog, str(tmp_path / "copies"))
+    report = sync(catalog)
+    assert counts(report) == {"added": 6, "offline": 3}
+    assert len(report.unclear) == 6
+    assert report.elsewhere == ()
+
+
+def test_a_record_is_called_after_its_file(catalog: Catalog, models: Path) -> None:
+    """A renamed file's record has the new name, unless the user gave it one."""
+    catalog.set("m2", {"name": "mine"})
+    for number in range(3):
+        os.rename(models / "sub" / f"m{number}.safetensors", models / f"renamed {number}.v2.safetensors")
+    assert counts(sync(catalog)) == {"moved": 3}
+    assert [entry.name for entry in catalog.entries()] == ["mine", "renamed 0.v2", "renamed 1.v2"]
+    assert catalog.show("renamed 1.v2").entry.tags == ("tag 1",)
+    assert [entry.name for entry in catalog.entries(Query(text="renamed"))] == ["mine", "renamed 0.v2", "renamed 1.v2"]
+
+
 def test_emptied_is_not_unplugged(catalog: Catalog, models: Path) -> None:
     """The same folder with nothing left in it has been emptied."""
     shutil.rmtree(models / "sub")
