@@ -59,6 +59,16 @@ def test_all(catalog: Catalog, models: Path) -> None:
     assert list(hash_files(catalog)) == []
 
 
+def test_a_folder_is_read_once(catalog: Catalog, models: Path) -> None:
+    """A folder that is one model has a SHA-256 and no other digest; once it has that, it is not read again."""
+    put(models / "pipe" / "model_index.json", b'{"_class_name": "StableDiffusionPipeline"}')
+    put(models / "pipe" / "unet" / "diffusion_pytorch_model.safetensors", lora(9))
+    sync(catalog)
+    assert len(list(hash_files(catalog))) == 4
+    assert catalog.show("pipe").entry.digest is not None
+    assert list(hash_files(catalog)) == list(hash_files(catalog, components=True))[3:] == []
+
+
 def test_only_what_is_asked_for(catalog: Catalog, models: Path) -> None:
     """With records named, theirs alone are read."""
     assert [os.path.basename(each.path) for each in hash_files(catalog, ["m2"])] == ["m2.safetensors"]

@@ -114,6 +114,14 @@ def test_commands(models: Path, catalog: Catalog, url: str, monkeypatch: pytest.
     assert "set by you" in modelhub("show", "m0").out
     assert modelhub("unset", "m0", "architecture", "--format", "jsonl").json_lines()[0]["architecture"] == "sd-1"
     assert modelhub("set", "m0", "architecture").code == 2
+    assert "did you mean" not in ran.err
+    assert "did you mean sd-1?" in modelhub("set", "m0", "architecture=sd1").err
+    assert "did you mean v_prediction?" in modelhub("set", "m0", "prediction-type=V").err
+    modelhub("set", "m0", "name=Mine", "rating=3")
+    (entry,) = modelhub("unset", "Mine", "name", "rating", "notes", "architecture", "--format", "jsonl").json_lines()
+    assert (entry["name"], entry["rating"], entry["architecture"]) == ("m0", None, "sd-1")
+    assert catalog.show("m0").notes == ""
+    assert modelhub("unset", "m0", "colour").code == 2
     assert "0 files identified again" in modelhub("reidentify").err
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from modelhub.report.sink import Sink
 
 VERDICTS = ("safe", "unknown", "suspicious", "unsafe")
-_NARROWING = ("kind", "architecture", "verdict", "tag", "collection", "digest")
+_VALUED = ("kind", "architecture", "variant", "prediction_type", "precision", "container")
+_NARROWING = (*_VALUED, "verdict", "tag", "collection", "digest")
 SORTS = ("name", "added", "size", "kind", "architecture", "precision", "verdict", "rating", "path")
 
 catalog_option = click.option(
@@ -32,9 +33,15 @@ def filtered(command: Callable[..., int]) -> Callable[..., int]:
 
     @click.option("--kind", multiple=True, help="Only this kind (checkpoint, lora, vae ...); may be repeated.")
     @click.option("--architecture", multiple=True, help="Only this architecture (sd-1, sdxl ...); may be repeated.")
+    @click.option("--variant", multiple=True, help="Only this variant (inpaint, refiner ...); may be repeated.")
+    @click.option("--prediction-type", multiple=True, help="Only this (epsilon, v_prediction ...); may be repeated.")
+    @click.option("--precision", multiple=True, help="Only this precision (fp16, fp8 ...); may be repeated.")
+    @click.option("--container", multiple=True, help="Only this container (torch-zip ...); may be repeated.")
     @click.option("--verdict", multiple=True, type=click.Choice(VERDICTS), help="Only this verdict; may be repeated.")
     @click.option("--tag", multiple=True, help="Only records with this tag; repeated: with all of them.")
     @click.option("--collection", multiple=True, help="Only records in this collection; repeated: in all of them.")
+    @click.option("--rating", type=click.IntRange(0, 5), help="Only records with this rating or a better one.")
+    @click.option("--in", "folder", metavar="DIR", help="Only records with a file in this folder or below it.")
     @click.option("--digest", help="Only records of which a digest begins so: AutoV2, AutoV3, SHA-256, CRC-32 ...")
     @click.option("--broken", is_flag=True, help="Only broken files: cut off, web pages, pointers; says what is wrong.")
     @click.option("--sort", type=click.Choice(SORTS), default="name", show_default=True, help="Order of the records.")
@@ -45,7 +52,9 @@ def filtered(command: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(command)
     def run(*args: Any, sort: str, reverse: bool, limit: int | None, offset: int, **kwargs: Any) -> int:
         filters = {name: kwargs.pop(name) or None for name in _NARROWING}
-        filters |= {name: kwargs.pop(name) for name in ("broken", "gone")}
+        filters |= {name: kwargs.pop(name) for name in ("broken", "gone", "rating")}
+        folder = kwargs.pop("folder")
+        filters["folder"] = os.path.abspath(folder) if folder is not None else None
         filters |= {"sort": f"-{sort}" if reverse else sort, "limit": limit, "offset": offset}
         return command(*args, filters=filters, **kwargs)
 
@@ -96,6 +105,17 @@ def _is_missing(url: str | None) -> bool:
     name = parsed.database or ""
     in_a_file = parsed.get_backend_name() == "sqlite" and name not in ("", ":memory:") and name[:5] != "file:"
     return in_a_file and not os.path.exists(name)
+
+
+def answer_found(opened: Catalog, entries: Sequence[Entry], filters: dict[str, Any], sink: Sink) -> None:
+    """Print *entries* as what *filters* have found; where that is nothing, say which of their values no record has."""
+    answer_entries(entries, sink)
+    for name in _VALUED if not entries else ():
+        known = opened.values(name)
+        for value in filters[name] or ():
+            if value not in known:
+                what = f"no record has the {name.replace('_', ' ')} {value}"
+                sink.note(f"{what}: there are {', '.join(known)}" if known else what)
 
 
 def answer_entries(entries: Sequence[Entry], sink: Sink) -> None:

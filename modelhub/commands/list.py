@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from modelhub.commands import ExitCode, reporting_in
-from modelhub.commands.filters import answer_entries, catalog_option, filtered, open_catalog
+from modelhub.commands.filters import answer_found, catalog_option, filtered, open_catalog
 from modelhub.report.plain import counted
 from modelhub.report.sink import Sink
 
@@ -22,6 +22,6 @@ def command(*, filters: dict[str, Any], catalog: str | None, sink: Sink) -> int:
 
     with open_catalog(catalog, sink) as opened:
         entries = opened.entries(Query(**filters))
-    answer_entries(entries, sink)
+        answer_found(opened, entries, filters, sink)
     sink.note(counted(len(entries), "record"))
     return ExitCode.OK

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 
 from modelhub.commands import ExitCode, reporting_in
-from modelhub.commands.filters import answer_entries, catalog_option, filtered, open_catalog
+from modelhub.commands.filters import answer_found, catalog_option, filtered, open_catalog
 from modelhub.report.plain import counted
 from modelhub.report.sink import Sink
+
+_DIGEST = re.compile(r"(?:0x)?[0-9a-fA-F]{8,64}")
 
 
 @click.command("search")
@@ -24,6 +27,8 @@ def command(*, text: tuple[str, ...], filters: dict[str, Any], catalog: str | No
 
     with open_catalog(catalog, sink) as opened:
         entries = opened.entries(Query(text=" ".join(text), **filters))
-    answer_entries(entries, sink)
+        answer_found(opened, entries, filters, sink)
     sink.note(counted(len(entries), "record fits", "records fit"))
+    if not entries and len(text) == 1 and _DIGEST.fullmatch(text[0]):
+        sink.note(f"for the beginning of a digest: 'modelhub list --digest {text[0]}'")
     return ExitCode.OK

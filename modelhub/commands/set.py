@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 import click
 
 from modelhub.commands import ExitCode, reporting
@@ -32,4 +34,22 @@ def command(*, selector: str, facts: tuple[str, ...], catalog: str | None, sink:
         if notes != "":
             entry = opened.note(f"#{entry.id}", notes or "")
     answer_entries([entry], sink)
+    for name, text in pairs.items():
+        if text is not None and (meant := _meant(name, text)) is not None:
+            sink.note(f"{name} is {text} now; did you mean {meant}?")
     return ExitCode.OK
+
+
+_PREDICTION_TYPES = ("epsilon", "v_prediction", "flow", "edm")
+
+
+def _meant(name: str, value: str) -> str | None:
+    """What *value* is a misspelling of, if it is one: any text may be set, for no rule knows every model."""
+    from modelhub.identify.registry import architectures
+    from modelhub.organising.folders import COMFYUI
+
+    known = {"kind": COMFYUI, "architecture": architectures(), "prediction_type": _PREDICTION_TYPES}.get(name, ())
+    if value in known:
+        return None
+    longer = [each for each in known if each.startswith(value.lower())]
+    return next(iter(longer or get_close_matches(value.lower(), list(known), n=1)), None)

@@ -15,7 +15,10 @@ from modelhub.report.sink import Sink
 @catalog_option
 @reporting
 def command(*, selector: str, names: tuple[str, ...], catalog: str | None, sink: Sink) -> int:
-    """Let the facts NAME of RECORD, which 'modelhub set' has set, be what its files say again."""
+    """Let the facts NAME of RECORD, which 'modelhub set' has set, be what its files say again.
+
+    NAME may also be name (that of the file again), rating or notes, which are then taken away.
+    """
     with open_catalog(catalog, sink) as opened:
         entry = opened.unset(selector, [name.replace("-", "_") for name in names])
     answer_entries([entry], sink)

@@ -246,6 +246,10 @@ class Catalog:
         """The records that fit *query*; without one, all whose bytes lie somewhere, by name."""
         return self._store.read(lambda connection: search.matching(connection, query or Query()))
 
+    def values(self, name: str) -> list[str]:
+        """What records have as *name*: kind, architecture, variant, prediction_type, precision, verdict, container."""
+        return self._store.read(lambda connection: search.values_of(connection, name))
+
     def show(self, selector: str) -> Detail:
         """Everything about the one record that *selector* fits: its id, its exact name, a path or file name of its
         bytes, or the beginning of their SHA-256 (six hex digits or more, ``sha256:`` may stand before them).
@@ -306,8 +310,18 @@ class Catalog:
         )
 
     def unset(self, selector: str, names: Sequence[str]) -> Entry:
-        """Let the facts *names* of the record that *selector* fits be what its files say again."""
-        return self._change(selector, lambda connection, each: facts_.remove_overrides(connection, each, names))
+        """Let the facts *names* of the record that *selector* fits be what its files say again.
+
+        ``name`` is then that of its file; of ``rating`` and ``notes``, of which no file says anything, there are none.
+        """
+        facts = [name for name in names if name not in facts_.USERS]
+
+        def work(connection: Connection, each: int) -> bool:
+            facts_.check(names, beside=facts_.USERS)
+            taken = [recording.take_own(connection, each, name) for name in names if name in facts_.USERS]
+            return any([*taken, facts_.remove_overrides(connection, each, facts)])
+
+        return self._change(selector, work)
 
     def _write(self, selector: str, change: Callable[[Connection, int], bool]) -> Entry:
         """*change* what belongs to the artifact, whichever of its records is meant."""

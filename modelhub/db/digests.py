@@ -66,7 +66,8 @@ class Digests:
 
         def work(connection: Connection) -> list[ToHash]:
             computed = select(content_digest.c.content_id).where(content_digest.c.origin == "computed")
-            lacking = content.c.sha256.is_(None) | content.c.id.not_in(computed)
+            others = ~location.c.is_folder & content.c.id.not_in(computed)  # a folder has no other digests
+            lacking = content.c.sha256.is_(None) | others
             if components:
                 lacking |= _has_tensors() & content.c.id.not_in(select(component.c.content_id))
             wanted = (

@@ -11,19 +11,25 @@ from typing import Any
 class Query:
     """Which records to list; what is ``None`` (or empty) does not narrow them.
 
-    ``kind``, ``architecture``, ``verdict`` and ``container`` take one value or several of which one must hold; ``tag``
-    one or several that must all be there, ``collection`` one or several that it must all be in. ``text`` is words, of
-    which each must occur, in any case: within any other word of the name, a path, a tag, the notes or a trigger word,
-    or at the beginning of a word of the metadata. ``digest`` is the beginning of a SHA-256 or of any other digest that
-    is known, computed or claimed. ``broken``: only files with which something is wrong. ``gone`` lists the records
-    whose bytes lie at no known path any more as well.
+    ``kind`` to ``container`` take one value or several of which one must hold, ``rating`` the least that it may be, and
+    ``folder`` an absolute path below which one of the files must lie; ``tag`` takes one or several that must all be
+    there, ``collection`` one or several that it must all be in. ``text`` is words, of which each must occur, in any
+    case, without commas and quotes around it: within any other word of the name, a path, a tag, the notes or a trigger
+    word, or at the beginning of a word of the metadata. ``digest`` is the beginning of a SHA-256 or of any other
+    digest that is known, computed or claimed. ``broken``: only files with which something is wrong. ``gone`` lists the
+    records whose bytes lie at no known path any more as well.
     ``sort`` is one of :data:`SORTS`, with a leading ``-`` for descending order.
     """
 
     kind: str | tuple[str, ...] | None = None
     architecture: str | tuple[str, ...] | None = None
+    variant: str | tuple[str, ...] | None = None
+    prediction_type: str | tuple[str, ...] | None = None
+    precision: str | tuple[str, ...] | None = None
     verdict: str | tuple[str, ...] | None = None
     container: str | tuple[str, ...] | None = None
+    rating: int | None = None
+    folder: str | None = None
     tag: str | tuple[str, ...] | None = None
     collection: str | tuple[str, ...] | None = None
     text: str | None = None

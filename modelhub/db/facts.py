@@ -13,6 +13,9 @@ from modelhub.errors import CatalogError
 FACTS = ("kind", "architecture", "variant", "prediction_type", "precision")
 """What a user may set, whatever the files say."""
 
+USERS = ("name", "rating", "notes")
+"""What a record has from its user alone; a name only where he gave it one."""
+
 
 def settle(connection: Connection, content_id: int) -> None:
     """Let the content's record carry the facts that hold now."""
@@ -44,7 +47,7 @@ def overrides(connection: Connection, record_id: int) -> dict[str, str | None]:
 
 def put_overrides(connection: Connection, record_id: int, facts: Mapping[str, str | None]) -> bool:
     """Let the record's *facts* be these, whatever its files say; ``None``: it has none."""
-    _check(facts)
+    check(facts)
     known = overrides(connection, record_id)
     changed = {name: value for name, value in facts.items() if name not in known or known[name] != value}
     if not changed:
@@ -57,12 +60,14 @@ def put_overrides(connection: Connection, record_id: int, facts: Mapping[str, st
 
 def remove_overrides(connection: Connection, record_id: int, names: Collection[str]) -> bool:
     """Let the facts *names* be what the files say again."""
-    _check(names)
+    check(names)
     gone = delete(override).where(override.c.record_id == record_id, override.c.field.in_(list(names)))
     return connection.execute(gone).rowcount > 0
 
 
-def _check(names: Collection[str]) -> None:
+def check(names: Collection[str], beside: Collection[str] = ()) -> None:
+    """Raise :class:`CatalogError` for a name that is none of :data:`FACTS`, nor of those *beside* them."""
     for name in names:
-        if name not in FACTS:
-            raise CatalogError(f"{name}: not a fact that can be set", hint=f"these can: {', '.join(FACTS)}")
+        if name not in FACTS and name not in beside:
+            hint = f"these can: {', '.join((*FACTS, *USERS))}"
+            raise CatalogError(f"{name}: not a fact that can be set", hint=hint)

@@ -59,6 +59,7 @@ MOST_WORDS = 64
 LONGEST_WORD = 1000
 """Bounds of a search; SQLite refuses patterns of 50,000 bytes and conditions 1,000 deep (sqlite.org/limits.html)."""
 
+_AROUND = ',"“”„«»'
 _SHORTEST_PART = 3  # characters that the trigram index needs
 _LONGEST_PART = 250  # letters of a word that the tsvector keeps together; see the migration that makes it
 _TOKEN = re.compile(r"[a-z0-9]+")
@@ -75,8 +76,11 @@ _IS_FIRST = search_text.c.content_id.in_(select(record.c.content_id).order_by(BY
 
 
 def conditions(connection: Connection, sentence: str) -> list[ColumnElement[bool]]:
-    """That each word of *sentence* occurs in the content; nothing for no words."""
-    words = set(sentence.split())
+    """That each word of *sentence* occurs in the content; nothing for no words.
+
+    Commas and quotes around a word are left out, as where a list of trigger words is asked for.
+    """
+    words = {word.strip(_AROUND) or word for word in sentence.split()}
     if len(words) > MOST_WORDS or any(len(word) > LONGEST_WORD for word in words):
         raise CatalogError(f"a search takes up to {MOST_WORDS} words of up to {LONGEST_WORD:,} characters")
     found = _found_by_sqlite if connection.dialect.name == "sqlite" else _found_by_others

@@ -25,7 +25,7 @@ from modelhub.db.schema import (
     record_tag,
     scan_report,
 )
-from modelhub.db.text import fingerprint, int64, path_key
+from modelhub.db.text import fingerprint, int64, name_for, path_key
 from modelhub.errors import CatalogError
 from modelhub.source import Digest, FileStat
 
@@ -269,6 +269,19 @@ def put_own(connection: Connection, record_id: int, values: Mapping[str, str | N
         holder = artifacts.holder_of(connection, record_id)
         connection.execute(update(record).where(record.c.id == holder).values(rating=rating))
     return bool(values)
+
+
+def take_own(connection: Connection, record_id: int, name: str) -> bool:
+    """Let the record have nothing as *name*, one of :data:`~modelhub.db.facts.USERS`, from its user; it is called after
+    its newest place then."""
+    if name == "notes":
+        return put_notes(connection, record_id, "")
+    if name == "rating":
+        return put_own(connection, record_id, {"rating": None})
+    places = select(location.c.path, location.c.is_folder).join(record, record.c.content_id == location.c.content_id)
+    newest = places.order_by(location.c.live_key.is_(None), location.c.id.desc()).limit(1)
+    place = connection.execute(newest.where(record.c.id == record_id)).one_or_none()
+    return place is not None and put_own(connection, record_id, {"name": name_for(place.path, place.is_folder)})
 
 
 def put_notes(connection: Connection, record_id: int, notes: str, *, append: bool = False) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from modelhub.db.schema import (
     scan_report,
     side_file,
 )
-from modelhub.db.text import name_key, path_key, storable
+from modelhub.db.text import name_key, path_key, storable, stored_path
 from modelhub.errors import CatalogError, Conflict
 from modelhub.source import FileStat
 
@@ -41,6 +42,10 @@ ALGORITHMS = ("sha256", "autov1", "autov2", "autov3", "blake3", "crc32", "tensor
 
 
 _SPEAKER = record.alias("speaker")  # the record under which what a user wrote on the artifact is kept
+_RATED, _PLACED = record.alias("rated"), location.alias("placed")
+
+NARROWING = ("kind", "architecture", "variant", "prediction_type", "precision", "verdict", "container")
+"""The fields of a record of which a query names values."""
 
 _ENTRIES = select(
     record.c.id,
@@ -163,6 +168,7 @@ def digest_begins(text: str) -> ColumnElement[bool]:
     An algorithm may stand before them (``sha256:``, ``autov2:``, ``blake3:`` ...), and then only its digests count.
     """
     algorithm, _, prefix = text.strip().lower().rpartition(":")
+    prefix = prefix.removeprefix("0x")  # as ModelSpec writes them
     if not prefix or not HEX.issuperset(prefix) or (algorithm and algorithm not in ALGORITHMS):
         raise CatalogError(f"{text}: not the beginning of a digest")
     ways: list[ColumnElement[bool]] = []
@@ -183,14 +189,12 @@ def _conditions(connection: Connection, query: Query) -> list[ColumnElement[bool
     for verdict in _several(query.verdict):
         if verdict not in VERDICTS:
             raise CatalogError(f"{verdict}: verdicts are {', '.join(VERDICTS)}")
-    for column, wanted in (
-        (record.c.kind, query.kind),
-        (record.c.architecture, query.architecture),
-        (record.c.verdict, query.verdict),
-        (record.c.container, query.container),
-    ):
-        if values := _several(wanted):
-            conditions.append(column.in_(values))
+    named = ((name, _several(getattr(query, name))) for name in NARROWING)
+    conditions += [record.c[name].in_(values) for name, values in named if values]
+    if query.rating is not None:
+        conditions.append(_kept_under(select(_RATED.c.id).where(_RATED.c.rating >= query.rating)))
+    if query.folder is not None:
+        conditions.append(record.c.content_id.in_(_below(query.folder)))
     conditions += [
         _kept_under(select(record_tag.c.record_id).where(record_tag.c.tag == tag_of(tag)))
         for tag in _several(query.tag)
@@ -210,6 +214,20 @@ def _conditions(connection: Connection, query: Query) -> list[ColumnElement[bool
     if not query.gone and query.sort.removeprefix("-") != "path":  # which lists what lies somewhere, see _ordered
         conditions.append(_is_somewhere())
     return conditions + full_text.conditions(connection, query.text or "")
+
+
+def _below(folder: str) -> Select[int]:
+    """The contents of which a file, or folder of several, lies at the path *folder* or below it."""
+    below = stored_path(folder.rstrip(os.sep) + os.sep)
+    begins = func.substr(_PLACED.c.path, 1, len(below)) == below  # LIKE knows no case in SQLite
+    is_there = _PLACED.c.live_key.is_not(None)
+    return select(_PLACED.c.content_id).where(is_there, begins | (_PLACED.c.live_key == path_key(folder)))
+
+
+def values_of(connection: Connection, name: str) -> list[str]:
+    """What records have as *name*, one of :data:`NARROWING`, each once."""
+    column = record.c[name]
+    return [each for each in connection.scalars(select(column).distinct().order_by(column)) if each is not None]
 
 
 def _kept_under(holders: Select[int]) -> ColumnElement[bool]:

@@ -108,3 +108,40 @@ def test_broken_files_are_listed_with_what_is_wrong(way: tuple[str, ...], monkey
     put(Path("models") / "cut.safetensors", lora(2))
     assert modelhub(*way).code == 0
     assert [entry["name"] for entry in modelhub("list", "--broken", "--format", "jsonl").json_lines()] == ["page"]
+
+
+def test_filters(listed: None) -> None:
+    """A listing is narrowed by what the records are, how they are rated and where they lie; what no record is, is
+    said."""
+    put(Path("models") / "below%" / "h.safetensors", lora(9))
+    put(Path("models") / "belows" / "i.safetensors", lora(10))
+    modelhub("library", "sync")
+    modelhub("set", "e", "variant=inpaint", "prediction-type=flow", "precision=fp8", "rating=4")
+    modelhub("set", "f", "rating=2")
+    modelhub("group", "g", "e")
+
+    def names(*options: str) -> list[str]:
+        return [entry["name"] for entry in modelhub("list", *options, "--format", "jsonl").json_lines()]
+
+    assert names("--variant", "inpaint") == names("--prediction-type", "flow") == names("--precision", "fp8") == ["e"]
+    assert names("--container", "torch-zip") == []
+    assert sorted(names("--rating", "2")) == sorted(names("--rating", "2", "--sort", "rating")) == ["e", "f", "g"]
+    assert names("--rating", "3", "--container", "safetensors") == ["e", "g"]
+    assert names("--in", "models/below%") == names("--in", "models/below%/", "--sort", "path") == ["h"]
+    assert names("--in", "models/below%/h.safetensors") == ["h"]
+    assert names("--in", "Models") == []
+    ran = modelhub("list", "--architecture", "sd1", "--kind", "lora")
+    assert "no record has the architecture sd1: there are sd-1" in ran.err
+    assert "no record has the kind" not in ran.err
+
+
+def test_a_digest_that_is_searched(listed: None) -> None:
+    """Who searches for a digest is told how digests are found, which may be written as ModelSpec has them."""
+    modelhub("hash", "--all")
+    (digest,) = {
+        entry["digest"] for entry in modelhub("list", "--format", "jsonl").json_lines() if entry["name"] == "e"
+    }
+    assert f"list --digest {digest[:10]}" in modelhub("search", digest[:10]).err
+    assert "digest" not in modelhub("search", "nothing").err
+    (entry,) = modelhub("list", "--digest", f"0x{digest[:12]}", "--format", "jsonl").json_lines()
+    assert entry["name"] == "e"

@@ -118,6 +118,7 @@ def test_text_looks_everywhere(shelf: Shelf) -> None:
     for word in ("alpha", "BETA", "gamma", "delta.key", "epsil", "value", "zeta", "eta", "alpha GOOD zeta"):
         assert names(shelf, Query(text=word)) == ["Gamma"], word
     assert names(shelf, Query(text="alpha place")) == []
+    assert names(shelf, Query(text='alpha, "eta is good", value')) == ["Gamma"]
     for part, found in (("lph", ["Gamma"]), ("psilon", [])):
         assert names(shelf, Query(text=part)) == found, part
     assert names(shelf, Query(text="  ")) == ["else", "Gamma"]
