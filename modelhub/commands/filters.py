@@ -72,10 +72,10 @@ def open_catalog(url: str | None, sink: Sink) -> Catalog:
     if settings.catalog is not None and _is_missing(settings.catalog.value):
         raise CatalogError(
             f"{settings.catalog.value}: there is no catalog ({settings.catalog.origin})",
-            hint="'modelhub intake PATH...' with the same catalog makes one",
+            hint="'modelhub library add DIR' or 'modelhub intake PATH...' with the same catalog makes one",
         )
     if settings.catalog is None and _is_missing(None):
-        sink.note("there is no catalog yet: 'modelhub intake PATH...' makes one")
+        sink.note("there is no catalog yet: 'modelhub library add DIR' or 'modelhub intake PATH...' makes one")
     return open_settled_catalog(settings, sink, make=False)
 
 

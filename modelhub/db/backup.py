@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection
 
+from modelhub.db.engine import is_as_it_stands
 from modelhub.errors import CatalogError
 
 
@@ -25,10 +26,11 @@ def back_up(connection: Connection, target: str, label: str) -> None:
     path = file_of(connection)
     if path is None:
         raise CatalogError(f"{label}: a catalog in memory cannot be copied")
+    flags = "mode=ro&immutable=1" if is_as_it_stands(path) else "mode=ro"
     partial = f"{target}.{os.urandom(4).hex()}.partial"
     try:
         with (
-            closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(f"file:{quote(path)}?{flags}", uri=True)) as source,
             closing(sqlite3.connect(partial)) as copy,
         ):
             source.backup(copy)

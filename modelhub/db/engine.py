@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import platformdirs
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -76,6 +77,7 @@ class Store:
         self._timeout = _timeout_of(url)
         if self.is_sqlite:
             _make_folder(url)
+            url = _to_be_read(url)
         self._engine = self._create(url)
 
     def read(self, work: Callable[[Connection], T]) -> T:
@@ -193,6 +195,26 @@ def _make_folder(url: URL) -> None:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise CatalogError(f"{path}: its folder cannot be made: {error.strerror or error}") from error
+
+
+def is_as_it_stands(path: str) -> bool:
+    """Whether the SQLite file *path* is complete, and nothing can be written beside it: a snapshot, a read-only disk.
+
+    A reader, too, writes: the index of the write-ahead log, which all who use the catalog share. Where there is neither
+    the one nor the other, and no place for them, SQLite reads the file if it is said to be immutable
+    (sqlite.org/wal.html#read_only_databases).
+    """
+    path = os.path.abspath(path)
+    is_closed = os.path.isfile(path) and not any(map(os.path.exists, (f"{path}-shm", f"{path}-wal")))
+    return is_closed and not os.access(os.path.dirname(path), os.W_OK)
+
+
+def _to_be_read(url: URL) -> URL:
+    path = url.database
+    if not path or path == ":memory:" or path.startswith("file:") or not is_as_it_stands(path):
+        return url
+    flags = {"mode": "ro", "immutable": "1", "uri": "true"}
+    return url.set(database=f"file:{quote(os.path.abspath(path))}").update_query_dict(flags)
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

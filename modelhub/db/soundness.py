@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 
 from sqlalchemy import Connection, Table, and_, func, select
@@ -9,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from modelhub.db import artifacts
 from modelhub.db.schema import content, metadata, record, search_text
+from modelhub.errors import CatalogError
 
 _AT_MOST = 20
 """Faults of one sort that are named: a damaged file has as many as it has pages."""
@@ -35,6 +37,9 @@ def _of_sqlite(connection: Connection) -> Iterator[str]:
             check = f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)"  # noqa: S608 (names of ours)
             connection.exec_driver_sql(check)
         except DBAPIError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY:
+                hint = "check a copy of it: 'modelhub db backup' makes one"
+                raise CatalogError("a catalog that may not be written cannot be checked", hint=hint) from error
             yield f"the index {table} does not fit the text it is of: {error.orig}"
 
 

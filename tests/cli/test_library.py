@@ -52,6 +52,32 @@ def test_list_and_status(followed: str) -> None:
     assert [change["kind"] for change in status["changes"]] == ["added", "added"]
 
 
+def test_what_is_unclear_can_be_said(followed: str) -> None:
+    """Where nobody can tell which of two files is a lost one, the user is told how to say it, and it works."""
+    modelhub("tag", "m0", "precious")
+    for folder in ("a", "b"):
+        os.mkdir(f"models/{folder}")
+        shutil.copy2("models/m0.safetensors", f"models/{folder}")
+    os.unlink("models/m0.safetensors")
+    ran = modelhub("library", "sync")
+    assert (ran.out.count("unclear   "), "modelhub group ID PATH" in ran.err) == (2, True)
+    (lost,) = (each for each in modelhub("list", "--gone", "--format", "jsonl").json_lines() if each["state"] == "gone")
+    assert modelhub("group", str(lost["id"]), "models/b/m0.safetensors").code == 0
+    tagged = modelhub("list", "--tag", "precious", "--format", "jsonl").json_lines()
+    assert [os.path.relpath(each["path"]) for each in tagged] == ["models/b/m0.safetensors"]
+
+
+def test_a_library_that_is_elsewhere(followed: str) -> None:
+    """Where all files of a library that is not there were found in another one, that is said, with what to do."""
+    shutil.move("models", "moved")
+    modelhub("library", "add", "moved")
+    ran = modelhub("library", "sync", "--format", "json")
+    assert ran.json()["elsewhere"] == [os.path.abspath("models")]
+    assert f"modelhub library remove {os.path.abspath('models')}" in ran.err
+    assert modelhub("library", "remove", "models").code == 0
+    assert modelhub("library", "sync", "--format", "json").json()["offline"] == []
+
+
 def test_an_unplugged_library_is_a_warning(followed: str) -> None:
     """A library that is not there is warned of, and is an error only for who asked for it."""
     shutil.move("models", "away")

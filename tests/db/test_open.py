@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -17,7 +18,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from modelhub.db import Catalog
+from modelhub.db import Catalog, Query
 from modelhub.db.engine import parse_url
 from modelhub.db.schema import REVISION, VERSION_TABLE, metadata
 from modelhub.db.upgrade import MIGRATIONS
@@ -177,6 +178,30 @@ def test_read_only_catalog_lists_and_refuses_to_write(database: Path) -> None:
         assert catalog.entries() == [entry]
         with pytest.raises(CatalogError, match="may not be written"):
             catalog.tag("a", ["tag"])
+
+
+def test_a_catalog_in_a_folder_that_may_not_be_written(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing can be written beside it, as on a read-only disk, a catalog is read and copied; what would write
+    to it says so in one sentence, and nothing is said of what cannot be checked."""
+    folder = tmp_path / "a %20?#b"
+    folder.mkdir()
+    with Catalog.open(str(database)) as catalog:
+        entry = Shelf(catalog).put("/m/a.safetensors")
+    shutil.copy(database, folder / "c.db")
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and may(path, mode))
+    with Catalog.open(str(folder / "c.db")) as catalog:
+        assert catalog.entries() == [entry]
+        assert [each.id for each in catalog.entries(Query(text="safetensors"))] == [entry.id]
+        for change in (lambda: catalog.tag("a", ["tag"]), catalog.upkeep.faults):
+            with pytest.raises(CatalogError, match="may not be written"):
+                change()
+        catalog.upkeep.back_up(str(tmp_path / "copy.db"))
+    assert os.listdir(folder) == ["c.db"]
+    with Catalog.open(str(tmp_path / "copy.db")) as copy:
+        assert copy.upkeep.faults() == []
 
 
 @pytest.mark.parametrize(
