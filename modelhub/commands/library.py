@@ -159,7 +159,7 @@ def _answer_sync(report: SyncReport, libraries: Sequence[str], sink: Sink) -> in
         sink.lines(sync_lines(report, None if sink.verbosity > 0 else _SHOWN))
     if report.unclear:
         sink.note(
-            "if you know: 'modelhub list --gone' has the lost records, 'modelhub group ID PATH' gives a file their notes"
+            "if you know: 'modelhub list --gone' has lost records, 'modelhub group ID PATH' gives a file their notes"
         )
     if not report.libraries:
         sink.note("no folder is followed yet: 'modelhub library add DIR'")
