@@ -12,7 +12,7 @@ def test_a_quick_run_measures_all_that_is_installed(capsys: pytest.CaptureFixtur
     merge.main(["sd1", "--quick"])
     told = capsys.readouterr().out
     assert "## sd-1, fp16, 1 of rank 32" in told
-    for method in ("copy", "products", "modelhub"):
+    for method in ("copy", "products", "modelhub", "known"):
         assert merge.METHODS[method] in told
     assert "At most the copy, the products and a tenth" in told
     assert "of anonymous memory: met" in told
