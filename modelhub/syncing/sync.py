@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -96,8 +96,9 @@ def sync(
     known = catalog.libraries.known(roots, outside)
     here, away = _there_and_not(roots, walks, known)
     gone_with_them = tuple(root.path for root in away)
-    known = [place for place in known if not _inside(place.path, gone_with_them)]
     seen = [file for root in here for file in walks[root.id].seen]
+    if away:
+        known = _without(away, known, {file.path for file in seen})
     comparison = compare(known, seen, catalog.libraries.lost())
     absent = _absent(catalog, everything, here, known) if comparison.new else []
     look_among(absent, comparison)
@@ -154,6 +155,14 @@ def _there_and_not(
         else:
             here.append(root)
     return here, away
+
+
+def _without(away: Sequence[LibraryRoot], known: Sequence[Known], seen: Collection[str]) -> list[Known]:
+    """What is *known*, but for what lies in the libraries that are *away*, or that they alone led to."""
+    paths, ids = tuple(root.path for root in away), {root.id for root in away}
+    return [
+        place for place in known if not _inside(place.path, paths) and (place.root_id not in ids or place.path in seen)
+    ]
 
 
 def _absent(

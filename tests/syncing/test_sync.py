@@ -474,6 +474,32 @@ def test_places_to_which_the_library_does_not_lead(tmp_path: Path, catalog: Cata
     assert {kind for _, change in catalog.libraries.changes(10) for kind in [change.kind]} == {"added"}
 
 
+def test_what_a_library_that_is_away_led_to(tmp_path: Path, catalog: Catalog) -> None:
+    """With a library goes out of sight what it led to elsewhere; what another one leads to as well is that one's."""
+    shared, also = tmp_path / "shared", tmp_path / "also"
+    for number, folder in enumerate((shared, also)):
+        put(folder / f"m{number}.safetensors", lora(number))
+    for name, folders in (("first", (shared, also)), ("second", (also,))):
+        named = "".join(f"s{number}:\n  base_path: {each}\n  loras: ./\n" for number, each in enumerate(folders))
+        put(tmp_path / name / "extra_model_paths.yaml", named.encode())
+        add_library(catalog, str(tmp_path / name))
+    assert counts(sync(catalog)) == {"added": 2}
+    catalog.tag("m1", ["mine"])
+    os.rename(tmp_path / "first", tmp_path / "away")
+    sync(catalog)
+    assert {entry.name: (entry.state, entry.tags) for entry in catalog.entries(Query(gone=True))} == {
+        "m0": ("offline", ()),
+        "m1": ("live", ("mine",)),
+    }
+    os.rename(tmp_path / "away", tmp_path / "first")
+    sync(catalog)
+    assert {entry.name: (entry.state, entry.tags) for entry in catalog.entries(Query(gone=True))} == {
+        "m0": ("live", ()),
+        "m1": ("live", ("mine",)),
+    }
+    assert catalog.upkeep.faults() == []
+
+
 @pytest.mark.parametrize("before", ["taken in", "another library's"])
 def test_what_a_library_comes_to_lead_to(tmp_path: Path, catalog: Catalog, before: str) -> None:
     """What the catalog knows of a file keeps belonging to it when a library comes to lead to it, outside its folder;
