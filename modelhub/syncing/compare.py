@@ -21,6 +21,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from modelhub.db import Known, Moved, Seen
+from modelhub.syncing import unfinished
 
 
 @dataclass(slots=True)
@@ -62,7 +63,9 @@ def compare(known: Sequence[Known], seen: Iterable[Seen], lost: Sequence[Known])
         if place is not None and place[4:8] == file[1:5] and place.is_folder == file.is_folder:
             del here[file.path]
             staying[file[3], file[4], file[1], file[2]] = place.content_id
-            if place.state == "live" and place.root_id == file.root_id:
+            if place.problem is not None and unfinished.has_ended(place.problem, place.path):
+                result.changed.append((place, file))
+            elif place.state == "live" and place.root_id == file.root_id:
                 result.unchanged += 1
             else:
                 result.seen_again.append((place, file))
@@ -190,10 +193,10 @@ def decide(comparison: Comparison, prints: Mapping[str, Print]) -> Decision:
         found = prints.get(file.path)
         if found is None:
             continue
-        if file.size == before.size and found.is_of(before):
-            result.touched.append((before, file))
-        elif _is_further(before, file, found):
+        if _is_further(before, file, found):
             result.grown.append((before, file))
+        elif file.size == before.size and found.is_of(before):
+            result.touched.append((before, file))
         else:
             candidates[likeness(before)].append(before)
             arrivals.append((before, file))
@@ -233,7 +236,15 @@ def kind_of_move(place: Known, file: Seen) -> str:
 
 
 def _is_further(place: Known, file: Seen, found: Print) -> bool:
-    """Whether *file* is the download that was cut off at *place* when it was last seen, further on."""
-    cut_off = not place.hashed and place.problem is not None and "cut off" in place.problem
+    """Whether *file* is the download that was cut off, or went on, at *place* when it was last seen, further on."""
+    problem = place.problem or ""
+    is_same = place[4:8] == file[1:5]
+    if is_same or place.hashed:
+        return is_same and unfinished.has_ended(problem, place.path)
     same_file = (place.dev, place.ino) == (file.dev, file.ino)
-    return cut_off and file.size > place.size and (same_file or found.has_header_of(place))
+    if unfinished.is_told_by(problem):
+        return same_file
+    if file.size <= place.size:
+        return False
+    cut_off = "cut off" in problem or "ends inside" in problem
+    return place.size == 0 or (cut_off and (same_file or found.has_header_of(place)))

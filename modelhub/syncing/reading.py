@@ -15,6 +15,7 @@ from modelhub.db.layouts import layout_of, part
 from modelhub.identify import Identity, identify_observation, observe, stored
 from modelhub.reidentifying import identification_version
 from modelhub.source import Source, open_local
+from modelhub.syncing import unfinished
 from modelhub.syncing.compare import Print
 from modelhub.syncing.structures import Structures
 from modelhub.tensor_table import elements_of
@@ -180,7 +181,7 @@ class Reader:
             seen,
             container=container,
             prints=prints,
-            problem=problem,
+            problem=problem or unfinished.problem_of(seen.path),
             identity=identity,
             metadata=metadata,
             layout=(layout, self._packed.pop(layout, None)),

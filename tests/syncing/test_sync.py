@@ -14,6 +14,7 @@ import modelhub.syncing.structures
 from modelhub.container import canonical_header
 from modelhub.db import Catalog, Query
 from modelhub.errors import Conflict, SourceError
+from modelhub.hashing import hash_files
 from modelhub.library import IntakeOptions, intake
 from modelhub.syncing import SyncReport, add_library, sync
 from tests.syncing.files import lora, put, tags_by_path, vae
@@ -271,6 +272,50 @@ def test_a_record_is_called_after_its_file(catalog: Catalog, models: Path) -> No
     assert [entry.name for entry in catalog.entries()] == ["mine", "renamed 0.v2", "renamed 1.v2"]
     assert catalog.show("renamed 1.v2").entry.tags == ("tag 1",)
     assert [entry.name for entry in catalog.entries(Query(text="renamed"))] == ["mine", "renamed 0.v2", "renamed 1.v2"]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_download_from_its_beginning_on(catalog: Catalog, models: Path, in_place: bool) -> None:
+    """An empty file that becomes a part of a header, then of the tensors, then whole, is one record all the time."""
+    whole, path = lora(5), models / "five.safetensors"
+    for length in (0, 100, len(whole) - 1000, len(whole)):
+        put(path if in_place else models / "five.part", whole[:length])
+        if not in_place:
+            os.replace(models / "five.part", path)
+        found = counts(sync(catalog))
+        if length == 0:
+            catalog.tag("five", ["mine"])
+        elif in_place:
+            assert found == {"unchanged": 3, "grown": 1}
+    assert catalog.show("five").entry.tags == ("mine",)
+    assert catalog.show("five").problem is None
+    assert not in_place or len(catalog.entries(Query(gone=True))) == 4
+
+
+@pytest.mark.parametrize("is_hashed", [False, True])
+def test_a_download_that_reserves_its_size(catalog: Catalog, models: Path, is_hashed: bool) -> None:
+    """What aria2 is at has its whole size from the beginning: it is broken until what stands beside it is gone."""
+    whole, path, mark = lora(5), models / "five.safetensors", models / "five.safetensors.aria2"
+    put(path, whole[:-8000] + bytes(8000), mtime=10**18)
+    put(mark, b"x")
+    sync(catalog)
+    catalog.tag("five", ["mine"])
+    assert [(entry.name, entry.problem) for entry in catalog.entries(Query(broken=True))] == [
+        ("five", "a download that has not ended: five.safetensors.aria2 is beside it")
+    ]
+    assert counts(sync(catalog)) == {"unchanged": 4}
+    with open(path, "r+b") as file:
+        file.write(whole)
+    assert counts(sync(catalog)) == {"unchanged": 3, "grown": 1}
+    if is_hashed:
+        assert len(list(hash_files(catalog, ["five"]))) == 1
+    digest = catalog.show("five").entry.digest
+    mark.unlink()
+    assert counts(sync(catalog)) == {"unchanged": 3, "grown": 1}
+    entry = catalog.show("five").entry
+    assert (entry.problem, entry.tags, entry.digest) == (None, ("mine",), digest)
+    assert counts(sync(catalog)) == {"unchanged": 4}
+    assert len(catalog.entries(Query(gone=True))) == 4
 
 
 def test_emptied_is_not_unplugged(catalog: Catalog, models: Path) -> None:
