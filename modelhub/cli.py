@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, str] = {
     "show": "Show everything the catalog knows of one record.",
     "search": "Find records by name, tag or what is known of them.",
     "tag": "Tag records, or take tags away.",
+    "tags": "List the tags that there are.",
     "note": "Write notes on records.",
     "rate": "Rate records from 0 to 5.",
     "collection": "Keep records in collections.",

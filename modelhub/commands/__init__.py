@@ -102,7 +102,7 @@ def paths_unless(*flags: str) -> Callable[[Command], Command]:
                 raise click.UsageError("Missing argument 'PATH...'.", ctx=click.get_current_context())
             if files_from == STDIN and STDIN in paths:
                 raise click.UsageError("Standard input cannot be both a model and a list of paths.")
-            listed = _listed_paths(files_from) if files_from is not None else []
+            listed = listed_lines(files_from) if files_from is not None else []
             return command(*args, paths=[*paths, *listed], **kwargs)
 
         return run
@@ -162,8 +162,9 @@ def judging(command: Command) -> Command:
     return run
 
 
-def _listed_paths(listing: str) -> list[str]:
-    """The paths in the file *listing*: separated by NUL if it holds one (``find -print0``), else one per line."""
+def listed_lines(listing: str) -> list[str]:
+    """What the file *listing* (- for standard input) lists, paths say: separated by NUL if it holds one (``find
+    -print0``), else one per line."""
     try:
         if listing == "-":
             data = sys.stdin.buffer.read()

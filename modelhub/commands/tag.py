@@ -1,10 +1,10 @@
-"""``modelhub tag``: tags on a record of the catalog."""
+"""``modelhub tag``: tags on records of the catalog."""
 
 from __future__ import annotations
 
 import click
 
-from modelhub.commands import ExitCode, reporting
+from modelhub.commands import STDIN, ExitCode, listed_lines, reporting
 from modelhub.commands.filters import answer_entries, catalog_option, open_catalog
 from modelhub.report.sink import Sink
 
@@ -16,8 +16,13 @@ from modelhub.report.sink import Sink
 @catalog_option
 @reporting
 def command(*, selector: str, tags: tuple[str, ...], remove: bool, catalog: str | None, sink: Sink) -> int:
-    """Tag the record that SELECTOR fits (see 'modelhub show'), or take tags away."""
+    """Tag the record that SELECTOR fits (see 'modelhub show'), or take tags away.
+
+    - takes SELECTORs from standard input, one per line: all of these records are tagged or, where one is not there,
+    none. 'modelhub tags' lists the tags.
+    """
+    selectors = listed_lines(STDIN) if selector == STDIN else [selector]
     with open_catalog(catalog, sink) as opened:
-        entry = opened.untag(selector, tags) if remove else opened.tag(selector, tags)
-    answer_entries([entry], sink)
+        entries = opened.tag_all(selectors, tags, remove=remove)
+    answer_entries(entries, sink)
     return ExitCode.OK

@@ -9,7 +9,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from modelhub.db import (
     artifacts,
@@ -29,7 +29,7 @@ from modelhub.db.engine import Store, default_url, parse_url
 from modelhub.db.entries import Derivation, Detail, Duplicates, Entry, Query
 from modelhub.db.libraries import Libraries
 from modelhub.db.origins import Origins
-from modelhub.db.schema import content, record
+from modelhub.db.schema import content, record, record_tag
 from modelhub.db.side_files import SideFiles
 from modelhub.db.smoke_runs import SmokeRuns
 from modelhub.db.text import name_for
@@ -269,17 +269,32 @@ class Catalog:
 
     def tag(self, selector: str, tags: Sequence[str]) -> Entry:
         """Add *tags*, kept in lower case and single-spaced, to the record that *selector* fits (see :meth:`show`)."""
-        wanted = recording.wanted_tags(tags)
-        return self._change(
-            selector, lambda connection, each: recording.put_tags(connection, each, wanted), any_version=True
-        )
+        return self.tag_all([selector], tags)[0]
 
     def untag(self, selector: str, tags: Sequence[str]) -> Entry:
         """Take *tags* from the record that *selector* fits; those that it has not are passed over."""
+        return self.tag_all([selector], tags, remove=True)[0]
+
+    def tag_all(self, selectors: Sequence[str], tags: Sequence[str], *, remove: bool = False) -> list[Entry]:
+        """:meth:`tag`, or with *remove* :meth:`untag`, for each of *selectors*: for all, or for none where one fits no
+        record."""
         wanted = recording.wanted_tags(tags)
-        return self._change(
-            selector, lambda connection, each: recording.remove_tags(connection, each, wanted), any_version=True
+        put = recording.remove_tags if remove else recording.put_tags
+
+        def work(connection: Connection) -> list[Entry]:
+            return [
+                _changed(connection, each, lambda connection, record: put(connection, record, wanted), any_version=True)
+                for each in selectors
+            ]
+
+        return self._store.write(work)
+
+    def tags(self) -> dict[str, int]:
+        """Every tag, by name, and how many artifacts have it."""
+        counted = (
+            select(record_tag.c.tag, func.count().label("number")).group_by(record_tag.c.tag).order_by(record_tag.c.tag)
         )
+        return self._store.read(lambda connection: {each.tag: each.number for each in connection.execute(counted)})
 
     def note(self, selector: str, text: str, *, append: bool = False) -> Entry:
         """Let *text* be the notes of the record that *selector* fits, in place of those before or under them."""
@@ -328,13 +343,17 @@ class Catalog:
         return self._change(selector, change, any_version=True)
 
     def _change(self, selector: str, change: Callable[[Connection, int], bool], *, any_version: bool = False) -> Entry:
-        def work(connection: Connection) -> Entry:
-            entry = details.select_entry(connection, selector, any_version=any_version)
-            if not change(connection, entry.id):
-                return entry
-            content_id = connection.execute(select(record.c.content_id).where(record.c.id == entry.id)).scalar_one()
-            facts_.settle(connection, content_id)
-            grouping.index_artifact(connection, entry.id)
-            return search.entries(connection, record.c.id == entry.id)[0]
+        return self._store.write(lambda connection: _changed(connection, selector, change, any_version=any_version))
 
-        return self._store.write(work)
+
+def _changed(
+    connection: Connection, selector: str, change: Callable[[Connection, int], bool], *, any_version: bool
+) -> Entry:
+    """The record that *selector* fits after *change*, which says whether it changed anything."""
+    entry = details.select_entry(connection, selector, any_version=any_version)
+    if not change(connection, entry.id):
+        return entry
+    content_id = connection.execute(select(record.c.content_id).where(record.c.id == entry.id)).scalar_one()
+    facts_.settle(connection, content_id)
+    grouping.index_artifact(connection, entry.id)
+    return search.entries(connection, record.c.id == entry.id)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from modelhub.db import ENTRY_FIELDS, Detail
 from modelhub.report.csv import csv_rows
-from tests.cli.run import ROOT, modelhub
+from tests.cli.run import ROOT, Ran, modelhub
 from tests.syncing.files import lora, put
 
 
@@ -145,3 +146,21 @@ def test_a_digest_that_is_searched(listed: None) -> None:
     assert "digest" not in modelhub("search", "nothing").err
     (entry,) = modelhub("list", "--digest", f"0x{digest[:12]}", "--format", "jsonl").json_lines()
     assert entry["name"] == "e"
+
+
+def test_many_are_tagged_at_once(listed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are tagged by the list, all of them or none, and the tags are listed with how many have them."""
+    modelhub("group", "e", "f")
+    chosen = [f"#{entry['id']}" for entry in modelhub("list", "--format", "jsonl").json_lines()]
+
+    def tag(given: str, *arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        return modelhub("tag", "-", *arguments, "--format", "jsonl")
+
+    assert len(tag("\n".join(chosen), "One", "two").json_lines()) == 5
+    assert tag("\n".join([*chosen, "nobody"]), "three").code == 2
+    assert tag(f"{chosen[0]}\r\n", "two", "--remove").code == 0
+    listing = modelhub("tags", "--format", "json").json()
+    assert listing["tags"] == [{"tag": "one", "size": 4}, {"tag": "two", "size": 3}]
+    assert modelhub("tags").out == "one  (4 models)\ntwo  (3 models)\n"
+    assert modelhub("tags", "--format", "csv").out.splitlines()[0] == "tag,size"
