@@ -16,7 +16,7 @@ from modelhub.identify import identify
 from modelhub.merge import Address, Unmatched, Weights
 from modelhub.merge.bases import Base, open_base
 from modelhub.merge.lineage import placeholder, with_older
-from modelhub.merge.pairing import Place, Placed, placed
+from modelhub.merge.pairing import Place, Placed, at_odds, placed, spoken
 from modelhub.merge.weights import without_use
 from modelhub.source import Source
 from modelhub.tensors import DType, TensorInfo
@@ -194,18 +194,14 @@ def _notes(models: Sequence[Placed], changes: dict[Address, Blended], recipe: Bl
     for other in models[1:]:
         name = other.base.container.name
         for component in sorted(models[0].components - other.components - {""}):
-            yield f"{name} has no {_word(component)}: A's stays as it is"
+            yield f"{name} has no {spoken(component)}: A's stays as it is"
         for component in sorted(other.components - models[0].components - {""}):
-            yield f"{name} has {_word(component)}, which A has not: it is left out"
-        ours, theirs = first.identity.prediction_type, other.base.identity.prediction_type
-        if ours and theirs and set(theirs.split(" | ")).isdisjoint(ours.split(" | ")):
+            yield f"{name} has {spoken(component)}, which A has not: it is left out"
+        if at_odds(first.identity.prediction_type, theirs := other.base.identity.prediction_type):
+            ours = first.identity.prediction_type
             yield f"{name} predicts {theirs}, and A {ours}: what is blended of such models seldom works"
     if any(address.tensor.startswith("model_ema.") for address in first.pieces):
         yield "A's averaged weights (EMA) are not blended; convert --ema drop takes them out"
     for address, change in changes.items():
         if change.columns is not None:
             yield f"of {address.tensor} only the first {change.columns} input channels are blended, as B has no others"
-
-
-def _word(component: str) -> str:
-    return "VAE" if component == "vae" else component.replace("_", " ")

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from modelhub.convert import Conversion, ConversionPlan, OutputFile, Piece, PlannedTensor
-from modelhub.merge import Unmatched
+from modelhub.merge import Address, Unmatched
 from modelhub.source import Source
+from modelhub.tensors import DType
 
 Dynamic = Literal["sv_ratio", "sv_fro", "sv_cumulative"]
 FactorType = Literal["fp16", "bf16", "fp32"]
+TYPES: Mapping[FactorType, DType] = {"fp16": DType.F16, "bf16": DType.BF16, "fp32": DType.F32}
+_NEAREST = {DType.F64: DType.F32, DType.F8_E4M3: DType.F16, DType.F8_E5M2: DType.F16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +78,16 @@ class ExtractedModule:
 
 @dataclass(frozen=True, slots=True)
 class ExtractPlan:
-    """Everything that an extraction will do. ``others`` are the pairs, tuned and base, of blended components' tensors
-    that no module is made of (norms, biases, embeddings), of which only the change is told. ``files`` are those of
-    ``tuned`` and of ``base``, by relative name. ``metadata`` is what is said of the LoRA beforehand; ``exact`` has
-    all singular values computed; ``notes`` are sentences."""
+    """Everything that an extraction will do. ``others`` are the pairs, tuned and base, of these components' tensors
+    that no module is made of (norms, biases, embeddings), ``vae`` those of the VAE, by their places in the base: of
+    both only the change is told. ``files`` are those of ``tuned`` and of ``base``, by relative name. ``metadata`` is
+    what is said of the LoRA beforehand; ``exact`` has all singular values computed; ``notes`` are sentences."""
 
     tuned: str
     base: str
     modules: tuple[ExtractedModule, ...]
-    others: Mapping[str, tuple[Piece, Piece]]
+    others: Mapping[Address, tuple[Piece, Piece]]
+    vae: Mapping[Address, tuple[Piece, Piece]]
     unmatched: tuple[Unmatched, ...]
     rule: RankRule
     dtype: FactorType
@@ -97,7 +101,7 @@ class ExtractPlan:
     def reading(self) -> ConversionPlan:
         """Everything that is read, as a plan whose sources can be checked."""
         pieces = [piece for module in self.modules for part in module.parts for piece in (part.tuned, part.base)]
-        pieces += [piece for pair in self.others.values() for piece in pair]
+        pieces += [piece for pair in (*self.others.values(), *self.vae.values()) for piece in pair]
         planned = (PlannedTensor(p.tensor.name, p.tensor.dtype, p.tensor.shape, (p,), 0, 0) for p in pieces)
         return ConversionPlan(self.tuned, (OutputFile("", b"", tuple(planned), {}),))
 
@@ -116,14 +120,16 @@ class ExtractPlan:
 @dataclass(frozen=True, slots=True)
 class Extraction:
     """An extraction that was carried out. ``kept`` is by module, ``same`` counts the modules that did not change, and
-    ``left`` are the norms of the changes, and of the weights, of what is in no module. ``digests`` are the SHA-256 of
-    the files that were read, by model, ``tuned`` or ``base``, and relative name."""
+    ``left`` are the norms of the changes, and of the weights, of what is in no module; ``vae`` counts the VAE's tensors
+    that changed. ``digests`` are the SHA-256 of the files that were read, by model, ``tuned`` or ``base``, and relative
+    name."""
 
     plan: ExtractPlan
     conversion: Conversion
     kept: Mapping[str, Kept]
     same: int
-    left: Mapping[str, tuple[float, float]]
+    left: Mapping[Address, tuple[float, float]]
+    vae: int
     digests: Mapping[str, Mapping[str, str]]
 
     @property
@@ -171,6 +177,10 @@ class ResizePlan:
     salvaged: bool = False
     notes: tuple[str, ...] = field(default=())
 
+    def type_of(self, factor: Piece) -> DType:
+        """The type of what *factor* becomes."""
+        return TYPES[self.dtype] if self.dtype is not None else nearest_type(factor.tensor.dtype)
+
 
 @dataclass(frozen=True, slots=True)
 class Resizing:
@@ -180,6 +190,11 @@ class Resizing:
     conversion: Conversion
     kept: Mapping[str, Kept]
     sha256: str
+
+
+def nearest_type(dtype: DType) -> DType:
+    """The narrowest of :data:`TYPES` that has the numbers of *dtype*, but for F64's, or *dtype*, where it is one."""
+    return _NEAREST.get(dtype, dtype)
 
 
 def network_dim(rule: RankRule, kept: Mapping[str, Kept]) -> dict[str, str]:

@@ -71,13 +71,15 @@ def kept_rank(values: Tensor, energy: float, rule: RankRule, most: int) -> int:
     most = max(1, min(most, len(values)))
     if rule.dynamic is None:
         return most
+    if not energy:
+        return 1
     how, number = rule.dynamic
     if how == "sv_ratio":
         count = int((values > values[0] / number).sum())
     elif how == "sv_fro":
-        count = _first_reaching(torch.cumsum(values.square(), 0) / max(energy, 1e-300), number**2)
+        count = _first_reaching(torch.cumsum(values.square(), 0) / energy, number**2)
     else:
-        count = _first_reaching(torch.cumsum(values, 0) / values.sum().clamp(min=1e-300), number)
+        count = _first_reaching(torch.cumsum(values, 0) / values.sum(), number)
     return max(1, min(count, most))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from modelhub.convert import Piece
 from modelhub.errors import MergeError
 from modelhub.lowrank.base import Difference, ExtractedModule
+from modelhub.merge import Address
 from modelhub.merge.compute import Buffers
 from modelhub.merge.reading import Rows, torch_type
 
@@ -40,10 +41,10 @@ def difference(module: ExtractedModule, tuned: str, buffers: Buffers) -> Tensor 
     return matrix.T if module.transposed else matrix
 
 
-def changes(pairs: Mapping[str, tuple[Piece, Piece]]) -> Iterator[tuple[str, tuple[float, float]]]:
+def changes(pairs: Mapping[Address, tuple[Piece, Piece]]) -> Iterator[tuple[Address, tuple[float, float]]]:
     """Of the *pairs*, tuned and base, that differ: the norms of the change and of the weight."""
     buffers = Buffers()
-    for name, (tuned, base) in pairs.items():
+    for address, (tuned, base) in pairs.items():
         if not base.tensor.numel:
             continue
         ours, theirs = _Wide(tuned, "tuned", buffers), _Wide(base, "base", buffers)
@@ -56,7 +57,7 @@ def changes(pairs: Mapping[str, tuple[Piece, Piece]]) -> Iterator[tuple[str, tup
             weight += _square(old)
             change += _square(new - old)
         if change:
-            yield name, (math.sqrt(change), math.sqrt(weight))
+            yield address, (math.sqrt(change), math.sqrt(weight))
 
 
 def _subtract(part: Difference, into: Tensor, buffers: Buffers) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from modelhub.container import Container, open_path
@@ -15,7 +15,7 @@ from modelhub.lowrank.base import Difference, ExtractedModule, ExtractPlan, Fact
 from modelhub.merge import Address, Unmatched
 from modelhub.merge.bases import Base, open_base
 from modelhub.merge.keymap import NamedModule
-from modelhub.merge.pairing import Place, placed
+from modelhub.merge.pairing import Placed, at_odds, placed, spoken
 from modelhub.tensors import DType
 
 _FLOATS = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64})
@@ -53,8 +53,8 @@ def open_extract(
     if (tuned_file.source is None) is not (base_file.source is None):
         hint = "convert one of them first: convert --layout diffusers or ldm"
         raise MergeError(f"{tuned_path}: one model is a folder and the other is a file", hint=hint)
-    there = placed(tuned)
-    places = {address: place for place, address in placed(base).addresses.items()}
+    here, there = placed(base), placed(tuned)
+    places = {address: place for place, address in here.addresses.items()}
     modules: list[ExtractedModule] = []
     unmatched: list[Unmatched] = []
     covered: set[Address] = set()
@@ -78,13 +78,14 @@ def open_extract(
         raise MergeError(f"{tuned_path}: there is nothing in both models that a LoRA is made of")
     base.check_computable(covered)
     tuned.check_computable(there.addresses[places[address]] for address in covered)
-    others = _others(base, there.pieces, places, covered)
+    others = _others(here, there, covered)
     metadata = _metadata(base, rule)
     return ExtractPlan(
         tuned_path,
         base_path,
         tuple(modules),
-        others,
+        {address: pair for address, pair in others.items() if places[address].component != "vae"},
+        {address: pair for address, pair in others.items() if places[address].component == "vae"},
         tuple(unmatched),
         rule,
         dtype,
@@ -92,6 +93,7 @@ def open_extract(
         metadata,
         exact=exact,
         salvaged=not safe,
+        notes=tuple(_notes(here, there)),
     )
 
 
@@ -133,19 +135,34 @@ def _unlike(piece: Piece, other: Piece | None) -> str:
     return ""
 
 
-def _others(
-    base: Base, there: Mapping[Place, Piece], places: Mapping[Address, Place], covered: set[Address]
-) -> dict[str, tuple[Piece, Piece]]:
+def _others(here: Placed, there: Placed, covered: set[Address]) -> dict[Address, tuple[Piece, Piece]]:
     """What is no module's weight and may have changed all the same: tuned and base."""
     found = {}
-    for address, piece in base.pieces.items():
-        other = there.get(places.get(address, Place("", "")))
+    for place, address in here.addresses.items():
+        piece, other = here.pieces[place], there.pieces.get(place)
         if address in covered or other is None or other.tensor.shape != piece.tensor.shape:
             continue
-        component = places[address].component
-        if component and component != "vae" and {piece.tensor.dtype, other.tensor.dtype} <= _FLOATS:
-            found[address.tensor] = (other, piece)
+        if place.component and {piece.tensor.dtype, other.tensor.dtype} <= _FLOATS:
+            found[address] = (other, piece)
     return found
+
+
+def _notes(here: Placed, there: Placed) -> Iterator[str]:
+    """What the tuned model, *there*, has and the base, *here*, has not."""
+    tuned, base = there.base.container.name, here.base.container.name
+    for component in sorted(there.components - here.components - {""}):
+        yield f"{tuned} has {spoken(component)}, which {base} has not: it is left out"
+    known = here.components - {"", "vae"}
+    more = [
+        address.tensor
+        for place, address in there.addresses.items()
+        if place.component in known and place not in here.pieces and there.pieces[place].tensor.dtype in _FLOATS
+    ]
+    if more:
+        yield f"tensors that {base} has not, which are left out: {len(more):,}, as {more[0]:.100}"
+    theirs, ours = there.base.identity.prediction_type, here.base.identity.prediction_type
+    if at_odds(ours, theirs):
+        yield f"{tuned} predicts {theirs}, and {base} {ours}: a LoRA does not say that"
 
 
 def _metadata(base: Base, rule: RankRule) -> dict[str, str]:

@@ -19,10 +19,10 @@ from modelhub.convert.background import Background
 from modelhub.convert.execute import check_target, check_unchanged
 from modelhub.convert.integrity import check_sources
 from modelhub.errors import MergeError
-from modelhub.lowrank.base import ExtractedModule, Extraction, ExtractPlan, Kept, in_total, network_dim
+from modelhub.lowrank.base import TYPES, ExtractedModule, Extraction, ExtractPlan, Kept, in_total, network_dim
 from modelhub.lowrank.decomposing import balanced, decompose
 from modelhub.lowrank.differences import changes, difference
-from modelhub.lowrank.spool import TYPES, Spool
+from modelhub.lowrank.spool import Spool
 from modelhub.lowrank.working import worked
 from modelhub.merge.compute import Buffers
 from modelhub.merge.digesting import Digesting
@@ -73,8 +73,10 @@ def execute(
             if progress is not None:
                 progress(sum(part.nbytes for part in module.parts))
         left = dict(changes(plan.others))
+        vae = sum(1 for _ in changes(plan.vae))
         if not kept:
-            raise MergeError(f"{plan.tuned}: it differs from {plan.base} in no module that a LoRA is made of")
+            others = f", but in {len(left) + vae:,} other tensors" if left or vae else ""
+            raise MergeError(f"{plan.tuned}: it differs from {plan.base} in no module that a LoRA is made of{others}")
         checking.result()
         sha256 = {name: reading.of(source) for source, name in plan.pending}
         found = {
@@ -83,7 +85,7 @@ def execute(
         }
         check_unchanged(read)
         conversion = spool.write({}, _metadata(plan, kept, found), force=force)
-    return Extraction(plan, conversion, kept, same, left, found)
+    return Extraction(plan, conversion, kept, same, left, vae, found)
 
 
 class _Factors(NamedTuple):

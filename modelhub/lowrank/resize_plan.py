@@ -10,7 +10,7 @@ from modelhub.container.storages import Storages
 from modelhub.convert import Piece
 from modelhub.convert.convertible import convertible
 from modelhub.errors import MergeError
-from modelhub.lowrank.base import FactorType, RankRule, ResizedModule, ResizePlan
+from modelhub.lowrank.base import TYPES, FactorType, RankRule, ResizedModule, ResizePlan, nearest_type
 from modelhub.merge.base import AdapterModule, Unmatched
 from modelhub.merge.modules import adapter_modules
 from modelhub.tensors import StateDict
@@ -58,10 +58,16 @@ def open_resize(container: Container, *, safe: bool, rule: RankRule, dtype: Fact
             raise MergeError(f"{container.name}: {each.name}: {each.reason}, and its scale would be lost")
     copied = {name: Piece(*storages.locate(tensor)) for name, tensor in state_dict.items() if name not in taken}
     metadata = {k: v for k, v in state_dict.metadata.items() if k not in _STALE | _PEFT}
-    notes = tuple(_notes(others, modules, state_dict, found.refused))
+    notes = (*_notes(others, modules, state_dict, found.refused), *(_new_types(modules) if dtype is None else ()))
     if rule.dynamic is None and all(module.rank <= rule.most(kernel=module.kernel) for module in modules):
         notes += ("no module has a rank above what is asked for: nothing is cut",)
     return ResizePlan(container.name, tuple(modules), copied, dict(others), rule, dtype, metadata, not safe, notes)
+
+
+def _new_types(modules: list[ResizedModule]) -> Iterator[str]:
+    types = {piece.tensor.dtype for module in modules for piece in module.tensors.values()}
+    for dtype in sorted(types - set(TYPES.values()), key=lambda dtype: dtype.label):
+        yield f"factors of {dtype.label} become {nearest_type(dtype).label}"
 
 
 def _word(module: AdapterModule) -> str:

@@ -19,14 +19,15 @@ from modelhub.convert.integrity import check_sources
 from modelhub.errors import MergeError
 from modelhub.lowrank.base import Kept, ResizedModule, ResizePlan, Resizing, in_total, network_dim
 from modelhub.lowrank.decomposing import Decomposed, balanced, kept_rank
-from modelhub.lowrank.spool import TYPES, Spool
+from modelhub.lowrank.spool import Spool
 from modelhub.lowrank.working import worked
+from modelhub.merge.lineage import with_older
 from modelhub.merge.peft import CONFIG
 from modelhub.merge.reading import whole
 from modelhub.tensors import DType
 
 RESIZE_KEY = "modelhub.resize"
-"""Metadata key: how the LoRA was resized, as JSON."""
+"""Metadata key: how the LoRA was resized, as JSON; earlier times have numbers behind it."""
 
 
 def execute(
@@ -75,7 +76,7 @@ def _resized(module: ResizedModule, plan: ResizePlan) -> tuple[Kept, list[tuple[
     rank = kept_rank(values, energy, plan.rule, plan.rule.most(kernel=module.kernel))
     found = Decomposed(values[:rank], left @ u[:, :rank], values[:rank, None] * (vh[:rank] @ right.T), energy)
     new_up, new_down = balanced(found)
-    dtype = TYPES[plan.dtype] if plan.dtype is not None else module.tensors["down"].tensor.dtype
+    dtype = plan.type_of(module.tensors["down"])
     ones = (1,) * (len(module.tensors["up"].tensor.shape) - 2)
     made = [
         (module.tensors["up"].tensor.name, new_up.reshape(-1, rank, *ones), dtype),
@@ -85,8 +86,7 @@ def _resized(module: ResizedModule, plan: ResizePlan) -> tuple[Kept, list[tuple[
         made.append((module.alpha, torch.tensor(float(rank)), DType.F32))
     if module.bias is not None:
         bias = whole(module.bias, torch.float64) * module.scale
-        of_bias = TYPES[plan.dtype] if plan.dtype is not None else module.bias.tensor.dtype
-        made.append((module.bias.tensor.name, bias, of_bias))
+        made.append((module.bias.tensor.name, bias, plan.type_of(module.bias)))
     share = float(values[:rank].square().sum()) / energy if energy else 1.0
     return Kept(module.rank, rank, math.sqrt(energy), share), made
 
@@ -124,4 +124,5 @@ def _metadata(plan: ResizePlan, kept: Mapping[str, Kept], sha256: str) -> dict[s
         "energy": round(in_total(kept), 6),
     }
     salvaged = {SALVAGED_KEY: "true"} if plan.salvaged else {}
-    return {**plan.metadata, **network_dim(rule, kept), **salvaged, RESIZE_KEY: json.dumps(how)}
+    lineage = with_older(plan.metadata, RESIZE_KEY, json.dumps(how))
+    return {**plan.metadata, **network_dim(rule, kept), **salvaged, **lineage}

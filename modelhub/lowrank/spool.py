@@ -15,12 +15,10 @@ from modelhub.convert.base import Draft
 from modelhub.convert.options import NO_OPTIONS
 from modelhub.convert.target import PartFile, write_error
 from modelhub.errors import MergeError
-from modelhub.lowrank.base import FactorType
 from modelhub.merge.reading import bytes_of
 from modelhub.source import open_local
 from modelhub.tensors import DType, StorageRef, TensorInfo
 
-TYPES: Mapping[FactorType, DType] = {"fp16": DType.F16, "bf16": DType.BF16, "fp32": DType.F32}
 _TORCH = {DType.F16: torch.float16, DType.BF16: torch.bfloat16, DType.F32: torch.float32}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,13 +24,17 @@ from modelhub.identify.names import Names
 from modelhub.merge.base import AdapterModule, Kind, NotMerged, Unmatched
 from modelhub.merge.codes import EIGHT_BITS, number_of
 from modelhub.merge.peft import PeftScales, as_number
-from modelhub.tensors import StateDict, TensorInfo
+from modelhub.tensors import DType, StateDict, TensorInfo
 
 _PEFT = "base_model.model."
 _SPLIT = re.compile(r'"split_qkv":\s*"?true', re.IGNORECASE)
 _FUSED = re.compile(r"(double|single|joint)_blocks_\d+_.*(qkv|linear1)$")
 _BUNDLED = "bundle_emb."
 _SPARSE = ("bias_indices", "bias_values", "bias_size")
+_INTEGERS = frozenset({DType.BOOL, DType.U8, DType.I8, DType.I16, DType.I32, DType.I64})
+_WHOLE = frozenset({"bias_indices", "bias_size", "on_input"})
+"""Roles of tensors that may be of whole numbers; elsewhere these are codes of something quantised."""
+
 _SCALED = frozenset({"lora", "loha", "glora", "oft"})
 _RANKED = frozenset({"w1_b", "w2_b"})
 _WRAPPERS = (
@@ -88,9 +93,10 @@ def adapter_modules(container: Container) -> Adapter:
     taken |= {tensor.name for roles in extra.values() for tensor in roles.values()}
     scales = PeftScales(container.name, state_dict.metadata)
 
-    def piece(tensor: TensorInfo) -> Piece:
-        if tensor.dtype.bits < 8 or tensor.dtype.is_complex or not tensor.dtype.storable:
-            raise NotMerged(f"its tensor {tensor.name!r:.100} is of type {tensor.dtype.label}, which is not merged")
+    def piece(tensor: TensorInfo, role: str) -> Piece:
+        dtype = tensor.dtype
+        if not (dtype.is_float or dtype in EIGHT_BITS or (role in _WHOLE and dtype in _INTEGERS)):
+            raise NotMerged(f"its tensor {tensor.name!r:.100} is of type {dtype.label}, which is not merged")
         return Piece(*storages.locate(tensor))
 
     def number(tensor: TensorInfo) -> float | None:
@@ -104,11 +110,11 @@ def adapter_modules(container: Container) -> Adapter:
 
     made: list[AdapterModule] = []
     refused: list[Unmatched] = []
-    several = tuple(f"{module.name}." for module in found if _has_several(module, extra.get(module.name, {})))
+    several = _Beginnings(f"{each.name}." for each in found if _has_several(each, extra.get(each.name, {})))
     left = [
         Unmatched(container.name, name, "a tensor that belongs to no adapter's module")
         for name in state_dict
-        if name not in taken and not name.startswith((_BUNDLED, *several))
+        if name not in taken and not name.startswith(_BUNDLED) and not several.begin(name)
     ]
     for module in found:
         try:
@@ -121,6 +127,21 @@ def adapter_modules(container: Container) -> Adapter:
         told = ", ".join(f"{alpha:g}" for alpha in sorted(scales.used))
         notes += (f"its alphas are those of {scales.where}: {told:.100}",)
     return Adapter(tuple(made), tuple(refused), tuple(left), notes)
+
+
+class _Beginnings:
+    """Beginnings of names, of which there may be many."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._sorted: list[str] = []
+        for text in sorted(texts):
+            if not (self._sorted and text.startswith(self._sorted[-1])):
+                self._sorted.append(text)
+
+    def begin(self, name: str) -> bool:
+        """Whether one of them begins *name*: the last that is not behind it in their order is the only one that can."""
+        place = bisect_right(self._sorted, name)
+        return place > 0 and name.startswith(self._sorted[place - 1])
 
 
 def _notes(metadata: Mapping[str, str], modules: Iterable[AdapterModule], names: Iterable[str]) -> Iterator[str]:
@@ -144,7 +165,7 @@ def _notes(metadata: Mapping[str, str], modules: Iterable[AdapterModule], names:
 def _parts(
     module: Module,
     extra: Mapping[str, TensorInfo],
-    piece: Callable[[TensorInfo], Piece],
+    piece: Callable[[TensorInfo, str], Piece],
     alpha: float | None,
     factor: float,
 ) -> Iterator[AdapterModule]:
@@ -169,9 +190,9 @@ def _parts(
             path,
             kind,
             algorithm,
-            {role: piece(tensor) for role, tensor in tensors.items()},
+            {role: piece(tensor, role) for role, tensor in tensors.items()},
             alpha,
-            piece(scale) if scale is not None else None,
+            piece(scale, "scale") if scale is not None else None,
             any(leaf.startswith("lora_magnitude_vector") for leaf in module.leaves),
             factor,
         )

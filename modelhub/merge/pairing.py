@@ -45,6 +45,16 @@ class Placed:
         return frozenset(place.component for place in self.pieces)
 
 
+def at_odds(ours: str | None, theirs: str | None) -> bool:
+    """Whether two models of these prediction types predict for certain something else, as far as both are known."""
+    return bool(ours and theirs and set(theirs.split(" | ")).isdisjoint(ours.split(" | ")))
+
+
+def spoken(component: str) -> str:
+    """What people call a *component*."""
+    return "VAE" if component == "vae" else component.replace("_", " ")
+
+
 def placed(base: Base) -> Placed:
     """The tensors of *base* by their places."""
     folder = base.container.source is None

@@ -28,6 +28,7 @@ from modelhub.merge.digesting import Digesting
 from modelhub.merge.fitting import Taken, misfit
 from modelhub.merge.lineage import placeholder, with_older
 from modelhub.merge.modules import adapter_modules
+from modelhub.merge.pairing import at_odds
 from modelhub.merge.recipe import RECIPE_KEY, merged_digests, written_recipe
 from modelhub.merge.weights import strength_of, without_use
 
@@ -177,7 +178,7 @@ def _adapter(
 def _unlike(adapter: Identity, base: Identity) -> Iterable[str]:
     """What the *adapter* says of the model that it was trained on, and the *base* is not."""
     theirs, ours = adapter.prediction_type, base.prediction_type
-    if theirs and ours and set(theirs.split(" | ")).isdisjoint(ours.split(" | ")):
+    if at_odds(ours, theirs):
         yield f"it was trained to predict {theirs}, and the base predicts {ours}: what comes of that seldom works"
 
 

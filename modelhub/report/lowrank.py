@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from modelhub.lowrank import Extraction, ExtractPlan, Kept, RankRule, ResizePlan, Resizing, in_total
+from modelhub.merge import Address
 from modelhub.report.merged import SHOWN, unmatched_lines, unmatched_list, would_line
 from modelhub.report.plain import Line, Span, byte_size, counted, line, shortened
 
@@ -39,16 +40,19 @@ def extraction_lines(done: Extraction, verbosity: int = 0) -> Iterator[Line]:
             Span("    most of the change is left out: ", "suspicious"), "it is of no low rank; a higher --rank has more"
         )
     if done.left:
-        names = sorted(done.left, key=lambda name: -done.left[name][0])
+        left = sorted(done.left, key=lambda address: -done.left[address][0])
         share = sum(change**2 for change, _ in done.left.values())
         share /= share + sum(each.norm**2 for each in done.kept.values())
         yield line(
             Span("    in no module  ", "suspicious"),
-            f"{counted(len(names), 'tensor')} changed that a LoRA does not have, {share:.2%} of the change's energy",
+            f"{counted(len(left), 'tensor')} changed that a LoRA does not have, {share:.2%} of the change's energy",
         )
-        for name in names if verbosity > 0 else names[:SHOWN]:
-            change, weight = done.left[name]
-            yield line(Span(f"    {change / weight if weight else 1.0:8.3%}  ", "dim"), shortened(name, 120))
+        for address in left if verbosity > 0 else left[:SHOWN]:
+            change, weight = done.left[address]
+            yield line(Span(f"    {change / weight if weight else 1.0:8.3%}  ", "dim"), shortened(_place(address), 120))
+    if done.vae:
+        told = f"{counted(done.vae, 'tensor')} of it changed, of which a LoRA has nothing"
+        yield line(Span("    another VAE  ", "suspicious"), told)
     yield from unmatched_lines(plan.unmatched, verbosity, "extracted")
     yield from _notes(plan.notes)
 
@@ -86,6 +90,10 @@ def _kept(kept: Mapping[str, Kept], verbosity: int) -> Iterator[Line]:
     if verbosity > 0:
         for name, each in kept.items():
             yield line(Span(f"    {each.energy:8.3%}  rank {each.rank:4}  ", "dim"), name)
+
+
+def _place(address: Address) -> str:
+    return f"{address.file}: {address.tensor}" if address.file else address.tensor
 
 
 def _ranks(ranks: Iterable[int]) -> str:
@@ -128,9 +136,10 @@ def extraction_dict(done: Extraction) -> dict[str, Any]:
         "modules": _kept_list(done.kept),
         "unchanged_modules": done.same,
         "left": [
-            {"tensor": name, "change_norm": change, "weight_norm": weight}
-            for name, (change, weight) in sorted(done.left.items())
+            {"file": address.file, "tensor": address.tensor, "change_norm": change, "weight_norm": weight}
+            for address, (change, weight) in sorted(done.left.items())
         ],
+        "vae_tensors": done.vae,
         "sha256": {model: dict(files) for model, files in done.digests.items()},
     }
 

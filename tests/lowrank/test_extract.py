@@ -16,6 +16,7 @@ from modelhub.convert import ConversionOptions, convert
 from modelhub.errors import ChangedDuringRead, IncompatibleArchitecture, MergeError, SettingsError, UnmatchedKeys
 from modelhub.lowrank import RankRule, dynamic_rank, plan_extract
 from modelhub.lowrank.base import FactorType
+from modelhub.merge import Address
 from modelhub.samples.layouts import Base, lora
 from modelhub.tensors import DType
 from tests.merge.build import Weights, base_weights
@@ -130,8 +131,8 @@ def test_convolutions_and_what_no_lora_has(tmp_path: Path) -> None:
     assert done.kept["lora_unet_down_blocks_0_resnets_0_conv1"].rank == 2
     assert done.kept["lora_unet_time_embedding_linear_1"].rank == 3
     assert found["lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight"].shape == (2, *weights[conv].shape[1:])
-    assert set(done.left) == {NORM}
-    change, weight = done.left[NORM]
+    assert set(done.left) == {Address("", NORM)}
+    change, weight = done.left[Address("", NORM)]
     assert change == pytest.approx(float((tuned[NORM] - weights[NORM]).norm()), rel=1e-4)
     assert weight == pytest.approx(float(weights[NORM].norm()), rel=1e-4)
 
@@ -174,7 +175,11 @@ def test_files_of_one_name_have_a_digest_each(tmp_path: Path) -> None:
     told: list[int] = []
     for ending, names in {
         "/model.safetensors": ["model.safetensors"],
-        "-folder": ["text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors"],
+        "-folder": [
+            "text_encoder/model.safetensors",
+            "unet/diffusion_pytorch_model.safetensors",
+            "vae/diffusion_pytorch_model.safetensors",
+        ],
     }.items():
         target = tmp_path / "out.safetensors"
         models = {model: Path(f"{tmp_path / model}{ending}") for model in ("tuned", "base")}
@@ -308,3 +313,46 @@ def test_weights_without_elements_are_no_modules(tmp_path: Path, shape: tuple[in
     models = tmp_path / "tuned.safetensors", tmp_path / "base.safetensors"
     done = modelhub.extract(*models, RankRule(2), target=tmp_path / "out.safetensors", progress=lambda _: None)
     assert len(done.kept) == 1
+
+
+def test_what_only_the_tuned_model_has_is_told(tmp_path: Path) -> None:
+    """Encoders that the base lacks, layers that it lacks, another VAE and another prediction are in no LoRA: each is
+    told of."""
+    weights = base_weights("sd-1")
+    root = "model.diffusion_model."
+    tuned = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    tuned[f"{root}middle_block.1.extra.weight"] = torch.ones(3, 3)
+    save_file(weights, tmp_path / "base.safetensors", {"modelspec.prediction_type": "epsilon"})
+    save_file(tuned, tmp_path / "tuned.safetensors", {"modelspec.prediction_type": "v"})
+    unet = {name.removeprefix(root): tensor for name, tensor in weights.items() if name.startswith(root)}
+    save_file(unet, tmp_path / "unet.safetensors")
+    out = tmp_path / "out.safetensors"
+    done = modelhub.extract(tmp_path / "tuned.safetensors", tmp_path / "base.safetensors", RankRule(1), target=out)
+    assert done.vae == sum(name.startswith("first_stage_model.") for name in weights)
+    assert not any(address.tensor.startswith("first_stage_model.") for address in done.left)
+    told = " ".join(done.plan.notes)
+    assert "which are left out: 1, as model.diffusion_model.middle_block.1.extra.weight" in told
+    assert "predicts v" in told
+    with plan_extract(tmp_path / "tuned.safetensors", tmp_path / "unet.safetensors") as plan:
+        assert any("has text encoder, which" in note for note in plan.notes)
+        assert any("has VAE, which" in note for note in plan.notes)
+
+
+def test_tensors_of_two_encoders_have_the_same_names(tmp_path: Path) -> None:
+    """In a folder of SDXL the norms of both text encoders are called alike, and both are told of; where nothing else
+    changed there is no LoRA, and the answer says that something did."""
+    weights = base_weights("sdxl", DType.F32)
+    norms = [
+        "conditioner.embedders.0.transformer.text_model.encoder.layers.0.layer_norm1.weight",
+        "conditioner.embedders.1.model.transformer.resblocks.0.ln_1.weight",
+    ]
+    tuned = weights | {name: weights[name] + 1 for name in norms}
+    other = tuned | {SDXL_TO_K: weights[SDXL_TO_K] + 1}
+    for name, tensors in {"base": weights, "tuned": tuned, "other": other}.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors", {"format": "pt"})
+        convert(tmp_path / f"{name}.safetensors", tmp_path / name, options=ConversionOptions(layout="diffusers"))
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(MergeError, match="no module that a LoRA is made of, but in 2 other tensors"):
+        modelhub.extract(tmp_path / "tuned", tmp_path / "base", RankRule(1), target=out)
+    done = modelhub.extract(tmp_path / "other", tmp_path / "base", RankRule(1), target=out)
+    assert sorted(address.file.partition("/")[0] for address in done.left) == ["text_encoder", "text_encoder_2"]

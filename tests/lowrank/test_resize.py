@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import modelhub
 from modelhub.errors import ChangedDuringRead, MergeError, WouldOverwrite
 from modelhub.lowrank import RankRule, in_total, plan_resize
+from modelhub.lowrank.base import Dynamic
 
 MODULE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 CONV = "lora_unet_down_blocks_0_resnets_0_conv1"
@@ -184,3 +185,39 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ChangedDuringRead):
         modelhub.resize(source, RankRule(2), target=tmp_path / "out.safetensors", progress=touch)
     assert {path.name for path in tmp_path.iterdir()} == {source.name}
+
+
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float64])
+def test_factors_of_types_that_are_not_written(tmp_path: Path, stored: torch.dtype) -> None:
+    """Factors of eight bits become those of sixteen, and double ones single: nothing is rounded to eight bits again."""
+    tensors = {name: tensor.to(stored) if tensor.dim() else tensor for name, tensor in linear().items()}
+    done = modelhub.resize(file_of(tmp_path, tensors), RankRule(8), target=tmp_path / "out.safetensors")
+    found = load_file(tmp_path / "out.safetensors")
+    made = torch.float32 if stored is torch.float64 else torch.float16
+    assert found[f"{MODULE}.lora_up.weight"].dtype is found[f"{MODULE}.lora_down.weight"].dtype is made
+    up, down = (tensors[f"{MODULE}.lora_{role}.weight"].double() for role in ("up", "down"))
+    remade = found[f"{MODULE}.lora_up.weight"].double() @ found[f"{MODULE}.lora_down.weight"].double()
+    torch.testing.assert_close(remade, up @ down * 3 / 8, rtol=0, atol=2e-2 if made is torch.float16 else 1e-5)
+    assert any("become" in note for note in done.plan.notes)
+
+
+@pytest.mark.parametrize("rule", [("sv_fro", 0.9), ("sv_ratio", 10.0), ("sv_cumulative", 0.9)])
+def test_a_module_that_changes_nothing_has_rank_1(tmp_path: Path, rule: tuple[Dynamic, float]) -> None:
+    """Of a module whose product is zero a rule for ranks keeps as little as there can be."""
+    tensors = linear() | {f"{MODULE}.lora_up.weight": torch.zeros(64, 8)}
+    done = modelhub.resize(file_of(tmp_path, tensors), RankRule(8, dynamic=rule), target=tmp_path / "out.safetensors")
+    (kept,) = done.kept.values()
+    assert (kept.rank, kept.norm, kept.energy) == (1, 0, 1)
+
+
+def test_what_was_resized_before_is_not_forgotten(tmp_path: Path) -> None:
+    """A LoRA that is resized once more keeps what its metadata said of the first time."""
+    first = modelhub.resize(file_of(tmp_path, linear()), RankRule(6), target=tmp_path / "six.safetensors")
+    second = modelhub.resize(tmp_path / "six.safetensors", RankRule(3), target=tmp_path / "three.safetensors")
+    with safe_open(tmp_path / "three.safetensors", "pt") as file:
+        metadata = file.metadata()
+    told = {key: json.loads(value) for key, value in metadata.items() if key.startswith("modelhub.resize")}
+    assert {key: (each["rank"], each["sha256"]) for key, each in told.items()} == {
+        "modelhub.resize": (3, second.sha256),
+        "modelhub.resize.1": (6, first.sha256),
+    }

@@ -206,3 +206,16 @@ def test_names_of_the_open_model_initiative(tmp_path: Path) -> None:
     merge(tmp_path / "base.safetensors", [str(tmp_path / "adapter.safetensors")], target=tmp_path / "out.safetensors")
     for name, tensor in load_file(tmp_path / "out.safetensors").items():
         assert_merged(tensor, expected[name], weights[name])
+
+
+def test_the_tensors_of_modules_that_have_several_in_one_role(base: Path) -> None:
+    """They are told of once, with their module; a tensor whose name only begins alike is told of by itself."""
+    first, second = f"lora_unet_{FLAT}", f"lora_unet_{FLAT}_more"
+    tensors = {f"{name}.{role}.weight": torch.ones(1) for name in (first, second) for role in ("lora_A.a", "lora_A.b")}
+    tensors |= {
+        f"{first}_mo.alpha.x": torch.ones(1),
+        f"{first}.a.word": torch.ones(1),
+        **kohya("unet." + STEM, pair_of(base)),
+    }
+    plan = planned(base, tensors, allow_unmatched=True)
+    assert sorted(each.name for each in plan.unmatched) == [first, f"{first}_mo.alpha.x", second]

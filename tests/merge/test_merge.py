@@ -957,9 +957,10 @@ def test_shapes_that_do_not_go_together_name_the_module(
     assert not (tmp_path / "out.safetensors").exists()
 
 
-@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "C64"])
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "C64", "I8", "U8", "BOOL", "I32", "F8_E4M3FNUZ"])
 def test_types_that_nothing_is_computed_in_are_not_merged(sdxl, tmp_path: Path, dtype: str) -> None:
-    """A factor of packed or complex numbers is not taken for what it is not: its module is not merged."""
+    """A factor of packed, complex or whole numbers, which are codes of something quantised, is not taken for what it is
+    not: its module is not merged."""
     base, weights = sdxl
     rows, columns = weights[SITE.tensor].shape
     name = SITE.named("kohya")
