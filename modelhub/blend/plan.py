@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -13,9 +13,9 @@ from modelhub.container import Container, open_path
 from modelhub.convert import SALVAGED_KEY, Piece
 from modelhub.errors import IncompatibleArchitecture, MergeError, UnmatchedKeys
 from modelhub.identify import identify
-from modelhub.merge import Address, Unmatched, Weights
+from modelhub.merge import RECIPE_KEY, Address, Unmatched, Weights
 from modelhub.merge.bases import Base, open_base
-from modelhub.merge.lineage import placeholder, with_older
+from modelhub.merge.lineage import numbered, placeholder, said, with_older
 from modelhub.merge.pairing import Place, Placed, at_odds, placed, spoken
 from modelhub.merge.weights import without_use
 from modelhub.source import Source
@@ -66,7 +66,7 @@ def open_blend(recipe: BlendRecipe, stack: ExitStack, *, judge: Judge, allow_unm
     _check_computable(models, changes)
     digests, pending = _pending([each.base for each in models])
     told = replace(recipe, digests=digests)
-    added = with_older(first.metadata, BLEND_KEY, written_blend(told))
+    added = _lineage([each.base.metadata for each in models], written_blend(told))
     if not safe:
         added[SALVAGED_KEY] = "true"
     return BlendPlan(
@@ -78,6 +78,15 @@ def open_blend(recipe: BlendRecipe, stack: ExitStack, *, judge: Judge, allow_unm
         (*_notes(models, changes, recipe), *first.told_of_eight_bits(recipe.precision, changes)),
         first.rescaled(recipe.precision, changes),
     )
+
+
+def _lineage(metadata: Sequence[Mapping[str, str]], text: str) -> dict[str, str]:
+    """What is added to the first of *metadata*, A's: the recipe *text*, and the recipes that the others came from."""
+    first, *others = metadata
+    added = with_older(first, BLEND_KEY, text)
+    for key in (BLEND_KEY, RECIPE_KEY):
+        added |= numbered({**first, **added}, key, [each for other in others for each in said(other, key)])
+    return added
 
 
 def _check_alike(models: Sequence[Placed]) -> None:

@@ -43,7 +43,7 @@ from modelhub.merge.toml import (
 
 BLEND_SCHEMA = "modelhub.blend/1"
 BLEND_KEY = "modelhub.blend"
-"""Metadata key; those of the blends that A came from have numbers behind it."""
+"""Metadata key; those of the blends that the models came from have numbers behind it."""
 
 
 def written_blend(recipe: BlendRecipe, folder: str | None = None) -> str:

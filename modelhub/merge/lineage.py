@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 
 def placeholder(number: int) -> str:
@@ -13,8 +13,26 @@ def placeholder(number: int) -> str:
 
 def with_older(metadata: Mapping[str, str], key: str, text: str) -> dict[str, str]:
     """*text* under *key*, and what *metadata* has there under the first free number behind it."""
+    older = [metadata[key]] if key in metadata else []
+    rest = {name: value for name, value in metadata.items() if name != key}
+    return {**numbered(rest, key, older), key: text}
+
+
+def numbered(metadata: Mapping[str, str], key: str, texts: Iterable[str]) -> dict[str, str]:
+    """*texts* under free numbers behind *key*, but those that *metadata* has there, or under *key*, already."""
+    known = set(said(metadata, key))
+    made: dict[str, str] = {}
     number = 1
-    while f"{key}.{number}" in metadata:
-        number += 1
-    older = {f"{key}.{number}": metadata[key]} if key in metadata else {}
-    return {**older, key: text}
+    for text in texts:
+        while f"{key}.{number}" in metadata:
+            number += 1
+        if text not in known:
+            made[f"{key}.{number}"] = text
+            known.add(text)
+            number += 1
+    return made
+
+
+def said(metadata: Mapping[str, str], key: str) -> Iterator[str]:
+    """What *metadata* has under *key*, and under numbers behind it."""
+    return (text for name, text in metadata.items() if name == key or name.startswith(f"{key}."))

@@ -31,6 +31,7 @@ from typing import Any, cast
 
 from modelhub.errors import SettingsError
 from modelhub.merge.base import AdapterUse, Recipe, RecipeAdapter
+from modelhub.merge.lineage import said
 from modelhub.merge.toml import (
     ENDING,
     WEIGHT_KEYS,
@@ -48,7 +49,7 @@ from modelhub.merge.toml import (
 
 RECIPE_SCHEMA = "modelhub.recipe/1"
 RECIPE_KEY = "modelhub.merge"
-"""Metadata key; those of the merges that the base came from have numbers behind it."""
+"""Metadata key; those of the merges that the base, or what was blended into it, came from have numbers behind it."""
 
 
 def recipe_path(target: str) -> str:
@@ -116,11 +117,10 @@ def _adapter(table: Mapping[str, Any], folder: str, name: str) -> RecipeAdapter:
 def merged_digests(metadata: Mapping[str, str]) -> frozenset[str]:
     """The SHA-256 of every adapter that a file with *metadata* was merged with before."""
     found: set[str] = set()
-    for key, text in metadata.items():
-        if key == RECIPE_KEY or key.startswith(f"{RECIPE_KEY}."):
-            try:
-                recipe = parsed_recipe(text.encode(errors="replace"), "", key)
-            except SettingsError:
-                continue
-            found |= {each.sha256 for each in recipe.adapters if each.sha256 is not None}
+    for text in said(metadata, RECIPE_KEY):
+        try:
+            recipe = parsed_recipe(text.encode(errors="replace"), "", RECIPE_KEY)
+        except SettingsError:
+            continue
+        found |= {each.sha256 for each in recipe.adapters if each.sha256 is not None}
     return frozenset(found)

@@ -169,6 +169,26 @@ def test_lineage_is_in_the_metadata(tmp_path: Path) -> None:
     assert hashlib.sha256(first.read_bytes()).hexdigest() in metadata["modelhub.blend.1"]
 
 
+def test_an_adapter_that_was_blended_in_is_known(tmp_path: Path) -> None:
+    """The recipes that B came from stay too, each once, so that the adapter of one is not merged once more unasked."""
+    from safetensors import safe_open
+
+    a = base_weights("sd-1")
+    (base,) = write(tmp_path, a=a)
+    out, inputs = a[ATTENTION].shape
+    stem = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_q"
+    lora = {f"{stem}.lora_up.weight": torch.ones(out, 2), f"{stem}.lora_down.weight": torch.ones(2, inputs)}
+    save_file(lora, tmp_path / "lora.safetensors")
+    adapter, merged, blended = (tmp_path / f"{name}.safetensors" for name in ("lora", "merged", "blended"))
+    modelhub.merge(base, [str(adapter)], target=merged)
+    modelhub.blend([base, merged, merged], beta=0.1, target=blended)
+    with safe_open(blended, "pt") as file:
+        recipes = [key for key in file.metadata() if key.startswith("modelhub.")]
+    assert sorted(recipes) == ["modelhub.blend", "modelhub.merge.1"]
+    with pytest.raises(MergeError, match=r"it was merged with .* before"):
+        modelhub.merge(blended, [str(adapter)], target=tmp_path / "no.safetensors")
+
+
 def test_an_inpainting_model_is_a(tmp_path: Path) -> None:
     """Of A's nine input channels the first four are blended, the others are A's; as B such a model is refused."""
     plain = base_weights("sd-1")
