@@ -11,6 +11,8 @@ from modelhub.report.scanned import SHOWN_FINDINGS, verdict_span
 Plain = Mapping[str, Any]
 
 _SHOWN_RUNS = 3
+_STATES = {"quarantined": "in quarantine", "offline": "offline", "gone": "gone"}
+"""What is said of records whose bytes are not where the user would look for them."""
 
 
 def entry_table(entries: Sequence[Plain], verbosity: int = 0) -> Table:
@@ -25,14 +27,20 @@ def entry_table(entries: Sequence[Plain], verbosity: int = 0) -> Table:
         Column("name", wraps=True),
         Column("tags", wraps=True),
     ]
-    extra = {"problem": any(entry["problem"] for entry in entries), "path": verbosity > 0}
+    extra = {
+        "rating": any(entry["rating"] is not None for entry in entries),
+        "problem": any(entry["problem"] for entry in entries),
+        "path": verbosity > 0,
+    }
     shown = [name for name, wanted in extra.items() if wanted]
     columns += [Column(name, wraps=True) for name in shown]
     return Table(tuple(columns), tuple(_entry_row(entry, shown) for entry in entries))
 
 
 def _entry_row(entry: Plain, extra: Sequence[str]) -> Line:
-    last = {"problem": entry["problem"] or "", "path": entry["path"] or "gone"}
+    rating = "" if entry["rating"] is None else f"{entry['rating']} of 5"
+    last = {"rating": rating, "problem": entry["problem"] or "", "path": entry["path"] or "gone"}
+    state = _STATES.get(entry["state"])
     architecture = " ".join(part for part in (entry["architecture"], entry["variant"]) if part)
     return line(
         str(entry["id"]),
@@ -41,7 +49,7 @@ def _entry_row(entry: Plain, extra: Sequence[str]) -> Line:
         architecture or "-",
         entry["precision"] or "-",
         byte_size(entry["size"]),
-        f"{entry['name']} (in quarantine)" if entry["state"] == "quarantined" else entry["name"],
+        f"{entry['name']} ({state})" if state is not None else entry["name"],
         ", ".join(entry["tags"]),
         *(last[name] for name in extra),
     )

@@ -83,6 +83,7 @@ def test_an_unplugged_library_is_a_warning(followed: str) -> None:
     shutil.move("models", "away")
     ran = modelhub("library", "sync")
     assert (ran.code, "offline" in ran.err) == (0, True)
+    assert modelhub("list").out.count("(offline)") == 2
     assert modelhub("library", "sync", "--library", "models").code == 2
     assert [entry["state"] for entry in modelhub("list", "--format", "jsonl").json_lines()] == ["offline"] * 2
 

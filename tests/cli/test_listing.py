@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import sys
 from dataclasses import fields
@@ -164,3 +165,14 @@ def test_many_are_tagged_at_once(listed: None, monkeypatch: pytest.MonkeyPatch) 
     assert listing["tags"] == [{"tag": "one", "size": 4}, {"tag": "two", "size": 3}]
     assert modelhub("tags").out == "one  (4 models)\ntwo  (3 models)\n"
     assert modelhub("tags", "--format", "csv").out.splitlines()[0] == "tag,size"
+
+
+def test_ratings_and_states_are_shown(listed: None) -> None:
+    """A list has ratings where there are any, and says of which records the files are gone."""
+    assert "rating" not in modelhub("list").out
+    modelhub("rate", "f", "4")
+    os.unlink("models/g.safetensors")
+    modelhub("library", "sync")
+    assert "4 of 5" in modelhub("list").out
+    assert "(gone)" not in modelhub("list").out
+    assert "g (gone)" in modelhub("list", "--gone").out
