@@ -29,6 +29,9 @@ _LISTED = re.compile(r"(.+)_loras(\.\d+)?")
 _WRAPPERS = ("base_model.model.", "base_model.", "module.")
 """What PEFT and DataParallel leave before a name, or between the component's name and the module's."""
 
+_FLAT = ("lora_unet_", "lora_te", "lora_transformer_", "lora_prior_", "lycoris_", "oft_unet_")
+"""How whole names of modules begin, without a dot in them; what stands before one is a wrapper's."""
+
 _MOST_PARTS = 4
 """Parts of a name, at most, that are tried to be left out before the name of a layer."""
 
@@ -106,7 +109,8 @@ def _stem(stem: str) -> tuple[ModulePrefix | None, str]:
 def _unwrapped(stem: str) -> str:
     for wrapper in _WRAPPERS:
         stem = stem.removeprefix(wrapper)
-    return stem
+    last = stem[stem.rfind(".") + 1 :]
+    return last if last.startswith(_FLAT) else stem
 
 
 def _flat(path: str) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+RARER = "a rarer model, that has all of these layers too"
+"""What the evidence for architectures says that are left out of account for how seldom they are met."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

@@ -18,8 +18,19 @@ _RANK_AXES = (
     (("lokr", "w2_a"), 1),
     (("lokr", "w1_a"), 1),
     (("glora", "a2"), 0),
+    (("svdquant", "up"), 1),
+    (("delora", "down"), 0),
+    (("hira", "down"), 0),
+    (("hra", "u"), 1),
+    (("miss", "block"), 0),
 )
 """Where a rank stands: LyCORIS keeps ``hada_w1_b`` as [rank, in], ``lokr_w2_a`` as [out, rank]."""
+
+_INPUTS = (("lora", "down"), ("loha", "w1_b"), ("full", "diff"), ("glora", "a2"), ("delora", "down"), ("hira", "down"))
+"""Matrices of which the second size is that of what their module takes."""
+
+_OUTPUTS = (("lora", "up"), ("full", "diff"), ("svdquant", "up"), ("delora", "up"), ("hira", "up"))
+"""Matrices of which the first size is that of what their module gives."""
 
 DIMENSIONS = 8
 """Dimensions of a shape that say anything; a header may give one a million, which nobody is to remember."""
@@ -136,9 +147,13 @@ def _rank(shapes: _Shapes) -> int | None:
 
 
 def _inputs(shapes: _Shapes) -> int | None:
-    for key in (("lora", "down"), ("loha", "w1_b"), ("full", "diff"), ("glora", "a2")):
+    for key in _INPUTS:
         if len(shape := _shape(shapes, *key)) >= 2:
             return shape[1]
+    if len(shape := _shape(shapes, "hra", "u")) == 2:
+        return shape[0]
+    if len(shape := _shape(shapes, "svdquant", "down")) == 2:  # [inputs, rank] as it is packed, but for modulations
+        return shape[0] if shape[1] == _rank(shapes) else shape[1]
     if len(shape := _shape(shapes, "ia3", "l")) == 2 and shape[0] == 1:
         return shape[1]
     if len(shape := _shape(shapes, "oft", "blocks")) == 2 and shape[0] > 1:  # PEFT: [blocks, size * (size - 1) / 2]
@@ -148,9 +163,11 @@ def _inputs(shapes: _Shapes) -> int | None:
 
 
 def _outputs(shapes: _Shapes) -> int | None:
-    for key in (("lora", "up"), ("full", "diff")):
+    for key in _OUTPUTS:
         if len(shape := _shape(shapes, *key)) >= 2:
             return shape[0]
+    if len(shape := _shape(shapes, "miss", "block")) == 2:
+        return shape[1]
     if len(shape := _shape(shapes, "loha", "w1_a")) == 2 and ("loha", "t1") not in shapes:
         return shape[0]
     if len(shape := _shape(shapes, "ia3", "l")) == 2 and shape[1] == 1:

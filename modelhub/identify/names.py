@@ -12,6 +12,9 @@ from modelhub.tensors import BlockTensor, DType, StateDict, TensorInfo
 _WRAPPERS = ("module.", "_orig_mod.", "netG.", "params.", "params_ema.", "params-ema.", "state_dict.")
 """What training code leaves around a model's own names: DataParallel, ``torch.compile``, BasicSR, Lightning."""
 
+_CHECKPOINTS = frozenset({"model.model.diffusion_model.", "net.model.diffusion_model."})
+"""How names of a checkpoint begin in a wrapper that is called as a part of names is, too."""
+
 _PACKED = ("qweight", "_weight_qdata", "weight_qdata", "weight._data")
 """What packed weights are called: by nunchaku and GPTQ, torchao, quanto."""
 
@@ -43,6 +46,10 @@ class Names:
         self.prefixes, self.ends = _parts(tensors)
         if not self.prefixes.isdisjoint(_WRAPPERS):
             tensors = _unwrapped(tensors)
+            self.prefixes, self.ends = _parts(tensors)
+        if not self.prefixes.isdisjoint(_CHECKPOINTS):
+            wrapper = "model." if "model.model.diffusion_model." in self.prefixes else "net."
+            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
             self.prefixes, self.ends = _parts(tensors)
         self.tensors = tensors
         if not self.ends.isdisjoint(_PACKED_ENDS):

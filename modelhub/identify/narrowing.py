@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple, TypeVar
 
-from modelhub.identify.base import Evidence
+from modelhub.identify.base import RARER, Evidence
 from modelhub.identify.layers import Place, fits, layers
 from modelhub.identify.modules import Form, ModulePrefix
 from modelhub.identify.registry import in_order
@@ -116,8 +116,7 @@ def narrowed(modules: Sequence[Told]) -> Narrowed:
         evidence.append(Evidence("architecture", stated, "structure", detail, "medium"))
         possible = whole
     if rarer := {name for name in (best & rare()) - possible if all(name in group.architectures for group in found)}:
-        detail = "a rarer model, that has all of these layers too"
-        evidence.append(Evidence("architecture", " | ".join(in_order(rarer)), "structure", detail, "low"))
+        evidence.append(Evidence("architecture", " | ".join(in_order(rarer)), "structure", RARER, "low"))
     variant = _variant(tables, possible) if len(possible) == 1 and certain else None
     if variant:
         detail = "only a model of this size has all of these modules"

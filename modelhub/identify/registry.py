@@ -5,6 +5,7 @@ A signature file describes one sort of component::
     component = "vae"                       # what Identity.components calls it
     kind = "vae"                            # what a file holding nothing else is
     roots = ["first_stage_model.", ""]      # where its names may begin; "text_encoders.*." matches any one part
+    doubted_by = ["/lm_head.weight"]        # optional: beside one of these, what is not surely told is but a candidate
 
     [[signature]]                           # the first that fits below a root decides
     has = ["decoder.conv_in.weight"]        # all of these names are there
@@ -145,6 +146,7 @@ class Family:
     component: str
     kind: str | None
     roots: tuple[str, ...]
+    doubted_by: tuple[str, ...]
     signatures: tuple[Signature, ...]
     variants: tuple[Signature, ...]
     names: tuple[str, ...]
@@ -185,6 +187,7 @@ def family(name: str) -> Family:
         component=table["component"],
         kind=table.get("kind"),
         roots=tuple(table["roots"]),
+        doubted_by=tuple(table.get("doubted_by", ())),
         signatures=signatures,
         variants=tuple(_signature(each) for each in table.get("variant", ())),
         names=tuple(entry for entry in needed if entry.strip("./*") == entry),

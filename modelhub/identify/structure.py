@@ -29,6 +29,11 @@ class Part:
     def kind(self) -> str | None:
         return self.signature.kind or self.family.kind
 
+    def is_doubted(self, names: Names) -> bool:
+        """Whether it is like a component of another model, with more in the file than a component needs."""
+        doubted_by = () if self.signature.confidence == "high" else self.family.doubted_by
+        return any(names.find(self.root, each) for each in doubted_by)
+
     @property
     def architectures(self) -> tuple[str, ...]:
         """The architectures that it may belong to, as far as it can tell by itself."""
@@ -56,7 +61,7 @@ def identify_structure(
     ]
 
     possible = _possible(lead, parts)
-    architecture = possible[0] if len(possible) == 1 else None
+    architecture = possible[0] if len(possible) == 1 and not lead.is_doubted(names) else None
     for part in parts:
         if part.architectures and (part is lead or not lead.architectures):
             value = " | ".join(part.architectures)

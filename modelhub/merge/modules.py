@@ -62,6 +62,13 @@ _UNSUPPORTED = {
 }
 """Leaves that the tables know and no algorithm does."""
 
+_PACKED = "nunchaku's LoRAs, whose factors lie in the order of its kernels, are not merged"
+_UNMERGED = {"svdquant": _PACKED} | dict.fromkeys(
+    ("hra", "miss", "delora", "hira", "gralora", "fourierft", "waveft", "c3a", "road", "vblora", "randlora", "shira"),
+    "this algorithm of PEFT's is not merged",
+)
+"""Algorithms that are told by their leaves and not merged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
@@ -175,6 +182,9 @@ def _parts(
         raise NotMerged("it has several tensors in one role, of several adapters or of parts")
     for leaf in module.leaves:
         if (reason := _UNSUPPORTED.get(leaf.partition(".")[0])) is not None:
+            raise NotMerged(reason)
+    for algorithm, _ in module.tensors:
+        if (reason := _UNMERGED.get(algorithm)) is not None:
             raise NotMerged(reason)
 
     if alpha is not None and not math.isfinite(alpha):

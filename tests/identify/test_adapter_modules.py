@@ -147,7 +147,6 @@ TOLD = {
     "transformer-mochi": "mochi",
     "transformer-cogvideox-2b": "cogvideox",
     "transformer-cogvideox-5b": "cogvideox",
-    "transformer-cosmos-2-2b": "cosmos",
     "transformer-krea-2": "krea-2",
     "transformer-kandinsky-5": "kandinsky-5",
     "transformer-kandinsky-5-pro": "kandinsky-5",
@@ -174,6 +173,16 @@ def test_a_rarer_model_is_told_beside() -> None:
     identity = known(DIALECTS["peft"](chosen("unet-kolors", ATTENTION)))
     assert identity.architecture == "sdxl"
     assert [each.confidence for each in reasons(identity, "architecture") if each.value == "kolors"] == ["low"]
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"ss_base_model_version": "kolors"}, {"base_model": "Kwai-Kolors/Kolors-diffusers"}]
+)
+def test_a_rarer_model_that_is_claimed(metadata: dict[str, str]) -> None:
+    """What has all of a LoRA's layers and is left out for its rarity alone is the answer when the file says so."""
+    shapes = DIALECTS["peft"](chosen("unet-kolors", ATTENTION))
+    assert known(shapes, metadata=metadata).architecture == "kolors"
+    assert known(shapes, metadata={"ss_base_model_version": "flux1"}).architecture == "sdxl"
 
 
 def test_few_layers_leave_rarer_models_open() -> None:

@@ -215,6 +215,21 @@ def test_widths_of_every_algorithm(leaves: Shapes, architecture: str) -> None:
     assert known({f"{MODULE}.{leaf}": shape for leaf, shape in leaves.items()}).architecture == architecture
 
 
+def test_factors_as_nunchaku_packs_them() -> None:
+    """nunchaku keeps the first factor as [inputs, rank], but for modulations; they are of an algorithm of their own."""
+    identity = known(
+        {
+            "single_transformer_blocks.0.mlp_fc1.lora_down": (3072, 16),
+            "single_transformer_blocks.0.mlp_fc1.lora_up": (12288, 16),
+            "single_transformer_blocks.0.norm.linear.lora_down": (16, 3072),
+            "single_transformer_blocks.0.norm.linear.lora_up": (9216, 16),
+        }
+    )
+    assert identity.architecture == "flux"
+    assert identity.adapter is not None
+    assert (identity.adapter.algorithms, identity.adapter.ranks) == ({"svdquant": 2}, {16: 2})
+
+
 def test_mixed_algorithms() -> None:
     """A file that mixes LoKr with LoRA of convolutions is described by the counts of each."""
     shapes: Shapes = {}

@@ -96,6 +96,25 @@ def test_wrappers(wrapper: str) -> None:
     assert (identity.kind, identity.architecture) == ("checkpoint", "sd-1")
 
 
+@pytest.mark.parametrize("architecture", ["sd-1", "sdxl"])
+def test_a_checkpoint_in_a_wrapper_called_as_a_part_is(architecture: Architecture) -> None:
+    """``model.`` before all names of a checkpoint is a wrapper, though a VAE's names may begin so too."""
+    whole = checkpoint(architecture)
+    identity = known({f"model.{name}": tensor for name, tensor in whole.items()})
+    assert (identity.kind, identity.architecture) == ("checkpoint", architecture)
+
+
+@pytest.mark.parametrize("architecture", ["sd-1", "sdxl"])
+@pytest.mark.parametrize("left_out", ["input_blocks.0.", "out."])
+def test_a_checkpoint_whose_unet_lacks_an_end(architecture: Architecture, left_out: str) -> None:
+    """The layers of a UNet that are there tell which it is, where its first or last is missing."""
+    whole = checkpoint(architecture)
+    rest = {name: each for name, each in whole.items() if not name.startswith(f"model.diffusion_model.{left_out}")}
+    identity = known(rest)
+    assert (identity.kind, identity.architecture) == ("checkpoint", architecture)
+    assert reasons(identity, "kind")[0].confidence == "medium"
+
+
 def test_checkpoint_without_vae() -> None:
     """A checkpoint without VAE is still one, and says so by its components."""
     contents = {n: v for n, v in checkpoint("sd-1", width=1 / 16).items() if not n.startswith("first_stage_model.")}

@@ -119,6 +119,18 @@ def test_text_encoder(
     assert identity.prediction_type is None
 
 
+def test_a_language_model_with_its_head_is_no_image_models_alone() -> None:
+    """What one image model has for a text encoder, whole, as a language model is published, is told as open."""
+    model = {
+        "model.embed_tokens.weight": (151936, 1024),
+        "model.layers.0.self_attn.q_norm.weight": (128,),
+        "model.layers.0.self_attn.q_proj.weight": (2048, 1024),
+    }
+    assert known(model).architecture == "anima"
+    identity = known({**model, "lm_head.weight": (151936, 1024)})
+    assert (identity.kind, identity.architecture, identity.candidates) == ("text-encoder", None, ("anima",))
+
+
 def test_t5() -> None:
     """T5 and UMT5 differ by where they keep relative positions."""
     t5 = {"shared.weight": (32128, 4096), "encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096)}
@@ -156,6 +168,18 @@ def test_controlnet_with_diffusers_names() -> None:
     union = known({**small, "control_add_embedding.linear_1.weight": (1280, 1536)})
     assert union.variant == "union"
     assert (known(shapes).kind, known(shapes).architecture) == ("controlnet", None)
+
+
+def test_eight_channels_alone_leave_open_what_they_are_for() -> None:
+    """A UNet of eight channels by itself edits pictures or lights them; with a VAE it is a published checkpoint."""
+    names = {
+        "conv_in.weight": (320, 8, 3, 3),
+        "conv_out.weight": (4, 320, 3, 3),
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+    }
+    assert known(names).variant == "pix2pix | ic-light"
+    names["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"] = (320, 1024)
+    assert known(names).variant == "marigold | pix2pix"
 
 
 def test_controlnet_beside_a_checkpoint() -> None:

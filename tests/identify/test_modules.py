@@ -10,7 +10,7 @@ from tests.identify.keylists import modules
 EXPECTED: dict[str, tuple[str | None, str | tuple[str, ...] | None, str | None]] = {
     "unet-sd-1": ("diffusion-model", "sd-1", None),
     "unet-sd-1-inpaint": ("diffusion-model", "sd-1", "inpaint"),
-    "unet-sd-1-pix2pix": ("diffusion-model", "sd-1", "pix2pix"),
+    "unet-sd-1-pix2pix": ("diffusion-model", "sd-1", "pix2pix | ic-light"),
     "unet-sd-2": ("diffusion-model", "sd-2", None),
     "unet-sd-2-inpaint": ("diffusion-model", "sd-2", "inpaint"),
     "unet-sd-2-depth": ("diffusion-model", "sd-2", "depth"),

@@ -219,3 +219,28 @@ def test_the_tensors_of_modules_that_have_several_in_one_role(base: Path) -> Non
     }
     plan = planned(base, tensors, allow_unmatched=True)
     assert sorted(each.name for each in plan.unmatched) == [first, f"{first}_mo.alpha.x", second]
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        (("lora_up", "lora_down"), "the order of its kernels"),
+        (("delora_B", "delora_A"), "algorithm of PEFT"),
+    ],
+)
+def test_factors_that_are_told_and_not_merged(base: Path, ends: tuple[str, str], said: str) -> None:
+    """Factors whose order or meaning is another algorithm's are refused with the reason, and not multiplied."""
+    up, down = pair_of(base)
+    with pytest.raises(UnmatchedKeys, match=said):
+        planned(base, {f"unet.{STEM}.{ends[0]}": up, f"unet.{STEM}.{ends[1]}": down})
+
+
+def test_patches_that_forge_writes(base: Path) -> None:
+    """Forge's ``key::lora::0`` and ``key::lora::1`` are the factors of that key."""
+    up, down = pair_of(base)
+    key = Q.removeprefix("model.")
+    planned(base, {f"{key}::lora::0": up, f"{key}::lora::1": down})
+    out = base.parent / "merged.safetensors"
+    merge(base, [str(base.parent / "adapter.safetensors")], target=out)
+    before = load(base)[Q]
+    assert_merged(load(out)[Q], before.double().numpy() + product(up, down), before)

@@ -48,6 +48,30 @@ def xlabs() -> Layers:
     return _blocks("double_blocks", 19, double) | _blocks("single_blocks", 38, {"qkv": (3 * d, d), "proj": (d, 5 * d)})
 
 
+def nunchaku_flux() -> Layers:
+    """What nunchaku (``lora/flux``) calls FLUX's layers, of which it fuses some and parts others."""
+    double = {f"{name}{side}": size for side in ("", "_context") for name, size in _FUSED.items()}
+    double |= {f"mlp{side}_{name}": size for side in ("", "_context") for name, size in _FEED_FORWARD.items()}
+    return _blocks("transformer_blocks", 19, double) | _blocks(
+        "single_transformer_blocks", 38, _FUSED | {f"mlp_{name}": size for name, size in _FEED_FORWARD.items()}
+    )
+
+
+_FUSED = {"qkv_proj": (3 * 3072, 3072), "out_proj": (3072, 3072)}
+_FEED_FORWARD = {"fc1": (4 * 3072, 3072), "fc2": (3072, 4 * 3072)}
+
+
+def nunchaku_qwen_image() -> Layers:
+    """The matrices that nunchaku (``models/transformers``) makes of Qwen-Image's keys, queries and values."""
+    return _blocks("transformer_blocks", 60, {f"attn.{name}": (3 * 3072, 3072) for name in ("to_qkv", "add_qkv_proj")})
+
+
+def ltx_video(d: int) -> Layers:
+    """What Lightricks/LTX-Video calls otherwise than diffusers does."""
+    ends = {"patchify_proj": (d, 128), "adaln_single.linear": (6 * d, d)}
+    return ends | {f"adaln_single.emb.timestep_embedder.linear_{n}": (d, size) for n, size in ((1, 256), (2, d))}
+
+
 def flux_2(d: int, double: int, single: int, text: int) -> Layers:
     each = _both({"attn.qkv": (3 * d, d), "attn.proj": (d, d), "mlp.0": (6 * d, d), "mlp.2": (d, 3 * d)})
     return (
@@ -80,6 +104,7 @@ def sd_3(d: int, depth: int, *, dual: int = 0) -> Layers:
         layers |= {f"joint_blocks.{index}.x_block.{name}": size for name, size in image.items()}
     ends = {"context_embedder": (d, 4096), "final_layer.linear": (64, d), "final_layer.adaLN_modulation.1": (2 * d, d)}
     ends |= {
+        "x_embedder.proj": (d, 16),
         "t_embedder.mlp.0": (d, 256),
         "t_embedder.mlp.2": (d, d),
         "y_embedder.mlp.0": (d, 2048),
