@@ -4,8 +4,12 @@ A file is known again by the first of these that holds, and where two places wou
 
 1. device, inode, size and modification time are those of a place that is gone, or whose path holds another file now;
 2. inode, size, modification time and file name are those of a place whose disk is away: it was plugged in elsewhere;
-3. size, modification time and file name are those of one place that is gone or away, and so is its header (which has
-   to be read for that), and no second file says the same of itself. A place whose disk is away stays: it may be a copy.
+3. its path is that of a place that is gone or, within their libraries, of one that is away, and so are its size and
+   header (which has to be read for that);
+4. size, modification time and file name are those of one place that is gone or away, and so is its header, and no
+   second file says the same of itself.
+
+A place whose disk is away, and whose inode the file has not, stays: the file may be a copy.
 
 Only the first proves that the bytes are the same, and a changed inode proves nothing of the contrary: network file
 systems, FUSE and exFAT make inodes up.
@@ -27,7 +31,8 @@ from modelhub.syncing import unfinished
 @dataclass(slots=True)
 class Comparison:
     """What stats tell. ``changed`` and ``new`` have to be read; ``candidates`` are the places, by what
-    :func:`likeness` gives, whose bytes a file to be read may be; ``lost_here`` those that were missing before, by path;
+    :func:`likeness` gives, whose bytes a file to be read may be; ``lost_here`` those that were missing before, by path,
+    and those that have the same path in a library that is not there;
     ``gone`` are the places whose path holds nothing any more, ``away`` the ids of those whose disk is not there."""
 
     unchanged: int = 0
@@ -129,12 +134,19 @@ def _follow_inodes(
     result.candidates = dict(candidates)
 
 
-def look_among(absent: Iterable[Known], result: Comparison) -> None:
-    """Find what is new in *result* among the *absent* places, whose disk is not there: it may be under another path."""
+def look_among(absent: Iterable[Known], result: Comparison, roots: Mapping[int | None, str]) -> None:
+    """Find what is new in *result* among the *absent* places, whose disk is not there: it may be under another path.
+
+    *roots* are the paths of the libraries: a file that has the same path in its library as one that is absent in
+    another may be that one, whatever its time.
+    """
+    ways: defaultdict[str | None, list[Known]] = defaultdict(list)
     places: defaultdict[tuple[object, ...], list[Known]] = defaultdict(list)
     for place in absent:
         result.away.add(place.id)
         places[place.ino, place.is_folder, *likeness(place)].append(place)
+        ways[_way_to(place, roots)].append(place)
+    ways.pop(None, None)
     new, result.new = result.new, []
     for file in new:
         there = places.get((file.ino, file.is_folder, *likeness(file)), [])
@@ -142,8 +154,16 @@ def look_among(absent: Iterable[Known], result: Comparison) -> None:
             result.moved.append(Moved(there.pop(0), file, True, "moved"))
         else:
             result.new.append(file)
+            if alike := ways.get(_way_to(file, roots)):
+                result.lost_here.setdefault(file.path, []).extend(alike)
     for place in chain.from_iterable(places.values()):
         result.candidates.setdefault(likeness(place), []).append(place)
+
+
+def _way_to(place: Known | Seen, roots: Mapping[int | None, str]) -> str | None:
+    """The path of *place* in its library; ``None`` where it lies outside of that."""
+    root = os.path.join(roots.get(place.root_id, ""), "")
+    return place.path[len(root) :] if root and place.path.startswith(root) else None
 
 
 class Print(NamedTuple):

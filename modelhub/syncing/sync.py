@@ -101,7 +101,7 @@ def sync(
         known = _without(away, known, {file.path for file in seen})
     comparison = compare(known, seen, catalog.libraries.lost())
     absent = _absent(catalog, everything, here, known) if comparison.new else []
-    look_among(absent, comparison)
+    look_among(absent, comparison, {root.id: root.path for root in everything})
     run.counts["unchanged"] = comparison.unchanged + sum(place.state == "live" for place, _ in comparison.seen_again)
     for again in _batches(comparison.seen_again):
         run.write(Batch(seen_again=again))

@@ -252,7 +252,8 @@ def test_a_copy_of_what_is_away(catalog: Catalog, models: Path, tmp_path: Path) 
 
 
 def test_two_copies_of_what_is_away(catalog: Catalog, models: Path, tmp_path: Path) -> None:
-    """Where either of two files may be the one that is away, both are new, and that is said."""
+    """Where either of two files may be the one that is away, both are new, and that is said, unless one of them has
+    the path that it had in its library."""
     for name in ("a", "b"):
         shutil.copytree(models / "sub", tmp_path / "copies" / name)
     os.rename(models, tmp_path / "away")
@@ -261,6 +262,12 @@ def test_two_copies_of_what_is_away(catalog: Catalog, models: Path, tmp_path: Pa
     assert counts(report) == {"added": 6, "offline": 3}
     assert len(report.unclear) == 6
     assert report.elsewhere == ()
+    shutil.copytree(tmp_path / "copies" / "a", tmp_path / "third" / "sub", copy_function=shutil.copyfile)
+    add_library(catalog, str(tmp_path / "third"))
+    report = sync(catalog)
+    assert counts(report) == {"linked": 3, "offline": 3, "unchanged": 6}
+    assert not report.unclear
+    assert tags_by_path(catalog)[str(tmp_path / "third" / "sub" / "m1.safetensors")] == ("tag 1",)
 
 
 def test_a_record_is_called_after_its_file(catalog: Catalog, models: Path) -> None:
