@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from modelhub.blend.base import TAKES, BlendRecipe
 from modelhub.blend.ratios import WORDS
@@ -37,6 +38,7 @@ from modelhub.merge.toml import (
     quoted,
     read_text,
     recipe_table,
+    tables_of,
     weight_lines,
     weights_of,
 )
@@ -71,24 +73,23 @@ def read_blend(path: str) -> BlendRecipe:
     """
     table = recipe_table(read_text(path), path, BLEND_SCHEMA, frozenset({"method", "model", "alpha", "beta"}))
     folder = os.path.dirname(path)
-    try:
-        models = table["model"]
-        for each in models:
-            check_keys(each, {"path", "sha256"}, path, "a model")
-        for each in ("alpha", "beta"):
-            check_keys(table.get(each, {}), WEIGHT_KEYS, path, each)
-        method = table["method"]
-        if method not in TAKES or len(models) not in TAKES[method]:
-            raise SettingsError(f"{path}: {method!r:.60} of {len(models)} models is no blend")
-        return BlendRecipe(
-            method,
-            tuple(os.path.join(folder, each["path"]) for each in models),
-            weights_of(table["alpha"], WORDS),
-            weights_of(table.get("beta", {"weight": 0.0}), WORDS),
-            precision_of(table, path),
-            tuple({str(k): str(v) for k, v in each.get("sha256", {}).items()} for each in models),
-            path,
-            output_of(table, path),
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SettingsError(f"{path}: not a recipe: {type(error).__name__} {error!s:.100}") from error
+    models = tables_of(table, "model", path)
+    for each in models:
+        check_keys(each, {"path": "text", "sha256": "table"}, path, "a model")
+    ratios: list[Any] = [table.get("alpha"), table.get("beta", {"weight": 0.0})]
+    for word, each in zip(("alpha", "beta"), ratios, strict=True):
+        check_keys(each, WEIGHT_KEYS, path, word)
+    method = next((each for each in TAKES if each == table.get("method")), None)
+    if method is None or len(models) not in TAKES[method]:
+        raise SettingsError(f"{path}: {table.get('method')!r:.60} of {len(models)} models is no blend")
+    alpha, beta = (weights_of(each, path, WORDS) for each in ratios)
+    return BlendRecipe(
+        method,
+        tuple(os.path.join(folder, each["path"]) for each in models),
+        alpha,
+        beta,
+        precision_of(table, path),
+        tuple({key: str(value) for key, value in each.get("sha256", {}).items()} for each in models),
+        path,
+        output_of(table, path),
+    )

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 from modelhub.errors import SettingsError
 from modelhub.merge.base import AdapterUse, Recipe, RecipeAdapter
@@ -43,6 +43,7 @@ from modelhub.merge.toml import (
     quoted,
     read_text,
     recipe_table,
+    tables_of,
     weight_lines,
     weights_of,
 )
@@ -96,22 +97,19 @@ def parsed_recipe(data: bytes, folder: str, name: str, *, file: str | None = Non
     """The recipe in *data*, whose paths are relative to *folder*; *name* is what errors call it, *file* where it was
     read from."""
     table = recipe_table(data, name, RECIPE_SCHEMA, frozenset({"base", "adapter"}))
-    try:
-        base = table["base"]
-        check_keys(base, {"path", "sha256"}, name, "the base")
-        adapters = tuple(_adapter(each, folder, name) for each in table.get("adapter", []))
-        digests = {str(key): str(value) for key, value in base.get("sha256", {}).items()}
-        output = None if file is None else output_of(table, file)
-        return Recipe(os.path.join(folder, base["path"]), adapters, precision_of(table, name), digests, file, output)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SettingsError(f"{name}: not a recipe: {type(error).__name__} {error!s:.100}") from error
+    base: Any = table.get("base")
+    check_keys(base, {"path": "text", "sha256": "table"}, name, "the base")
+    precision = precision_of(table, name)
+    adapters = tuple(_adapter(each, folder, name) for each in tables_of(table, "adapter", name))
+    digests = {key: str(value) for key, value in base.get("sha256", {}).items()}
+    output = None if file is None else output_of(table, file)
+    return Recipe(os.path.join(folder, base["path"]), adapters, precision, digests, file, output)
 
 
-def _adapter(table: Mapping[str, Any], folder: str, name: str) -> RecipeAdapter:
-    check_keys(table, WEIGHT_KEYS | {"path", "sha256"}, name, "an adapter")
-    sha256 = table.get("sha256")
-    use = AdapterUse(os.path.join(folder, cast("str", table["path"])), weights_of(table))
-    return RecipeAdapter(use, None if sha256 is None else str(sha256))
+def _adapter(table: Any, folder: str, name: str) -> RecipeAdapter:
+    check_keys(table, {"path": "text", "sha256": "text", **WEIGHT_KEYS}, name, "an adapter")
+    use = AdapterUse(os.path.join(folder, table["path"]), weights_of(table, name))
+    return RecipeAdapter(use, table.get("sha256"))
 
 
 def merged_digests(metadata: Mapping[str, str]) -> frozenset[str]:

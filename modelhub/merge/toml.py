@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from pathlib import PureWindowsPath
-from typing import Any
+from typing import Any, Literal
 
 from modelhub import __version__
 from modelhub.errors import LimitExceeded, NotFound, SettingsError, SourceError
@@ -20,8 +20,13 @@ ENDING = ".recipe.toml"
 HEAD = frozenset({"schema", "version", "output", "dtype", "exact", "seed"})
 """The keys that every recipe may have."""
 
-WEIGHT_KEYS = frozenset({"weight", "weights", "blocks"})
+Kind = Literal["text", "number", "table", "list"]
+"""What the value of a key in a recipe is."""
+
+WEIGHT_KEYS: Mapping[str, Kind] = {"weight": "number", "weights": "table", "blocks": "list"}
 """The keys of a table of weights."""
+
+_TYPES: Mapping[Kind, tuple[type, ...]] = {"text": (str,), "number": (int, float), "table": (dict,), "list": (list,)}
 
 _LARGEST = 4 << 20
 
@@ -107,17 +112,33 @@ def recipe_table(data: bytes, name: str, schema: str, keys: frozenset[str]) -> d
     return table
 
 
-def check_keys(table: Mapping[str, Any], keys: Set[str], name: str, what: str) -> None:
-    """Raise :class:`SettingsError` where the recipe *name* says of *what* more than *keys*."""
-    unknown = table.keys() - keys
+def check_keys(table: object, keys: Mapping[str, Kind], name: str, what: str) -> None:
+    """Raise :class:`SettingsError` where what the recipe *name* says of *what* is no table of these *keys*, or lacks a
+    path that is one of them."""
+    if not isinstance(table, dict):
+        raise SettingsError(f"{name}: {what} in a recipe is a table")
+    unknown = table.keys() - keys.keys()
     if unknown:
         raise SettingsError(f"{name}: {what} in a recipe has no {min(unknown)!r:.60}")
+    for key, value in table.items():
+        if isinstance(value, bool) or not isinstance(value, _TYPES[keys[key]]):
+            raise SettingsError(f"{name}: {key!r} of {what} in a recipe is a {keys[key]}")
+    if "path" in keys and not table.get("path"):
+        raise SettingsError(f"{name}: {what} in a recipe has a path")
+
+
+def tables_of(table: Mapping[str, Any], key: str, name: str) -> list[Any]:
+    """What the recipe *name*, of which *table* is the text, has under *key*, of which there is one or more."""
+    found = table.get(key)
+    if not isinstance(found, list) or not found:
+        raise SettingsError(f"{name}: a recipe has one or more [[{key}]]")
+    return found
 
 
 def precision_of(table: Mapping[str, Any], name: str) -> Precision:
     """The precision that the recipe *name* says. Raises :class:`SettingsError`."""
     exact, seed = table.get("exact", False), table.get("seed")
-    if not isinstance(exact, bool) or not (seed is None or isinstance(seed, int)):
+    if not isinstance(exact, bool) or not (seed is None or type(seed) is int):
         raise SettingsError(f"{name}: exact is true or false, and seed an integer")
     precision = Precision(table.get("dtype", "keep"), exact, seed)
     if precision.dtype not in ("keep", "fp16", "bf16", "fp32"):
@@ -125,8 +146,11 @@ def precision_of(table: Mapping[str, Any], name: str) -> Precision:
     return precision
 
 
-def weights_of(table: Mapping[str, Any], words: Mapping[str, str] = COMPONENTS) -> Weights:
-    """The weights in *table*; raises what their values raise that are none."""
-    named = {str(key): number(value) for key, value in table.get("weights", {}).items()}
-    row = [number(value) for value in table.get("blocks", [])]
-    return weights(number(table.get("weight", 1.0)), named, row, words)
+def weights_of(table: Mapping[str, Any], name: str, words: Mapping[str, str] = COMPONENTS) -> Weights:
+    """The weights in *table*, in the recipe *name*. Raises :class:`SettingsError`."""
+    try:
+        named = {key: number(value) for key, value in table.get("weights", {}).items()}
+        row = [number(value) for value in table.get("blocks", [])]
+        return weights(number(table.get("weight", 1.0)), named, row, words)
+    except SettingsError as error:
+        raise SettingsError(f"{name}: {error}") from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 
 from modelhub.errors import SettingsError
@@ -166,12 +167,12 @@ def without_use(
     )
 
 
-def number(given: str | float) -> float:
-    """The weight *given*. Raises :class:`SettingsError`."""
-    try:
-        value = float(given)
-    except (ValueError, OverflowError):
-        value = float("nan")
+def number(given: object) -> float:
+    """The weight *given*, a number or the text of one. Raises :class:`SettingsError`."""
+    value = float("nan")
+    if isinstance(given, str | int | float) and not isinstance(given, bool):
+        with suppress(ValueError, OverflowError):
+            value = float(given)
     if not -1e6 < value < 1e6:
         raise SettingsError(f"{given!r:.60} is no weight", hint=_HINT)
     return value

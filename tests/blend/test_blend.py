@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -329,3 +330,22 @@ def test_what_is_computed_once_more_is_spread_over_the_bytes(tmp_path: Path) -> 
     assert len(checked) == 3
     assert checked[0] == sizes[0]
     assert checked[-1] > sizes[len(sizes) // 2]
+
+
+@pytest.mark.parametrize(
+    ("rest", "told"),
+    [
+        ('method = ["slerp"]\n[[model]]\npath = "a"', "of 1 models is no blend"),
+        ('method = "slerp"\n[[model]]\npath = "a"\n[[model]]\npath = "b"\n[[model]]\npath = "c"', "of 3 models is no"),
+        ('method = "slerp"\nmodel = "a"', "one or more [[model]]"),
+        ('method = "slerp"\n[[model]]\nsha256 = {}', "a model in a recipe has a path"),
+        ('method = "slerp"\nalpha = 0.5\n[[model]]\npath = "a"', "alpha in a recipe is a table"),
+    ],
+)
+def test_what_a_recipe_cannot_say_is_an_error(tmp_path: Path, rest: str, told: str) -> None:
+    """Values of another kind than a recipe has are an error in words."""
+    path = tmp_path / "a.recipe.toml"
+    ends = "" if "alpha" in rest else "\n[alpha]\nweight = 0.5"
+    path.write_text(f'schema = "modelhub.blend/1"\n{rest}{ends}\n')
+    with pytest.raises(SettingsError, match=re.escape(told)):
+        read_blend(str(path))

@@ -95,7 +95,8 @@ NUMBERS = st.floats(-1e5, 1e5)
 @given(
     NAMES,
     st.lists(
-        st.tuples(NAMES, NUMBERS, st.dictionaries(st.sampled_from(["unet", "te", "te2", "IN04", "*a b*"]), NUMBERS))
+        st.tuples(NAMES, NUMBERS, st.dictionaries(st.sampled_from(["unet", "te", "te2", "IN04", "*a b*"]), NUMBERS)),
+        min_size=1,
     ),
     st.sampled_from(["keep", "fp16", "bf16", "fp32"]),
     st.none() | st.integers(0, 2**31),
@@ -123,6 +124,14 @@ def test_what_is_no_recipe_is_an_error(data: bytes) -> None:
         ('sha265 = "0"', "the base in a recipe has no 'sha265'"),
         ('[[adapter]]\npath = "a"\nweight = nan', "nan is no weight"),
         ('[[adapter]]\npath = "a"\n[adapter.weights]\nte = 1e9', "1000000000.0 is no weight"),
+        ('[[adapter]]\npath = "a"\nweight = true', "'weight' of an adapter in a recipe is a number"),
+        ('[[adapter]]\npath = "a"\nblocks = [true]', "recipe: True is no weight"),
+        ('[[adapter]]\npath = "a"\nweights = [1]', "'weights' of an adapter in a recipe is a table"),
+        ("[[adapter]]\npath = 3", "'path' of an adapter in a recipe is a text"),
+        ("[[adapter]]\nweight = 1", "an adapter in a recipe has a path"),
+        ('[adapter]\npath = "a"', "a recipe has one or more [[adapter]]"),
+        ("", "a recipe has one or more [[adapter]]"),
+        ('sha256 = "0"', "'sha256' of the base in a recipe is a table"),
         ("[more]", "a recipe has no 'more'"),
     ],
 )
@@ -130,8 +139,11 @@ def test_what_a_recipe_cannot_say_is_an_error(after: str, told: str) -> None:
     """A misspelt key, or a number that is no weight, is an error and not another merge."""
     with pytest.raises(SettingsError, match=re.escape(told)):
         parsed_recipe(f'schema = "modelhub.recipe/1"\n[base]\npath = "b"\n{after}'.encode(), "", "recipe")
-    with pytest.raises(SettingsError, match="true or false"):
-        parsed_recipe(b'schema = "modelhub.recipe/1"\nexact = "no"\n[base]\npath = "b"', "", "recipe")
+    for head in ('exact = "no"', "seed = true"):
+        with pytest.raises(SettingsError, match="true or false, and seed an integer"):
+            parsed_recipe(f'schema = "modelhub.recipe/1"\n{head}\n[base]\npath = "b"'.encode(), "", "recipe")
+    with pytest.raises(SettingsError, match="the base in a recipe is a table"):
+        parsed_recipe(b'schema = "modelhub.recipe/1"\nbase = "b"', "", "recipe")
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
