@@ -68,7 +68,14 @@ def verify(plan: ConversionPlan, path: str, *, progress: Progress | None = None,
 
 
 def _verify_output(name: str, output: OutputFile, path: str, progress: Progress | None, marks: Marks) -> None:
-    _open_with_library(name, output, path)
+    with Background(lambda stopped: _compare_bytes(name, output, path, progress, marks, stopped)) as comparing:
+        _open_with_library(name, output, path)  # by a process that has to start
+        comparing.result()
+
+
+def _compare_bytes(
+    name: str, output: OutputFile, path: str, progress: Progress | None, marks: Marks, ended: Stopped
+) -> None:
     with open_local(path) as written:
         container = read_safetensors(written)
         if container.anomalies or container.state_dict is None:
@@ -82,7 +89,7 @@ def _verify_output(name: str, output: OutputFile, path: str, progress: Progress 
             """The first of *share* that is not in the file as it should be."""
             compare = _Comparison(written, tell)
             for planned in share:
-                if stopped.is_set():
+                if stopped.is_set() or ended.is_set():
                     break
                 marked = marks.get((output.path, planned.name))
                 copy = found[planned.name]
