@@ -6,22 +6,23 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from modelhub.blend.base import Blend, BlendPlan
-from modelhub.blend.blending import Blending
 from modelhub.blend.recipe import written_blend
 from modelhub.convert import PlannedTensor
 from modelhub.errors import MergeError
 from modelhub.merge import Address
-from modelhub.merge.compute import Buffers
 from modelhub.merge.computing import Computations
-from modelhub.merge.devices import device_named
 from modelhub.merge.digesting import Digesting
-from modelhub.merge.recheck import recheck
 from modelhub.merge.recipe import recipe_path
 from modelhub.merge.writing import Computing, write_recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from modelhub.blend.blending import Blending
+    from modelhub.merge.compute import Buffers
 
 
 def execute(
@@ -42,16 +43,23 @@ def execute(
     *expected* are the SHA-256 that the files of each model must have, by name.
     """
     path = os.fspath(target)
-    where = device_named(device)
+    if device != "cpu":
+        from modelhub.merge.devices import device_named
+
+        device_named(device)
     method, precision = plan.recipe.method, plan.recipe.precision
 
     def maker_of(
         address: Address, planned: PlannedTensor, dtype: torch.dtype, buffers: Buffers, on: torch.device
     ) -> Blending:
+        from modelhub.blend.blending import Blending
+
         (piece,) = planned.pieces
         return Blending(piece, plan.changes[address], method, dtype=dtype, buffers=buffers, device=on)
 
     def again(written: str) -> Mapping[Address, float]:
+        from modelhub.merge.recheck import recheck
+
         return recheck(
             plan.conversion,
             written,
@@ -63,7 +71,7 @@ def execute(
         )
 
     computations = Computations(
-        plan.conversion, plan.changes, plan.rescaled, maker_of=maker_of, precision=precision, device=where
+        plan.conversion, plan.changes, plan.rescaled, maker_of=maker_of, precision=precision, device=device
     )
     with nullcontext(digests) if digests is not None else Digesting(files=plan.pending) as reading:
         writer = Computing(

@@ -68,13 +68,13 @@ def verify(plan: ConversionPlan, path: str, *, progress: Progress | None = None,
 
 
 def _verify_output(name: str, output: OutputFile, path: str, progress: Progress | None, marks: Marks) -> None:
-    with Background(lambda stopped: _compare_bytes(name, output, path, progress, marks, stopped)) as comparing:
+    with Background(lambda stopped: _compare_bytes(name, output, path, progress, marks, stopped=stopped)) as comparing:
         _open_with_library(name, output, path)  # by a process that has to start
         comparing.result()
 
 
 def _compare_bytes(
-    name: str, output: OutputFile, path: str, progress: Progress | None, marks: Marks, ended: Stopped
+    name: str, output: OutputFile, path: str, progress: Progress | None, marks: Marks, *, stopped: Stopped
 ) -> None:
     with open_local(path) as written:
         container = read_safetensors(written)
@@ -85,7 +85,7 @@ def _compare_bytes(
         headers = {key: (tensor.dtype.label, tensor.shape) for key, tensor in found.items()}
         _compare_headers(name, output, headers, found.metadata, "modelhub")
 
-        def different(share: Sequence[PlannedTensor], stopped: Stopped) -> PlannedTensor | None:
+        def different(share: Sequence[PlannedTensor], ended: Stopped) -> PlannedTensor | None:
             """The first of *share* that is not in the file as it should be."""
             compare = _Comparison(written, tell)
             for planned in share:
@@ -100,8 +100,8 @@ def _compare_bytes(
         tell = _one_at_a_time(progress) if progress is not None else None
         both = [each for each in output.tensors if _lies_in_files(each)]
         alone = [each for each in output.tensors if not _lies_in_files(each)]
-        with Background(lambda stopped: different(both[1::2], stopped)) as other:
-            first = different([*both[::2], *alone], Stopped())
+        with Background(lambda ended: different(both[1::2], ended)) as other:
+            first = different([*both[::2], *alone], stopped)
             found_different = first or other.result()
         if found_different is not None:
             raise VerificationFailed(f"{name}: the bytes of tensor {found_different.name!r:.100} differ in the copy")

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from modelhub import termination
-from modelhub.merge.writing import torch_threads
+from modelhub.merge.worker import torch_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

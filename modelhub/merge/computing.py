@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-
-import torch
+from typing import TYPE_CHECKING
 
 from modelhub.convert import ConversionPlan, OutputFile, PlannedTensor
 from modelhub.convert.execute import in_source_order
-from modelhub.merge.base import Address, Precision, Told
-from modelhub.merge.compute import Buffers, Computation, Computed, Maker, type_to_compute_in
-from modelhub.merge.quantising import Largest, NewScales, Quantiser, grown
+from modelhub.merge.base import Address, Precision
 from modelhub.merge.scaled import Scaled, ScaledSource
 
-MakerOf = Callable[[Address, PlannedTensor, torch.dtype, Buffers, torch.device], Maker]
-"""What makes the new numbers of a planned tensor, in a type and on a device."""
+if TYPE_CHECKING:
+    import torch
+
+    from modelhub.merge.compute import Buffers, Computed, Maker
+
+    MakerOf = Callable[[Address, PlannedTensor, torch.dtype, Buffers, torch.device], Maker]
+    """What makes the new numbers of a planned tensor, in a type and on a device."""
 
 
 class Computations:
@@ -29,7 +31,7 @@ class Computations:
         *,
         maker_of: MakerOf,
         precision: Precision,
-        device: torch.device,
+        device: str = "cpu",
     ) -> None:
         self._changed = changed
         self._rescaled = rescaled
@@ -58,42 +60,19 @@ class Computations:
 
     def __call__(self, address: Address, planned: PlannedTensor, buffers: Buffers) -> Computed:
         """What computes *planned*, which lies at *address*."""
+        from modelhub.merge.compute import Computation, type_to_compute_in
+        from modelhub.merge.devices import device_named
+        from modelhub.merge.quantising import NewScales, Requantised
+
         if (weight := self._rescaled.get(address)) is not None:
             return NewScales(_scaled(self._weights[weight]), self._exponents[weight])
         dtype = type_to_compute_in(planned, self._precision)
-        maker = self._maker_of(address, planned, dtype, buffers, self._device)
-        computation = partial(Computation, planned, maker, self._precision, buffers, self._device)
+        device = device_named(self._device)
+        maker = self._maker_of(address, planned, dtype, buffers, device)
+        computation = partial(Computation, planned, maker, self._precision, buffers, device)
         if address not in self._weights:
             return computation()
-        return _Requantised(_scaled(planned), computation, partial(self._exponents.__setitem__, address))
-
-
-class _Requantised:
-    """A weight of eight bits; its scales grow where its new numbers are too large for them, which is known after."""
-
-    def __init__(
-        self,
-        scaled: Scaled,
-        computation: Callable[..., Computation],
-        settled: Callable[[torch.Tensor | None], None],
-    ) -> None:
-        """*settled* is told by which powers of two the scales grow, by block."""
-        self._scaled = scaled
-        self._computation = computation
-        self._settled = settled
-        self.told: Told | None = None
-
-    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """Its blocks; from the first again where the scales had to grow."""
-        largest = Largest(self._scaled)
-        computation = self._computation(quantiser=Quantiser(self._scaled, None), largest=largest)
-        yield from computation.blocks()
-        exponents = grown(self._scaled, largest.found)
-        if exponents is not None:
-            computation = self._computation(quantiser=Quantiser(self._scaled, exponents))
-            yield from computation.blocks()
-        self._settled(exponents)
-        self.told = computation.told
+        return Requantised(_scaled(planned), computation, partial(self._exponents.__setitem__, address))
 
 
 def _scaled(planned: PlannedTensor) -> Scaled:

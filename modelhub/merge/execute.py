@@ -6,20 +6,21 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from modelhub.convert import Piece, PlannedTensor
 from modelhub.errors import MergeError
-from modelhub.merge.applying import Applying
 from modelhub.merge.base import Address, Merge, MergePlan
-from modelhub.merge.compute import Buffers
 from modelhub.merge.computing import Computations
-from modelhub.merge.devices import device_named
 from modelhub.merge.digesting import Digesting
-from modelhub.merge.recheck import recheck
 from modelhub.merge.recipe import recipe_path, written_recipe
 from modelhub.merge.writing import Computing, write_recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from modelhub.merge.applying import Applying
+    from modelhub.merge.compute import Buffers
 
 
 def execute(
@@ -49,14 +50,21 @@ def execute(
     there, what :func:`modelhub.convert.execute` raises, and :class:`RecipeNotWritten` after all is written but that.
     """
     path = os.fspath(target)
-    where = device_named(device)
+    if device != "cpu":
+        from modelhub.merge.devices import device_named
+
+        device_named(device)
 
     def maker_of(
         address: Address, planned: PlannedTensor, dtype: torch.dtype, buffers: Buffers, on: torch.device
     ) -> Applying:
+        from modelhub.merge.applying import Applying
+
         return Applying(plan.changes[address], plan.adapters, dtype, on)
 
     def again(written: str) -> Mapping[Address, float]:
+        from modelhub.merge.recheck import recheck
+
         return recheck(
             plan.conversion,
             written,
@@ -77,7 +85,7 @@ def execute(
         plan.rescaled,
         maker_of=maker_of,
         precision=plan.precision,
-        device=where,
+        device=device,
     )
     with nullcontext(digests) if digests is not None else Digesting(files=plan.pending) as reading:
         writer = Computing(

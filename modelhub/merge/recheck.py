@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,12 +17,14 @@ from modelhub.convert import ConversionPlan, Piece, PlannedTensor, inside
 from modelhub.errors import VerificationFailed
 from modelhub.merge.base import Address, Precision
 from modelhub.merge.compute import CPU, Buffers, Maker
-from modelhub.merge.computing import MakerOf
 from modelhub.merge.quantising import Quantiser
 from modelhub.merge.reading import Rows, torch_type
 from modelhub.merge.scaled import Scaled, ScaledSource, numbers_of
 from modelhub.source import open_local
 from modelhub.tensors import TensorInfo
+
+if TYPE_CHECKING:
+    from modelhub.merge.computing import MakerOf
 
 _ROUNDING = 1e-6
 """How far F32's own rounding may carry a result, relative to the largest weight and change of the tensor."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from modelhub import termination
 from modelhub.convert import Conversion, ConversionPlan, OutputFile, Piece, PlannedTensor
@@ -24,11 +21,12 @@ from modelhub.convert.target import PartFile, write_error, write_file
 from modelhub.convert.verify import Mark, verify
 from modelhub.errors import MergeError, ModelHubError, RecipeNotWritten, WouldOverwrite
 from modelhub.merge.base import Address, Told
-from modelhub.merge.compute import Buffers, Computed
 from modelhub.merge.digesting import Digesting
-from modelhub.merge.reading import bytes_of
 from modelhub.merge.recipe import lies_beside, recipe_path
 from modelhub.source import Source
+
+if TYPE_CHECKING:
+    from modelhub.merge.compute import Buffers, Computed
 
 Progress = Callable[[int], None]
 
@@ -44,8 +42,6 @@ class Compute(Protocol):
 
 
 _MOST_THREADS = 8
-_MARKED = 1 << 16
-"""Bytes at either end of a computed tensor that are compared once they are written: it lies where it should."""
 
 
 class Computing:
@@ -92,8 +88,7 @@ class Computing:
             raise WouldOverwrite(f"{recipe_path(path)}: exists already")
         read = replace(self._others, outputs=(*plan.outputs, *self._others.outputs))
         check_target(read, path, force=force, merging=True)
-        with torch_threads(max(1, (os.cpu_count() or 1) // self._workers)):
-            return write_conversion(plan, path, force=force, progress=progress, writer=self)
+        return write_conversion(plan, path, force=force, progress=progress, writer=self)
 
     def write(self, output: OutputFile, part: PartFile, told: Progress) -> None:
         """Compute and copy the tensors of *output*; its header comes last, since digests are in it."""
@@ -110,15 +105,10 @@ class Computing:
             try:
                 # What is copied comes first, by this thread: a write into the page cache waits for all others.
                 copied, computed = self._compute.parted(output)
-                self._write_copied(output, copied, part, tell)
-                for tensors in computed:
-                    following = iter(tensors)  # a list's, which gives each tensor to one of the threads
-                    with termination.held():  # a signal while a task is handed over would leave its locks taken
-                        work = [
-                            pool.submit(self._write_computed, output, following, part, tell)
-                            for _ in range(self._workers)
-                        ]
-                    _finish(work)
+                with Background(_load) if any(computed) else nullcontext():
+                    self._write_copied(output, copied, part, tell)
+                for tensors in filter(None, computed):
+                    self._write_in(pool, output, tensors, part, tell)
                 part.settle()
             except OSError as error:
                 raise write_error(error, part.target, output.size) from error
@@ -145,37 +135,36 @@ class Computing:
             self.checked = self._recheck(path)
         check_unchanged(self._others)
 
+    def _write_in(
+        self,
+        pool: ThreadPoolExecutor,
+        output: OutputFile,
+        tensors: Sequence[PlannedTensor],
+        part: PartFile,
+        tell: Progress,
+    ) -> None:
+        """Compute and write *tensors* by the threads of *pool*."""
+        from modelhub.merge.worker import torch_threads
+
+        with torch_threads(max(1, (os.cpu_count() or 1) // self._workers)):
+            following = iter(tensors)  # a tuple's or list's, which gives each tensor to one of the threads
+            with termination.held():  # a signal while a task is handed over would leave its locks taken
+                work = [pool.submit(self._write_computed, output, following, part, tell) for _ in range(self._workers)]
+            _finish(work)
+
     def _write_computed(
         self, output: OutputFile, following: Iterator[PlannedTensor], part: PartFile, tell: Progress
     ) -> None:
-        placing = _Placing(part)
-        buffers = Buffers(placing.room)
-        for planned in following:
-            placing.start = len(output.header) + planned.begin
-            self._write_one(output, planned, placing, tell, buffers)
+        from modelhub.merge.worker import Worker
 
-    def _write_one(
-        self, output: OutputFile, planned: PlannedTensor, placing: _Placing, tell: Progress, buffers: Buffers
-    ) -> None:
-        address = Address(output.path, planned.name)
-        computation = self._compute(address, planned, buffers)
-        marks: list[Mark] = []
-        reached = 0
-        for offset, block in computation.blocks():
-            data = bytes_of(block)
-            if offset == 0:
-                marks.clear()
-                marks.append(_mark(0, data[:_MARKED]))
-            if offset + len(data) == planned.nbytes:
-                last = data[-_MARKED:]
-                marks.append(_mark(planned.nbytes - len(last), last))
-            placing.write(offset, data)
-            tell(max(0, offset + len(data) - reached))
-            reached = max(reached, offset + len(data))
-        with self._lock:
-            if computation.told is not None:
-                self.told[address] = computation.told
-            self._marks[address] = tuple(marks)
+        worker = Worker(self._compute, output, part, tell)
+        for planned in following:
+            address = Address(output.path, planned.name)
+            told, marks = worker.write(address, planned)
+            with self._lock:
+                self._marks[address] = marks
+                if told is not None:
+                    self.told[address] = told
 
     def _write_copied(
         self, output: OutputFile, copied: Sequence[PlannedTensor], part: PartFile, tell: Progress
@@ -202,27 +191,9 @@ class Computing:
         return replace(output, header=header, metadata=metadata)
 
 
-class _Placing:
-    """Where a thread's blocks of the tensor that begins at *start* of *part* are made, if that can be, and written."""
-
-    def __init__(self, part: PartFile) -> None:
-        self.start = 0
-        self._part = part
-        self._given: int | None = None
-
-    def room(self, offset: int, size: int) -> memoryview | None:
-        """See :data:`~modelhub.merge.compute.Room`."""
-        room = self._part.room(self.start + offset, size)
-        self._given = offset if room is not None else None
-        return room
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Write *data*, which was made in the room for it if one was given."""
-        if self._given == offset:
-            self._part.fill(len(data))
-        else:
-            self._part.write_at(self.start + offset, data, direct=True)
-        self._given = None
+def _load(_stopped: threading.Event) -> None:
+    """Load torch, which takes as long as the copies that are written meanwhile."""
+    import modelhub.merge.worker  # noqa: F401
 
 
 class _Stopped(Exception):
@@ -253,18 +224,3 @@ def _finish(tasks: list[Future[None]]) -> None:
         for task in done:
             if not isinstance(task.exception(), _Stopped):
                 task.result()
-
-
-def _mark(offset: int, data: memoryview) -> Mark:
-    return Mark(offset, len(data), zlib.crc32(data))
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Have each thread of this process compute with *count* of torch's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

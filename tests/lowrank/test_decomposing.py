@@ -13,7 +13,7 @@ from torch import Tensor
 from modelhub.lowrank import RankRule
 from modelhub.lowrank.decomposing import balanced, decompose
 from modelhub.lowrank.krylov import leading
-from modelhub.merge.writing import torch_threads
+from modelhub.merge.worker import torch_threads
 
 
 @pytest.fixture(autouse=True)
