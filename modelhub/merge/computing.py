@@ -62,7 +62,8 @@ class Computations:
         """What computes *planned*, which lies at *address*."""
         from modelhub.merge.compute import Computation, type_to_compute_in
         from modelhub.merge.devices import device_named
-        from modelhub.merge.quantising import NewScales, Requantised
+        from modelhub.merge.quantising import NewScales
+        from modelhub.merge.requantising import Requantised
 
         if (weight := self._rescaled.get(address)) is not None:
             return NewScales(_scaled(self._weights[weight]), self._exponents[weight])

@@ -10,19 +10,14 @@ all but the smallest of them. A new scale from the largest number, which ComfyUI
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from modelhub.errors import MergeError
-from modelhub.merge.base import Told
 from modelhub.merge.reading import scales_of, torch_type
 from modelhub.merge.scaled import Scaled
-
-if TYPE_CHECKING:
-    from modelhub.merge.compute import Computed
 
 
 class Quantiser:
@@ -96,34 +91,6 @@ class Largest:
         for row in range(first // height, -(-(first + count) // height)):
             begin, end = max(row * height - first, 0), min((row + 1) * height - first, count)
             torch.maximum(self.found[row], sizes[begin:end].amax(0), out=self.found[row])
-
-
-class Requantised:
-    """A weight of eight bits; its scales grow where its new numbers are too large for them, which is known after."""
-
-    def __init__(
-        self,
-        scaled: Scaled,
-        computation: Callable[..., Computed],
-        settled: Callable[[Tensor | None], None],
-    ) -> None:
-        """*settled* is told by which powers of two the scales grow, by block."""
-        self._scaled = scaled
-        self._computation = computation
-        self._settled = settled
-        self.told: Told | None = None
-
-    def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Its blocks; from the first again where the scales had to grow."""
-        largest = Largest(self._scaled)
-        computation = self._computation(quantiser=Quantiser(self._scaled, None), largest=largest)
-        yield from computation.blocks()
-        exponents = grown(self._scaled, largest.found)
-        if exponents is not None:
-            computation = self._computation(quantiser=Quantiser(self._scaled, exponents))
-            yield from computation.blocks()
-        self._settled(exponents)
-        self.told = computation.told
 
 
 def grown(scaled: Scaled, largest: Tensor) -> Tensor | None:
