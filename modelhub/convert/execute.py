@@ -22,7 +22,7 @@ from modelhub.convert.base import (
 from modelhub.convert.integrity import check_sources
 from modelhub.convert.part_folder import PartFolder
 from modelhub.convert.stream import BLOCK, stream
-from modelhub.convert.target import PartFile, write_error
+from modelhub.convert.target import PartFile, check_file, write_error
 from modelhub.convert.verify import verify
 from modelhub.errors import ChangedDuringRead, ConversionError, NotFound, WouldOverwrite
 from modelhub.source import LocalSource, Source
@@ -160,6 +160,7 @@ def check_target(
     """
     try:
         if _exists(path):
+            check_file(path)
             read = any(isinstance(source, LocalSource) and _is_same_file(path, source) for source in plan.sources())
             if read and not in_place:
                 hint = "name another target"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from contextlib import suppress
 from types import ModuleType, TracebackType
 
@@ -105,8 +106,9 @@ class PartFile:
     def commit(self, *, force: bool) -> None:
         """Give it the target's name, replacing what has that name only with *force*; then flush the folder.
 
-        Raises :class:`WouldOverwrite` when another file took the name meanwhile.
+        Raises :class:`WouldOverwrite` when another file took the name meanwhile, or what has it is no file.
         """
+        check_file(self.target)
         if fcntl is None:
             self._close()  # Windows renames no open file
         try:
@@ -164,6 +166,16 @@ def remove_abandoned(folder: str, stem: str) -> None:
             if ours.fullmatch(name):
                 with suppress(OSError):
                     _remove_unless_locked(os.path.join(folder, name))
+
+
+def check_file(path: str) -> None:
+    """Raise :class:`WouldOverwrite` where *path* is something else than a file, a link or a folder: a device, a pipe, a
+    socket. A rename would put a file in its place."""
+    with suppress(OSError):  # whatever is wrong with the name comes out when it is given
+        mode = os.lstat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            hint = "name a file: it is written under another name first, and then given its own"
+            raise WouldOverwrite(f"{path}: it is a device, a pipe or a socket, which is not replaced", hint=hint)
 
 
 def write_error(error: OSError, target: str, size: int | None = None) -> ModelHubError:

@@ -150,6 +150,20 @@ def test_a_folder_is_no_target(checkpoint, out):
             run(checkpoint, out, force=force)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_what_is_no_file_is_no_target(checkpoint, out):
+    """A pipe or a device of the target's name is never replaced, nor where it appears meanwhile; force or not."""
+    target = out / "m.safetensors"
+    os.mkfifo(target)
+    for force in (False, True):
+        with pytest.raises(WouldOverwrite, match="a device, a pipe or a socket"):
+            run(checkpoint, target, force=force)
+    with PartFile(str(target), 0) as part, pytest.raises(WouldOverwrite, match="a device, a pipe or a socket"):
+        part.commit(force=True)
+    assert target.is_fifo()
+    assert names(out) == {"m.safetensors"}
+
+
 def test_missing_folders_are_made_only_on_request(checkpoint, out):
     """A mistyped folder is an error; a library's folders are made."""
     target = out / "a" / "b" / "m.safetensors"
