@@ -175,7 +175,7 @@ def _prove(connection: Connection, place: ToHash, sha256: str) -> int | None:
         *(location.c[name] == value for name, value in search.stamp(place.stat).items()),
     )
     row = connection.execute(
-        select(location.c.content_id, content.c.sha256)
+        select(location.c.content_id, location.c.proven, content.c.sha256)
         .join(content, location.c.content_id == content.c.id)
         .where(unchanged)
     ).one_or_none()
@@ -185,6 +185,8 @@ def _prove(connection: Connection, place: ToHash, sha256: str) -> int | None:
     known = connection.scalar(select(content.c.id).where(content.c.sha256 == sha256))
     if row.sha256 is None and known is None:
         connection.execute(update(content).where(content.c.id == content_id).values(sha256=sha256))
+        if not row.proven:
+            _doubt_others(connection, place)
     elif row.sha256 is None and known is not None:
         merging.merge(connection, content_id, known)
         content_id = known
@@ -192,6 +194,14 @@ def _prove(connection: Connection, place: ToHash, sha256: str) -> int | None:
         content_id = _part(connection, place, content_id, known, sha256)
     connection.execute(update(location).where(location.c.id == place.place_id).values(proven=True))
     return content_id
+
+
+def _doubt_others(connection: Connection, place: ToHash) -> None:
+    """What is known of the content from now on was read at *place*, which was told by its header: other files of the
+    same header, on a disk that was away say, have not been read."""
+    is_it = and_(location.c.device == str(place.stat.dev), location.c.inode == str(place.stat.ino))
+    others = update(location).where(location.c.content_id == place.content_id, location.c.live_key.is_not(None), ~is_it)
+    connection.execute(others.values(proven=False))
 
 
 def _put_computed(connection: Connection, content_id: int, digests: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import threading
@@ -249,6 +250,28 @@ def test_a_copy_of_what_is_away(catalog: Catalog, models: Path, tmp_path: Path) 
     folders = (models, copy)
     tags = {str(each / "sub" / f"m{number}.safetensors"): (f"tag {number}",) for number in range(3) for each in folders}
     assert tags_by_path(catalog) == tags
+
+
+def test_a_copy_of_what_is_away_is_not_the_same(catalog: Catalog, models: Path, tmp_path: Path) -> None:
+    """What was read of a copy is not said of what was away: both are read, and told apart where they differ."""
+    path, copy = models / "sub" / "m1.safetensors", tmp_path / "copy" / "sub" / "m1.safetensors"
+    shutil.copytree(models, tmp_path / "copy")
+    with open(copy, "r+b") as file:
+        file.seek(-6000, os.SEEK_END)
+        file.write(b"other")
+    os.utime(copy, ns=(10**18 + 1, 10**18 + 1))
+    os.rename(models, tmp_path / "away")
+    add_library(catalog, str(tmp_path / "copy"))
+    assert counts(sync(catalog)) == {"linked": 3, "offline": 3}
+    assert len(list(hash_files(catalog))) == 3
+    os.rename(tmp_path / "away", models)
+    sync(catalog)
+    assert len(list(hash_files(catalog))) == 3
+    entries = {each: catalog.show(str(each)).entry for each in (path, copy)}
+    assert {each: entry.digest for each, entry in entries.items()} == {
+        each: hashlib.sha256(each.read_bytes()).hexdigest() for each in (path, copy)
+    }
+    assert list(hash_files(catalog)) == []
 
 
 def test_two_copies_of_what_is_away(catalog: Catalog, models: Path, tmp_path: Path) -> None:
