@@ -9,8 +9,8 @@ from itertools import chain
 from modelhub.kept import Kept
 from modelhub.tensors import BlockTensor, DType, StateDict, TensorInfo
 
-_WRAPPERS = ("module.", "_orig_mod.", "netG.", "params.", "params_ema.", "params-ema.", "state_dict.")
-"""What training code leaves around a model's own names: DataParallel, ``torch.compile``, BasicSR, Lightning."""
+_WRAPPERS = ("module.", "_orig_mod.", "netG.", "params.", "params_ema.", "params-ema.", "state_dict.", "generator.")
+"""What training code leaves around a model's own names: DataParallel, ``torch.compile``, BasicSR, Lightning, GANs."""
 
 _CHECKPOINTS = frozenset({"model.model.diffusion_model.", "net.model.diffusion_model."})
 """How names of a checkpoint begin in a wrapper that is called as a part of names is, too."""
