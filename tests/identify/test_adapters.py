@@ -10,6 +10,7 @@ from modelhub.errors import SourceError
 from modelhub.identify import Adapter, Identity, adapters, identify_state_dict
 from modelhub.identify import modules as module_room
 from modelhub.identify import names as names_room
+from modelhub.identify.claims import claimed_architecture
 from modelhub.identify.modules import Module
 from modelhub.identify.names import Names
 from modelhub.identify.probe import Probe
@@ -408,6 +409,21 @@ class TestMetadata:
         identity = known(changed((module, 320, 320)), metadata={key: value})
         assert identity.architecture == architecture
         assert bool(identity.candidates) == (architecture is None)
+
+    @pytest.mark.parametrize(
+        ("claim", "architecture"),
+        [
+            ("anima-base", "anima"),
+            ("animagine-xl-4.0", "sdxl"),
+            ("hv_framepack", "hunyuan-video"),
+            ("flux2_klein_4b", "flux-2"),
+            ("FLUX.1-Krea-dev", "flux"),
+            ("ltx-2.3", "ltx-2"),
+        ],
+    )
+    def test_the_longest_known_name_decides(self, claim: str, architecture: str) -> None:
+        """Where one model's name begins as another's does, the longer of the names that fit is meant."""
+        assert claimed_architecture(claim) == architecture
 
     def test_claim_against_structure(self) -> None:
         """Structure wins over a claim that contradicts it; the claim is noted with low confidence."""
