@@ -29,6 +29,7 @@ from modelhub.lowrank.extract_plan import open_extract
 from modelhub.lowrank.resize_plan import open_resize
 from modelhub.merge import check_torch
 from modelhub.merge.digesting import Digesting, KnownDigests
+from modelhub.merge.peft import adapter_file
 
 if TYPE_CHECKING:
     from modelhub.scan import Policy
@@ -149,12 +150,13 @@ def plan_resize(
     salvage: bool = False,
     policy: Policy | None = None,
 ) -> Iterator[ResizePlan]:
-    """A context manager: the plan of giving the modules of the file *lora* the ranks that *rule* says.
+    """A context manager: the plan of giving the modules of *lora* the ranks that *rule* says: a file, or a folder of
+    PEFT's.
 
     *dtype* is the factors' type, their own by default. Raises :class:`MergeError` for what has no module to resize, and
     what opening, judging and reading the file raises.
     """
-    with open_path(os.fspath(lora)) as container:
+    with open_path(adapter_file(os.fspath(lora))) as container:
         safe = judge(container, policy, salvage=salvage, done="resized")
         yield open_resize(container, safe=safe, rule=_checked(rule), dtype=dtype)
 

@@ -32,6 +32,7 @@ def open_resize(container: Container, *, safe: bool, rule: RankRule, dtype: Fact
     modules: list[ResizedModule] = []
     taken: set[str] = set()
     others: Counter[str] = Counter()
+    magnitudes = 0
     several = Counter(module.name for module in found.modules if module.kind == "weight")
     biases = {each.name: each.tensors["diff"] for each in found.modules if each.kind == "bias" and each.factor != 1.0}
     for module in found.modules:
@@ -48,6 +49,7 @@ def open_resize(container: Container, *, safe: bool, rule: RankRule, dtype: Fact
         alpha = f"{module.name}.alpha"
         peft = any("lora_A" in name for name in names)
         bias = biases.get(module.name)
+        magnitudes += module.magnitudes is not None
         modules.append(ResizedModule(module.name, None if peft else alpha, module.tensors, scale, rank, bias))
         taken |= names | {alpha} | ({bias.tensor.name} if bias is not None else set())
     if not modules:
@@ -58,7 +60,11 @@ def open_resize(container: Container, *, safe: bool, rule: RankRule, dtype: Fact
             raise MergeError(f"{container.name}: {each.name}: {each.reason}, and its scale would be lost")
     copied = {name: Piece(*storages.locate(tensor)) for name, tensor in state_dict.items() if name not in taken}
     metadata = {k: v for k, v in state_dict.metadata.items() if k not in _STALE | _PEFT}
-    notes = (*_notes(others, modules, state_dict, found.refused), *(_new_types(modules) if dtype is None else ()))
+    notes = (
+        *found.notes,
+        *_notes(others, modules, magnitudes, state_dict, found.refused),
+        *(_new_types(modules) if dtype is None else ()),
+    )
     if rule.dynamic is None and all(module.rank <= rule.most(kernel=module.kernel) for module in modules):
         notes += ("no module has a rank above what is asked for: nothing is cut",)
     return ResizePlan(container.name, tuple(modules), copied, dict(others), rule, dtype, metadata, not safe, notes)
@@ -75,15 +81,18 @@ def _word(module: AdapterModule) -> str:
 
 
 def _notes(
-    others: Mapping[str, int], modules: list[ResizedModule], state_dict: StateDict, refused: tuple[Unmatched, ...]
+    others: Mapping[str, int],
+    modules: list[ResizedModule],
+    magnitudes: int,
+    state_dict: StateDict,
+    refused: tuple[Unmatched, ...],
 ) -> Iterator[str]:
     for each in refused:
         yield f"{each.name} stays as it is: {each.reason}"
     for word, count in sorted(others.items()):
         yield f"modules of {word}, which keep their size: {count:,}"
-    scaled = [m.name for m in modules if f"{m.name}.dora_scale" in state_dict]
-    if scaled:
-        yield f"modules with magnitudes (DoRA): {len(scaled):,}; the magnitudes stay, the direction loses what is cut"
+    if magnitudes:
+        yield f"modules with magnitudes (DoRA): {magnitudes:,}; the magnitudes stay, the direction loses what is cut"
     cores = sum("mid" in module.tensors for module in modules)
     if cores:
         yield f"convolutions in CP form, which become ordinary ones: {cores:,}"

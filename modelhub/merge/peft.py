@@ -24,6 +24,12 @@ from modelhub.merge.base import NotMerged
 from modelhub.source import open_local
 
 CONFIG = "adapter_config.json"
+_FILES = (
+    *("adapter_model.safetensors", "adapter_model.bin"),
+    *("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"),
+)
+"""Names of PEFT's files (``utils/constants.py``) and of diffusers' (``loaders/lora_base.py``)."""
+
 _INSIDE, _BESIDE = "its metadata", f"{CONFIG} beside it"
 _LARGEST = 1 << 20
 _DEFAULT = 8
@@ -31,6 +37,12 @@ _DEFAULT = 8
 _KEYS = ("lora_alpha", "alpha_pattern", "use_rslora")
 _MUTATED = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Values of ``init_lora_weights``, or their beginnings, with which the base was changed before training."""
+
+
+def adapter_file(path: str) -> str:
+    """The file of the adapter at *path*: of a folder as PEFT or diffusers saves one, what they call it there."""
+    inside = (os.path.join(path, name) for name in _FILES)
+    return next((file for file in inside if os.path.isfile(file)), path)
 
 
 class PeftScales:

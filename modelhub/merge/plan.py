@@ -29,6 +29,7 @@ from modelhub.merge.fitting import Taken, misfit
 from modelhub.merge.lineage import placeholder, with_older
 from modelhub.merge.modules import adapter_modules
 from modelhub.merge.pairing import at_odds
+from modelhub.merge.peft import adapter_file
 from modelhub.merge.recipe import RECIPE_KEY, merged_digests, written_recipe
 from modelhub.merge.weights import strength_of, without_use
 
@@ -61,7 +62,7 @@ def open_merge(
     """
     how, base_path = recipe.precision, recipe.base
     container = stack.enter_context(open_path(base_path))
-    opened = [stack.enter_context(open_path(each.use.path)) for each in recipe.adapters]
+    opened = [stack.enter_context(open_path(adapter_file(each.use.path))) for each in recipe.adapters]
     safe = judge(container)
     for each in opened:
         safe = judge(each) and safe

@@ -15,6 +15,7 @@ import modelhub
 from modelhub.errors import ChangedDuringRead, MergeError, WouldOverwrite
 from modelhub.lowrank import RankRule, in_total, plan_resize
 from modelhub.lowrank.base import Dynamic
+from tests.merge.build import base_weights
 
 MODULE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 CONV = "lora_unet_down_blocks_0_resnets_0_conv1"
@@ -127,6 +128,28 @@ def test_peft_scales_go_into_the_factors(tmp_path: Path) -> None:
         modelhub.resize(source, RankRule(8), target=folder / "out.safetensors")
     with pytest.raises(WouldOverwrite):
         modelhub.resize(source, RankRule(8), target=source, force=True)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "pytorch_lora_weights.safetensors"])
+def test_a_folder_that_an_adapter_was_saved_in(tmp_path: Path, name: str) -> None:
+    """The folder stands for the file in it, to resize it and to merge it; the magnitudes of a DoRA are told of."""
+    base, folder = tmp_path / "base.safetensors", tmp_path / "peft"
+    save_file(base_weights("sd-1"), base)
+    folder.mkdir()
+    tensor = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    out, inputs = load_file(base)[tensor].shape
+    stem = "base_model.model.unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {f"{stem}.lora_A.weight": drawn(4, inputs), f"{stem}.lora_B.weight": drawn(out, 4)}
+    save_file(tensors | {f"{stem}.lora_magnitude_vector": drawn(out).abs()}, folder / name)
+    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, "r": 4}))
+    done = modelhub.resize(folder, RankRule(4), target=tmp_path / "out.safetensors")
+    assert any("magnitudes (DoRA): 1" in note for note in done.plan.notes)
+    made = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for adapter, target in zip((folder, folder / name, tmp_path / "out.safetensors"), made, strict=True):
+        modelhub.merge(base, [str(adapter)], target=target)
+    first, second, third = (load_file(path)[tensor] for path in made)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, third, rtol=2e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("peft", [True, False])
