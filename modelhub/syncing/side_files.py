@@ -18,18 +18,24 @@ BATCH = 500
 T = TypeVar("T")
 
 
-def sync_side_files(catalog: Catalog, roots: Sequence[LibraryRoot], walks: Mapping[int, Walk]) -> Mapping[str, int]:
+def sync_side_files(
+    catalog: Catalog, roots: Sequence[LibraryRoot], walks: Mapping[int, Walk], away: Sequence[LibraryRoot] = ()
+) -> Mapping[str, int]:
     """Make *catalog* true to what stands beside the models that it knows; how many files were added, changed, removed.
 
-    It comes after the models themselves, so that each is known by its path.
+    It comes after the models themselves, so that each is known by its path. Libraries that are *away* keep theirs, but
+    for those of models that were found elsewhere.
     """
     seen = [file for root in roots for file in walks[root.id].beside]
     known = catalog.side_files.known([root.id for root in roots])
-    if not seen and not known:
+    parted = (
+        [each for each in catalog.side_files.known([root.id for root in away]) if each.model is None] if away else []
+    )
+    if not seen and not known and not parted:
         return {}
     counts: Counter[str] = Counter()
     here = {(each.path, each.model): each for each in known if each.model is not None}
-    left = [each for each in known if each.model is None]
+    left = parted + [each for each in known if each.model is None]
     to_read: list[tuple[SeenBeside, int | None]] = []
     for file in seen:
         before = here.pop((file.path, file.model), None)

@@ -118,7 +118,7 @@ def sync(
         run.write(Batch(touched=touched))
     _read_and_add(run, decision, processes or os.cpu_count() or 1)
     _let_go(run, here, walks, decision.missing)
-    side_files = sync_side_files(catalog, here, walks)
+    side_files = sync_side_files(catalog, here, walks, away)
     for root in here:
         seen_as = walks[root.id]
         catalog.libraries.came_to_an_end(root, seen_as.device, seen_as.inode)

@@ -161,6 +161,18 @@ def test_unplugged(catalog: Catalog, models: Path, tmp_path: Path) -> None:
     assert sync(catalog).side_files == {}
 
 
+def test_plugged_in_elsewhere(catalog: Catalog, models: Path, tmp_path: Path) -> None:
+    """What stands beside models of a library that is found elsewhere is told once, at its new place."""
+    before = [each.path for each in harbour(catalog).claims if each.path]
+    os.rename(models, tmp_path / "elsewhere")
+    add_library(catalog, str(tmp_path / "elsewhere"))
+    sync(catalog)
+    after = [each for each in harbour(catalog).claims if each.path]
+    assert before
+    assert [each.path for each in after] == [each.replace(str(models), str(tmp_path / "elsewhere")) for each in before]
+    assert {each.ended for each in after} == {None}
+
+
 def test_a_folder_that_cannot_be_listed(catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be seen has not been taken away."""
     real = os.scandir
