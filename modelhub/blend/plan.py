@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 from modelhub.blend.base import TAKES, Blended, BlendPlan, BlendRecipe
-from modelhub.blend.ratios import WORDS, ratio_of
+from modelhub.blend.ratios import WORDS, edge_block, ratio_of
 from modelhub.blend.recipe import BLEND_KEY, written_blend
 from modelhub.container import Container, open_path
 from modelhub.convert import SALVAGED_KEY, Piece
@@ -50,12 +50,13 @@ def open_blend(recipe: BlendRecipe, stack: ExitStack, *, judge: Judge, allow_unm
     _check_alike(models)
     changes: dict[Address, Blended] = {}
     unmatched: list[Unmatched] = []
+    blocks = first.keymap.blocks
     for place, piece in models[0].pieces.items():
         if not _is_blended(place, piece.tensor):
             continue
         others = _others(place, piece.tensor, models[1:], unmatched)
         if others is not None:
-            made = _blended(recipe, first, place, models[0].addresses[place], others)
+            made = _blended(recipe, first, place, models[0].addresses[place], others, blocks=blocks)
             if made is not None:
                 changes[models[0].addresses[place]] = made
     unmatched += _left_out(models)
@@ -144,10 +145,18 @@ def _has_latents_in_common(place: Place, ours: tuple[int, ...], theirs: tuple[in
 
 
 def _blended(
-    recipe: BlendRecipe, base: Base, place: Place, address: Address, others: tuple[Piece, ...]
+    recipe: BlendRecipe,
+    base: Base,
+    place: Place,
+    address: Address,
+    others: tuple[Piece, ...],
+    *,
+    blocks: Collection[str],
 ) -> Blended | None:
-    """How the tensor at *address* changes; ``None`` where it does not."""
+    """How the tensor at *address* changes, of a *base* with these *blocks*; ``None`` where it does not."""
     block = base.keymap.block(place.component, address)
+    if not block and place.component == "denoiser":
+        block = edge_block(place.name, blocks)
     alpha, beta = (ratio_of(each, place.component, block, address.tensor) for each in (recipe.alpha, recipe.beta))
     if not alpha and not (beta and recipe.uses_beta):
         return None

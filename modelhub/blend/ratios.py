@@ -8,7 +8,7 @@ number alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -36,6 +36,22 @@ def with_blocks(given: Weights, text: str) -> Weights:
         blocks={**given.blocks, **more.blocks},
         tensors={**given.tensors, **more.tensors},
     )
+
+
+_EDGES = {
+    "IN00": ("time_embed.", "label_emb.", "time_embedding.", "add_embedding.", "class_embedding."),
+    "OUT": ("out.", "conv_norm_out.", "conv_out."),
+}
+"""What of a UNet lies before its blocks and behind them, under LDM's and diffusers' names."""
+
+
+def edge_block(name: str, blocks: Collection[str]) -> str:
+    """The block whose ratio the tensor *name* has that is in none of a UNet's *blocks*: the first, or the last.
+
+    That is sdweb-merge-block-weighted-gui's rule (``merge_block_weighted.py``), and of what lies behind supermerger's too.
+    """
+    block = next((block for block, begins in _EDGES.items() if name.startswith(begins)), "")
+    return max((each for each in blocks if each.startswith("OUT")), default="") if block == "OUT" else block
 
 
 def ratio_of(given: Weights, component: str, block: str, tensor: str) -> float:

@@ -18,6 +18,7 @@ from modelhub.blend.methods import slerp_factors
 from modelhub.convert import ConversionOptions, convert
 from modelhub.errors import IncompatibleArchitecture, MergeError, SettingsError, UnmatchedKeys, WouldOverwrite
 from modelhub.merge import Address, Precision
+from modelhub.samples.layouts import Architecture
 from modelhub.tensors import DType
 from tests.merge.build import Weights, assert_merged, assert_same, base_weights
 
@@ -116,6 +117,32 @@ def test_ratios_of_parts(tmp_path: Path) -> None:
     assert ratio[CONV_IN] == 0.3
     assert ratio[ATTENTION.replace("to_q", "to_k")] == 0.4
     assert ratio[ATTENTION] == 0.5
+
+
+@pytest.mark.parametrize(("architecture", "last"), [("sd-1", "OUT11"), ("sdxl", "OUT08")])
+def test_what_lies_before_and_behind_the_blocks(tmp_path: Path, architecture: Architecture, last: str) -> None:
+    """It has the ratio of the first and of the last block, in a checkpoint and in a folder; without one its own."""
+    a = base_weights(architecture, DType.F32)
+    models = write(tmp_path, a=a, b=other(a, 1))
+    folders = [path.with_suffix("") for path in models]
+    for path, folder in zip(models, folders, strict=True):
+        convert(path, folder, options=ConversionOptions(layout="diffusers"))
+    edges = {
+        "model.diffusion_model.time_embed.0.weight": 0.25,
+        "model.diffusion_model.out.2.bias": 0.75,
+        "time_embedding.linear_1.weight": 0.25,
+        "conv_norm_out.weight": 0.75,
+        "conv_out.bias": 0.75,
+    }
+    if architecture == "sdxl":
+        edges |= {"model.diffusion_model.label_emb.0.0.weight": 0.25, "add_embedding.linear_1.weight": 0.25}
+    found: dict[str, float] = {}
+    for pair in (models, folders):
+        with plan_blend(pair, alpha=f"0.5,IN00=0.25,{last}=0.75") as plan:
+            found |= {address.tensor: change.alpha for address, change in plan.changes.items()}
+        with plan_blend(pair, alpha="0.5,unet=0.125") as plan:
+            assert {plan.changes[address].alpha for address in plan.changes if address.tensor in edges} == {0.125}
+    assert {name: found[name] for name in edges} == edges
 
 
 def test_same_recipe_same_bytes(tmp_path: Path) -> None:
