@@ -15,8 +15,11 @@ from modelhub.report.sink import Sink
 @catalog_option
 @reporting
 def command(*, selectors: tuple[str, ...], rating: str, catalog: str | None, sink: Sink) -> int:
-    """Rate each RECORD (see 'modelhub show') from 0 to 5, or none: no rating. Holds for all versions of the model."""
+    """Rate each RECORD (see 'modelhub show') from 0 to 5, or none: no rating. Holds for all versions of the model.
+
+    All of them are rated or, where one is not there, none.
+    """
     with open_catalog(catalog, sink) as opened:
-        entries = [opened.rate(selector, None if rating == "none" else int(rating)) for selector in selectors]
+        entries = opened.rate_all(selectors, None if rating == "none" else int(rating))
     answer_entries(entries, sink)
     return ExitCode.OK

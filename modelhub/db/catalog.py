@@ -281,13 +281,7 @@ class Catalog:
         wanted = recording.wanted_tags(tags)
         put = recording.remove_tags if remove else recording.put_tags
 
-        def work(connection: Connection) -> list[Entry]:
-            return [
-                _changed(connection, each, lambda connection, record: put(connection, record, wanted), any_version=True)
-                for each in selectors
-            ]
-
-        return self._store.write(work)
+        return self._change_all(selectors, lambda connection, each: put(connection, each, wanted))
 
     def tags(self) -> dict[str, int]:
         """Every tag, by name, and how many artifacts have it."""
@@ -304,8 +298,12 @@ class Catalog:
 
     def rate(self, selector: str, rating: int | None) -> Entry:
         """Let *rating*, 0 to 5 or none, be that of the record that *selector* fits."""
+        return self.rate_all([selector], rating)[0]
+
+    def rate_all(self, selectors: Sequence[str], rating: int | None) -> list[Entry]:
+        """:meth:`rate` for each of *selectors*: for all, or for none where one fits no record."""
         own = {"rating": None if rating is None else str(rating)}
-        return self._write(selector, lambda connection, each: recording.put_own(connection, each, own))
+        return self._change_all(selectors, lambda connection, each: recording.put_own(connection, each, own))
 
     def set(self, selector: str, facts: Mapping[str, str | None]) -> Entry:
         """Let these *facts* of the record that *selector* fits be so, whatever its files say, now and later.
@@ -340,10 +338,18 @@ class Catalog:
 
     def _write(self, selector: str, change: Callable[[Connection, int], bool]) -> Entry:
         """*change* what belongs to the artifact, whichever of its records is meant."""
-        return self._change(selector, change, any_version=True)
+        return self._change_all([selector], change)[0]
 
-    def _change(self, selector: str, change: Callable[[Connection, int], bool], *, any_version: bool = False) -> Entry:
-        return self._store.write(lambda connection: _changed(connection, selector, change, any_version=any_version))
+    def _change_all(self, selectors: Sequence[str], change: Callable[[Connection, int], bool]) -> list[Entry]:
+        """:meth:`_write` for each of *selectors*, in one transaction."""
+
+        def work(connection: Connection) -> list[Entry]:
+            return [_changed(connection, each, change, any_version=True) for each in selectors]
+
+        return self._store.write(work)
+
+    def _change(self, selector: str, change: Callable[[Connection, int], bool]) -> Entry:
+        return self._store.write(lambda connection: _changed(connection, selector, change, any_version=False))
 
 
 def _changed(

@@ -67,6 +67,8 @@ def test_group() -> None:
 def test_rate() -> None:
     """Several records are rated at once, and a rating is taken back."""
     assert modelhub("rate", "m0", "m1", "5").code == 0
+    assert modelhub("rate", "m0", "nobody", "1").code == 2
+    assert modelhub("list", "--rating", "5", "--format", "csv").out.count("\r\n") == 3
     assert modelhub("rate", "m0", "none").code == 0
     ratings = [entry["rating"] for entry in modelhub("list", "--format", "jsonl").json_lines()]
     assert ratings == [None, 5]
