@@ -14,12 +14,11 @@ UPSCALERS = {
     "DRCT": "drct", "RRDBNet": "esrgan", "FDAT": "fdat", "GRL": "grl", "HAT": "hat", "IPT": "ipt", "MoESR": "moesr",
     "MoSR": "mosr", "OmniSR": "omnisr", "PLKSR": "plksr", "RealPLKSR": "plksr", "RCAN": "rcan", "RGT": "rgt",
     "UpCunet2x": "realcugan", "UpCunet3x": "realcugan", "UpCunet4x": "realcugan", "UpCunet2x_fast": "realcugan",
-    "SeemoRe": "seemore",
+    "SCUNet": "scunet", "SeemoRe": "seemore",
 }  # fmt: skip
 OTHERS = {
     "DRUNet": "restorer", "FBCNN": "restorer", "FFTformer": "restorer", "CIDNet": "restorer", "KBNet_s": "restorer",
     "MixDehazeNet": "restorer", "NAFNet": "restorer", "RetinexFormer": "restorer", "Uformer": "restorer",
-    "SCUNet": "restorer",
     "GFPGANv1Clean": "face-restorer", "RestoreFormer": "face-restorer", "LaMa": "inpainter",
 }  # fmt: skip
 
