@@ -48,7 +48,7 @@ _EDGES = {
 def edge_block(name: str, blocks: Collection[str]) -> str:
     """The block whose ratio the tensor *name* has that is in none of a UNet's *blocks*: the first, or the last.
 
-    That is sdweb-merge-block-weighted-gui's rule (``merge_block_weighted.py``), and of what lies behind them supermerger's.
+    That is sdweb-merge-block-weighted-gui's rule (``merge_block_weighted.py``), and behind them supermerger's.
     """
     block = next((block for block, begins in _EDGES.items() if name.startswith(begins)), "")
     return max((each for each in blocks if each.startswith("OUT")), default="") if block == "OUT" else block

@@ -222,7 +222,8 @@ class Identified:
 class Relative:
     """Bytes that others were made of (a parent) or that were made of them (a child).
 
-    ``role`` is what the parent was to the child; ``name`` is ``None`` for bytes that the catalog has not seen.
+    ``role`` is what the parent was to the child; ``name`` is ``None`` for bytes that the catalog has not seen. A parent
+    has its own ``parents``, where it is the first of these bytes in the tree.
     """
 
     kind: str
@@ -232,6 +233,7 @@ class Relative:
     params: Mapping[str, Any]
     version: str
     added: str
+    parents: tuple[Relative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
@@ -12,6 +13,8 @@ from modelhub.db.entries import Derivation, Relative
 from modelhub.db.schema import content, derivation, derivation_input, location, record
 from modelhub.db.text import fingerprint
 from modelhub.source import Digest
+
+_GENERATIONS = 32
 
 
 def put_derivation(
@@ -91,10 +94,22 @@ def _live_paths(connection: Connection, sha256: str) -> tuple[str, ...]:
 
 
 def parents(connection: Connection, sha256: str | None) -> tuple[Relative, ...]:
-    """What the bytes were made of, in the order of the steps and of each step's inputs."""
-    if sha256 is None:
-        return ()
-    return _relatives(connection, derivation_input.c.sha256, derivation.c.output == sha256)
+    """What the bytes were made of, in the order of the steps and of each step's inputs, and what these were made of.
+
+    No bytes are told the parents of twice, and none more than :data:`_GENERATIONS` back.
+    """
+    return () if sha256 is None else _parents(connection, sha256, {sha256}, _GENERATIONS)
+
+
+def _parents(connection: Connection, sha256: str, told: set[str], generations: int) -> tuple[Relative, ...]:
+    def with_parents(relative: Relative) -> Relative:
+        if generations == 1 or relative.digest in told:
+            return relative
+        told.add(relative.digest)
+        return replace(relative, parents=_parents(connection, relative.digest, told, generations - 1))
+
+    found = _relatives(connection, derivation_input.c.sha256, derivation.c.output == sha256)
+    return tuple(map(with_parents, found))
 
 
 def children(connection: Connection, sha256: str | None) -> tuple[Relative, ...]:

@@ -119,8 +119,7 @@ def detail_lines(detail: Plain, verbosity: int = 0) -> Iterator[Line]:
         image = f", {run['image_path']}" if run["image_path"] else ""
         said = Span(f"  ({run['added']}, modelhub {run['version']}{accepted}{image})", "dim")
         yield line("  ", Span("smoke test  ", "dim"), f"{run['outcome']}: {run['sentence']}", said)
-    for relative in detail["parents"]:
-        yield _relation("made from", relative)
+    yield from _parents(detail["parents"], 1)
     for relative in detail["children"]:
         yield _relation("made into", relative)
     if verbosity > 0:
@@ -209,10 +208,17 @@ def _findings(findings: Sequence[Plain], verbosity: int) -> Iterator[Line]:
         yield line(Span(f"  … and {len(findings) - limit:,} more findings (-v shows all)", "dim"))
 
 
-def _relation(word: str, relative: Plain) -> Line:
+def _parents(relatives: Sequence[Plain], generation: int) -> Iterator[Line]:
+    for relative in relatives:
+        yield _relation("made from", relative, generation)
+        yield from _parents(relative["parents"], generation + 1)
+
+
+def _relation(word: str, relative: Plain, generation: int = 1) -> Line:
     name = relative["name"] or "a file that the catalog has not seen"
-    step = f"  ({relative['kind']}, modelhub {relative['version']}, sha256 {relative['digest'][:12]})"
-    return line("  ", Span(f"{word}  ", "dim"), name, Span(step, "dim"))
+    role = f", as {relative['role']}" if relative["role"] else ""
+    step = f"  ({relative['kind']}{role}, modelhub {relative['version']}, sha256 {relative['digest'][:12]})"
+    return line("  " * generation, Span(f"{word}  ", "dim"), name, Span(step, "dim"))
 
 
 def _number(value: int | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -67,6 +68,34 @@ def test_the_catalog_tells_what_an_output_was_made_of() -> None:
     shown = modelhub("show", "out", *catalog).out
     assert shown.count("made from  ") == 2 and "base" in shown
     assert "made into  out" in modelhub("show", "a.safetensors", *catalog).out
+
+
+@pytest.mark.usefixtures("files")
+def test_a_family_tree() -> None:
+    """'show' names the parents with their roles, and below each what that was made of; of the same bytes once."""
+    catalog = ("--catalog", "c.db")
+    for made in (
+        ("merge", "base.safetensors", "--lora", "a.safetensors", "-o", "one.safetensors"),
+        ("resize", "a.safetensors", "--rank", "1", "-o", "small.safetensors"),
+        ("merge", "one.safetensors", "--lora", "small.safetensors", "-o", "two.safetensors"),
+        ("blend", "one.safetensors", "two.safetensors", "-o", "three.safetensors"),
+    ):
+        ran = modelhub(*made, *catalog)
+        assert ran.code == 0, ran.err
+    files = [f"{name}.safetensors" for name in ("base", "a", "one", "two", "three", "small")]
+    assert modelhub("intake", *files, *catalog).code == 0
+    told = [line for line in modelhub("show", "three", *catalog).out.splitlines() if "made from" in line]
+    assert [line.partition(", modelhub")[0].replace("made from  ", "") for line in told] == [
+        "  one  (blend, as model A",
+        "    base  (merge, as base",
+        "    a  (merge, as adapter 1",
+        "  two  (blend, as model B",
+        "    one  (merge, as base",
+        "    small  (merge, as adapter 1",
+        "      a  (resize, as adapter",
+    ]
+    (record,) = json.loads(modelhub("show", "two", "--format", "json", *catalog).out)["records"]
+    assert [parent["name"] for parent in record["parents"][0]["parents"]] == ["base", "a"]
 
 
 @pytest.mark.usefixtures("files")
@@ -251,4 +280,4 @@ def test_an_output_without_its_recipe_is_a_step_too(monkeypatch: pytest.MonkeyPa
     assert sorted(os.listdir("folder")) == ["blended.safetensors", "merged.safetensors"]
     assert modelhub("intake", "base.safetensors", "a.safetensors", "folder", *catalog).code == 0
     assert modelhub("show", "merged", *catalog).out.count("made from  ") == 2
-    assert modelhub("show", "blended", *catalog).out.count("made from  ") == 2
+    assert modelhub("show", "blended", *catalog).out.count("\n  made from  ") == 2
