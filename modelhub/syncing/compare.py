@@ -11,8 +11,8 @@ A file is known again by the first of these that holds, and where two places wou
 
 A place whose disk is away, and whose inode the file has not, stays: the file may be a copy.
 
-Only the first proves that the bytes are the same, and a changed inode proves nothing of the contrary: network file
-systems, FUSE and exFAT make inodes up.
+Only device and inode together prove that the bytes are the same, and a changed inode proves nothing of the contrary:
+network file systems, FUSE and exFAT make inodes up, in the same order for two copies of a folder.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ def look_among(absent: Iterable[Known], result: Comparison, roots: Mapping[int |
     for file in new:
         there = places.get((file.ino, file.is_folder, *likeness(file)), [])
         if there and len({place.content_id for place in there}) == 1:
-            result.moved.append(Moved(there.pop(0), file, True, "moved"))
+            place = there.pop(0)
+            result.moved.append(Moved(place, file, place.dev == file.dev, "moved"))
         else:
             result.new.append(file)
             if alike := ways.get(_way_to(file, roots)):

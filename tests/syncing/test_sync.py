@@ -13,11 +13,12 @@ import pytest
 import modelhub.syncing.readers
 import modelhub.syncing.structures
 from modelhub.container import canonical_header
-from modelhub.db import Catalog, Query
+from modelhub.db import Catalog, Query, Seen
 from modelhub.errors import Conflict, SourceError
 from modelhub.hashing import hash_files
 from modelhub.library import IntakeOptions, intake
 from modelhub.syncing import SyncReport, add_library, sync
+from modelhub.syncing.compare import Comparison, look_among
 from tests.syncing.files import lora, put, tags_by_path, vae
 
 
@@ -232,6 +233,18 @@ def test_plugged_in_elsewhere(catalog: Catalog, models: Path, tmp_path: Path, is
     catalog.libraries.remove(str(models))
     assert counts(sync(catalog)) == {"unchanged": 3}
     assert tags_by_path(catalog) == tags
+
+
+def test_another_disk_with_the_same_inodes_proves_nothing(catalog: Catalog, models: Path, tmp_path: Path) -> None:
+    """A file system that makes inodes up gives a copy of a folder the ones of the original."""
+    os.rename(models, tmp_path / "elsewhere")
+    places = catalog.libraries.known(catalog.libraries.all())
+    path = tmp_path / "elsewhere" / "sub" / "m0.safetensors"
+    found = path.stat()
+    result = Comparison(new=[Seen(str(path), found.st_size, found.st_mtime_ns, found.st_dev, found.st_ino, 2)])
+    look_among([place._replace(dev=place.dev + 1) for place in places], result, {})
+    (move,) = result.moved
+    assert (Path(move.known.path).name, move.kind, move.proven) == ("m0.safetensors", "moved", False)
 
 
 def test_a_copy_of_what_is_away(catalog: Catalog, models: Path, tmp_path: Path) -> None:
