@@ -18,6 +18,10 @@ _NEEDED = {
 }
 
 
+_MOST_BETWEEN = 1 << 28
+"""Numbers of a product in between: twenty times as many as a convolution of SDXL has with a rank of 512."""
+
+
 def misfit(module: AdapterModule, target: Target) -> str | None:
     """Why *module* cannot be applied to *target*; ``None`` where its shapes fit."""
     shapes = {role: piece.tensor.shape for role, piece in module.tensors.items()}
@@ -38,6 +42,8 @@ def misfit(module: AdapterModule, target: Target) -> str | None:
     for left, right in inner:
         if left != right:
             return f"its factors do not fit each other: one has the rank {left}, and the other {right}"
+    if (most := max(_between(shapes), default=0)) > _MOST_BETWEEN:
+        return f"a product of its factors alone would have {most:,} numbers"
     magnitudes = module.magnitudes.tensor.shape if module.magnitudes is not None else None
     output = True
     if magnitudes is not None:
@@ -107,6 +113,18 @@ def _inner(s: Shapes) -> Iterator[tuple[int, int]]:
             yield from ((left[0], core[0]), (right[0], core[1]))
         elif left and right:
             yield left[1], right[0]
+
+
+def _between(s: Shapes) -> Iterator[int]:
+    """How many numbers the products in between have that are made of *s*, a CP form's shapes by role: the ranks of a
+    small file can make them larger than any memory."""
+    if "mid" in s:
+        yield prod(s["mid"][:1] + s["mid"][2:] + s["down"][1:])
+    for core, right in (("t1", "w1_b"), ("t2", "w2_b")):
+        if core in s:
+            yield prod(s[core][:1] + s[core][2:] + s[right][1:])
+    if "t2" in s:
+        yield prod(s["t2"][1:] + s["w2_a"][1:])
 
 
 def _lora(s: Shapes, _shape: Shape) -> Shape:

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from modelhub.convert import Piece
 from modelhub.errors import MergeError
 from modelhub.merge.adapters import make_update
+from modelhub.merge.base import AdapterModule, Shape, Target
+from modelhub.merge.fitting import misfit
+from modelhub.source.memory import BytesSource
+from modelhub.tensors import DType, StorageRef, TensorInfo
 from tests.merge import reference
 
 LINEAR, CONV, POINT = (48, 32), (24, 16, 3, 3), (24, 16, 1, 1)
@@ -247,3 +252,32 @@ def test_magnitudes_that_do_not_fit_are_refused(scale):
     """A count that belongs to neither axis, or to the other one, is not guessed at."""
     with pytest.raises(MergeError):
         merged("lora", some(*LINEAR), factors(LINEAR, 4), None, 1.0, magnitudes=torch.from_numpy(some(*scale)))
+
+
+MANY = 10**6
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rows", "shapes"),
+    [
+        ("lora", 24, {"up": (24, MANY), "down": (1, 320), "mid": (MANY, 1, 3, 3)}),
+        (
+            "loha",
+            24,
+            {
+                **{"w1_a": (MANY, 24), "w1_b": (1, 320), "t1": (MANY, 1, 3, 3)},
+                **{"w2_a": (1, 24), "w2_b": (1, 320), "t2": (1, 1, 3, 3)},
+            },
+        ),
+        ("lokr", 320, {"w1": (1, 1), "w2_a": (1, 320), "w2_b": (MANY, 320), "t2": (1, MANY, 3, 3)}),
+    ],
+)
+def test_products_that_no_memory_holds_are_not_made(algorithm: str, rows: int, shapes: dict[str, Shape]) -> None:
+    """A few megabytes in CP form can stand for products of gigabytes: the plan says so, by the shapes."""
+    tensors = {
+        role: Piece(BytesSource("a", b""), TensorInfo(role, DType.F16, shape, StorageRef(role, 0, 0)))
+        for role, shape in shapes.items()
+    }
+    module = AdapterModule("m", "denoiser", "m", "weight", algorithm, tensors)
+    reason = misfit(module, Target((rows, 320, 3, 3), ()))
+    assert reason == f"a product of its factors alone would have {MANY * 9 * 320:,} numbers"
