@@ -134,7 +134,7 @@ def open_base(container: Container, identity: Identity, stack: ExitStack) -> Bas
     state_dict = convertible(container)
     draft, *others = named_tensors(state_dict, container.source, identity.kind).values()
     if others or identity.kind in ("lora", "embedding", "hypernetwork"):
-        raise MergeError(f"{container.name}: a {identity.kind} is no base to merge into")
+        raise MergeError(f"{container.name}: it is no model, but of the kind {identity.kind}")
     metadata, _ = output_metadata(state_dict)
     pieces = {Address("", name): _only(made.pieces) for name, made in draft.tensors.items()}
     scaled = scaled_weights(draft.tensors, metadata)

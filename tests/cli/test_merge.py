@@ -218,7 +218,7 @@ def test_no_change_is_not_swallowed() -> None:
     [
         (("base.safetensors", "--lora", "xl.safetensors"), "an adapter for sdxl, and the base is sd-1"),
         (("base.safetensors", "--lora", "base.safetensors"), "it is no LoRA"),
-        (("a.safetensors", "--lora", "a.safetensors"), "is no base to merge into"),
+        (("a.safetensors", "--lora", "a.safetensors"), "it is no model, but of the kind lora"),
         (("base.safetensors", "--lora", "gone.safetensors"), "gone.safetensors: no such file"),
         (("base.safetensors", "--lora", "a.safetensors:unett=1"), "no component, no block and no pattern"),
         (("base.safetensors", "--lora", "a.safetensors:lbw=1/2"), "2 block weights"),
