@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import modelhub
 from modelhub.blend import blend
-from modelhub.errors import NoSpace
+from modelhub.errors import ChangedDuringRead, NoSpace
 from modelhub.merge import merge
 from tests.merge.build import base_weights, random, write_adapter
 
@@ -22,7 +22,11 @@ Work = Callable[[Path, Callable[[int], None] | None], object]
 NAME = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 
-@pytest.fixture(params=["merge", "blend", "extract", "resize"])
+READ = {"merge": ("base", "lora"), "blend": ("base", "tuned"), "extract": ("base", "tuned"), "resize": ("lora",)}
+"""What makes a model of others, and which."""
+
+
+@pytest.fixture(params=list(READ))
 def work(request: pytest.FixtureRequest, tmp_path: Path) -> Work:
     """Each of what makes a model of others, by its target and what is told its progress."""
     weights = base_weights("sd-1")
@@ -56,6 +60,26 @@ def test_interrupted_work_leaves_nothing(work: Work, tmp_path: Path) -> None:
             work(tmp_path / "out.safetensors", lambda _: os.kill(os.getpid(), signal.SIGINT))
     finally:
         signal.signal(signal.SIGINT, handler)
+    assert left(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("work", "name"),
+    [(work, name) for work, names in READ.items() for name in names],
+    indirect=["work"],
+)
+def test_files_that_change_meanwhile_are_noticed(work: Work, tmp_path: Path, name: str) -> None:
+    """Where a file that something is made of is written to while it is read, nothing is made of it."""
+    before = left(tmp_path)
+    path = tmp_path / f"{name}.safetensors"
+
+    def touch(_: int) -> None:
+        with path.open("r+b") as file:
+            file.seek(-4, os.SEEK_END)  # the last places of a number, which make no difference that is seen
+            file.write(b"x")
+
+    with pytest.raises(ChangedDuringRead, match=rf"{name}\.safetensors"):
+        work(tmp_path / "out.safetensors", touch)
     assert left(tmp_path) == before
 
 
