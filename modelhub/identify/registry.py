@@ -140,7 +140,7 @@ class Signature:
 class Family:
     """The signatures and variants of one sort of component.
 
-    Of ``names`` and ``beginnings`` there must be one, with no root before it, where a signature is to fit without one.
+    Of ``names`` and ``beginnings`` there must be one, below a root, where a signature is to fit there.
     """
 
     component: str
@@ -154,7 +154,7 @@ class Family:
 
     def may_fit(self, names: Names, root: str) -> bool:
         """Whether a signature may fit below *root*; for most files that hold no such component the answer is no."""
-        if root or not names.tensors.keys().isdisjoint(self.names):
+        if not names.tensors.keys().isdisjoint(map(root.__add__, self.names) if root else self.names):
             return True
         return any(names.find(root, each) for each in self.beginnings)
 
