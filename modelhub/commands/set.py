@@ -41,6 +41,9 @@ def command(*, selector: str, facts: tuple[str, ...], catalog: str | None, sink:
 
 
 _PREDICTION_TYPES = ("epsilon", "v_prediction", "flow", "edm")
+_LIKE = 0.7
+"""How alike a misspelling is to what is meant: ``sd15`` is to ``sd-1``, a kind that has no folder to none of those that
+have."""
 
 
 def _meant(name: str, value: str) -> str | None:
@@ -52,4 +55,4 @@ def _meant(name: str, value: str) -> str | None:
     if value in known:
         return None
     longer = [each for each in known if each.startswith(value.lower())]
-    return next(iter(longer or get_close_matches(value.lower(), list(known), n=1)), None)
+    return next(iter(longer or get_close_matches(value.lower(), list(known), n=1, cutoff=_LIKE)), None)

@@ -27,6 +27,7 @@ from modelhub.source import Source
 
 if TYPE_CHECKING:
     from modelhub.merge.compute import Buffers, Computed
+    from modelhub.merge.worker import Worker
 
 Progress = Callable[[int], None]
 
@@ -191,9 +192,11 @@ class Computing:
         return replace(output, header=header, metadata=metadata)
 
 
-def _load(_stopped: threading.Event) -> None:
-    """Load torch, which takes as long as the copies that are written meanwhile."""
-    import modelhub.merge.worker  # noqa: F401
+def _load(_stopped: threading.Event) -> type[Worker]:
+    """What works, and torch with it, which takes about as long to load as copies take that are written meanwhile."""
+    from modelhub.merge.worker import Worker
+
+    return Worker
 
 
 class _Stopped(Exception):

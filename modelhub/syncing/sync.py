@@ -169,9 +169,18 @@ def _absent(
     catalog: Catalog, libraries: Sequence[LibraryRoot], here: Sequence[LibraryRoot], known: Sequence[Known]
 ) -> list[Known]:
     """The places whose disk is not there, beside those that are *known* in the *libraries* that are *here*."""
-    others = [root for root in libraries if root not in here and not os.path.isdir(root.path)]
+    others = [root for root in libraries if root not in here and not _holds_anything(root.path)]
     looked_at = {place.id for place in known}
     return [place for place in catalog.libraries.absent(others) if place.id not in looked_at]
+
+
+def _holds_anything(folder: str) -> bool:
+    """Whether *folder* is there, and no mount point without its disk."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(entries)
+    except OSError:
+        return False
 
 
 def _elsewhere(away: Sequence[LibraryRoot], absent: Sequence[Known], moved: Sequence[Moved]) -> tuple[str, ...]:

@@ -112,6 +112,24 @@ def test_broken_files_are_listed_with_what_is_wrong(way: tuple[str, ...], monkey
     assert [entry["name"] for entry in modelhub("list", "--broken", "--format", "jsonl").json_lines()] == ["page"]
 
 
+@pytest.mark.parametrize(
+    ("fact", "meant"),
+    [
+        ("architecture=sd15", "sd-1"),
+        ("kind=checkpint", "checkpoint"),
+        ("prediction-type=eps", "epsilon"),
+        ("kind=connector", None),
+        ("kind=inpainter", None),
+        ("architecture=my own", None),
+    ],
+)
+def test_a_misspelt_value(listed: None, fact: str, meant: str | None) -> None:
+    """Any value may be set; of one that is nearly a known one it is asked whether that was meant."""
+    ran = modelhub("set", "e", fact)
+    assert (ran.code, "did you mean" in ran.err) == (0, meant is not None)
+    assert meant is None or f"did you mean {meant}?" in ran.err
+
+
 def test_filters(listed: None) -> None:
     """A listing is narrowed by what the records are, how they are rated and where they lie; what no record is, is
     said."""

@@ -37,7 +37,9 @@ def arrays(algorithm: str, out: int) -> dict[str, np.ndarray]:
     return {**made, "on_input": np.array(0.0)} if algorithm == "ia3" else made
 
 
-def module(name: str, algorithm: str, out: int, axis: int | None) -> tuple[dict[str, np.ndarray], dict, float | None]:  # type: ignore[type-arg]
+def module(
+    name: str, algorithm: str, out: int, axis: int | None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float | None]:
     """A module's tensors by name, as the reference takes them by role, and its alpha."""
     kind, roles = {"boft": "oft"}.get(algorithm, algorithm), arrays(algorithm, out)
     alpha = None if algorithm in ("full", "set", "ia3") else ALPHA

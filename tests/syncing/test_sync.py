@@ -216,10 +216,15 @@ def test_unplugged(catalog: Catalog, models: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_known_to_be_away", [False, True])
-def test_plugged_in_elsewhere(catalog: Catalog, models: Path, tmp_path: Path, is_known_to_be_away: bool) -> None:
+@pytest.mark.parametrize("has_mount_point", [False, True])
+def test_plugged_in_elsewhere(
+    catalog: Catalog, models: Path, tmp_path: Path, is_known_to_be_away: bool, has_mount_point: bool
+) -> None:
     """Files of a library that is not there are known where they turn up, with the inodes that they had: the disk was
-    plugged in elsewhere, or the folder renamed."""
+    plugged in elsewhere, or the folder renamed, be there an empty folder in its place or not."""
     os.rename(models, tmp_path / "elsewhere")
+    if has_mount_point:
+        models.mkdir()
     if is_known_to_be_away:
         sync(catalog)
     add_library(catalog, str(tmp_path / "elsewhere"))
@@ -229,7 +234,7 @@ def test_plugged_in_elsewhere(catalog: Catalog, models: Path, tmp_path: Path, is
     tags = {str(tmp_path / "elsewhere" / "sub" / f"m{number}.safetensors"): (f"tag {number}",) for number in range(3)}
     assert tags_by_path(catalog) == tags
     assert all(catalog.show(path).locations[0].proven for path in tags)
-    assert sync(catalog).elsewhere == (str(models),)
+    assert sync(catalog).elsewhere == (() if has_mount_point else (str(models),))  # an empty folder has nothing to lose
     catalog.libraries.remove(str(models))
     assert counts(sync(catalog)) == {"unchanged": 3}
     assert tags_by_path(catalog) == tags
