@@ -156,7 +156,7 @@ def _inputs(shapes: _Shapes) -> int | None:
         return shape[0] if shape[1] == _rank(shapes) else shape[1]
     if len(shape := _shape(shapes, "ia3", "l")) == 2 and shape[0] == 1:
         return shape[1]
-    if len(shape := _shape(shapes, "oft", "blocks")) == 2 and shape[0] > 1:  # PEFT: [blocks, size * (size - 1) / 2]
+    if len(shape := _shape(shapes, "oft", "triangles")) == 2 and shape[0] > 1:  # [blocks, size * (size - 1) / 2]
         return shape[0] * (1 + math.isqrt(1 + 8 * shape[1])) // 2
     left, right = _lokr(shapes, "w1", 1), _lokr(shapes, "w2", 1)
     return left * right if left and right else None

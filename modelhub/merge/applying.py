@@ -90,7 +90,15 @@ def _applied(change: Change, adapters: Sequence[PlannedAdapter], dtype: torch.dt
     tensors = {role: tensor.to(device) for role, tensor in tensors.items()}
     scale = whole(module.magnitudes, dtype).to(device) if module.magnitudes is not None else None
     try:
-        update = make_update(module.algorithm, tensors, module.alpha, change.shape, scale, peft=module.peft)
+        update = make_update(
+            module.algorithm,
+            tensors,
+            module.alpha,
+            change.shape,
+            scale,
+            peft=module.peft,
+            settings=module.settings,
+        )
     except MergeError as error:
         raise MergeError(f"{which}: {error}") from error
     if not (update.by_rows or change.transposed) and change.rows[1] - change.rows[0] != change.shape[0]:

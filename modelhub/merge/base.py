@@ -25,6 +25,8 @@ class AdapterModule:
     ``text_encoder_2`` ...; ``None``: the name does not say) and ``path`` its place there, with underscores.
     ``algorithm`` is a key of :data:`modelhub.merge.adapters.ALGORITHMS`, ``tensors`` are its tensors by role,
     ``magnitudes`` those of a DoRA, which ``peft`` says that PEFT wrote. ``factor`` multiplies every strength.
+    ``settings`` are what its configuration says that the algorithm has to know, by the names that it calls it.
+    ``optional``: nothing is lost where the base has no such tensor.
     """
 
     name: str
@@ -37,6 +39,8 @@ class AdapterModule:
     magnitudes: Piece | None = None
     peft: bool = False
     factor: float = 1.0
+    settings: Mapping[str, float] = field(default_factory=dict)
+    optional: bool = False
 
 
 class Address(NamedTuple):

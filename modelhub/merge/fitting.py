@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from math import isqrt, prod
 
 from modelhub.merge.base import AdapterModule, Address, Shape, Target
 
@@ -12,11 +12,14 @@ _NEEDED = {
     "loha": ("w1_a", "w1_b", "w2_a", "w2_b"),
     "full": ("diff",),
     "set": ("set",),
-    "ia3": ("weight",),
     "oft": ("blocks",),
     "glora": ("a1", "a2", "b1", "b2"),
+    "boft": ("blocks",),
+    "old-peft-oft": ("square",),
 }
 
+_MIXING_ROWS = frozenset({"oft", "old-peft-oft"})
+"""Algorithms that mix rows of the weight."""
 
 _MOST_BETWEEN = 1 << 28
 """Numbers of a product in between: twenty times as many as a convolution of SDXL has with a rank of 512."""
@@ -34,7 +37,7 @@ def misfit(module: AdapterModule, target: Target) -> str | None:
     try:
         size = _SIZES[module.algorithm](shapes, target.shape)
         inner = list(_inner(shapes))
-    except (KeyError, IndexError):
+    except (KeyError, IndexError, ValueError):
         return f"its tensors do not make a {module.algorithm} module"
     wanted = (target.shape[0] if target.shape else 1, prod(target.shape[1:]))
     if size != wanted:
@@ -53,7 +56,7 @@ def misfit(module: AdapterModule, target: Target) -> str | None:
         if found is None:
             return f"magnitudes of shape {list(magnitudes)} do not fit a weight of shape {list(target.shape)}"
         output = found
-    if len(target.parts) > 1 and (module.algorithm == "oft" or not output):
+    if len(target.parts) > 1 and (module.algorithm in _MIXING_ROWS or not output):
         return f"{module.algorithm} needs the whole weight, which lies in {len(target.parts)} tensors of the base"
     return None
 
@@ -155,13 +158,45 @@ def _whole(s: Shapes, _shape: Shape) -> Shape:
 
 
 def _ia3(s: Shapes, shape: Shape) -> Shape:
-    count = prod(s["weight"])
     columns = prod(shape[1:])
+    if "inputs" in s:
+        count = prod(s["inputs"])
+        return shape[0], columns if count == shape[1] else count
+    if "outputs" in s:
+        return prod(s["outputs"]), columns
+    count = prod(s["weight"])
     return (shape[0] if count in shape[:2] else count), columns
 
 
 def _oft(s: Shapes, shape: Shape) -> Shape:
     return sum(blocks[-3] * blocks[-1] for role, blocks in s.items() if role != "rescale"), prod(shape[1:])
+
+
+def _peft_oft(s: Shapes, shape: Shape) -> Shape:
+    columns = prod(shape[1:])
+    if "triangles" in s:
+        count, elements = s["triangles"]
+        size = (1 + isqrt(1 + 8 * elements)) // 2
+        square = size * (size - 1) // 2 == elements
+    else:
+        count, size, other = s["square"]
+        square = size == other
+    rows = prod(s["scale"]) if "scale" in s else shape[0]
+    shared = count == 1 and columns % size == 0
+    return rows, columns if square and (shared or count * size == columns) else count * size
+
+
+def _old_peft_oft(s: Shapes, shape: Shape) -> Shape:
+    count, size, other = s["square"]
+    fits = size == other and count in (1, -(-shape[0] // size))
+    return (shape[0] if fits else count * size), prod(shape[1:])
+
+
+def _peft_boft(s: Shapes, shape: Shape) -> Shape:
+    passes, count, size, other = s["blocks"]
+    fits = size == other and (passes == 1 or (size % 2 == 0 and count % 2 ** min(passes - 1, 64) == 0))
+    rows = prod(s["scale"]) if "scale" in s else shape[0]
+    return rows, count * size if fits else 0
 
 
 def _glora(s: Shapes, shape: Shape) -> Shape:
@@ -180,4 +215,7 @@ _SIZES = {
     "ia3": _ia3,
     "oft": _oft,
     "glora": _glora,
+    "boft": _peft_boft,
+    "peft-oft": _peft_oft,
+    "old-peft-oft": _old_peft_oft,
 }

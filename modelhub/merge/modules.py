@@ -23,7 +23,7 @@ from modelhub.identify.modules import Module
 from modelhub.identify.names import Names
 from modelhub.merge.base import AdapterModule, Kind, NotMerged, Unmatched
 from modelhub.merge.codes import EIGHT_BITS, number_of
-from modelhub.merge.peft import PeftScales, as_number
+from modelhub.merge.peft import Configuration, as_number
 from modelhub.tensors import DType, StateDict, TensorInfo
 
 _PEFT = "base_model.model."
@@ -48,10 +48,6 @@ _SECOND = "transformer_2."
 """How the modules of the second of two transformers begin, Wan 2.2's for low noise."""
 
 _UNSUPPORTED = {
-    "oft_R": "PEFT's OFT is another parametrisation, which is not merged",
-    "boft_R": "PEFT's BOFT is another parametrisation, which is not merged",
-    "boft_s": "PEFT's BOFT is another parametrisation, which is not merged",
-    "ia3_l": "PEFT's (IA)^3 is not merged",
     "vera_lambda_b": "VeRA, whose matrices are the same for all layers, is not merged",
     "vera_lambda_d": "VeRA, whose matrices are the same for all layers, is not merged",
     "lora_E": "AdaLoRA, which scales each rank by itself, is not merged",
@@ -59,6 +55,7 @@ _UNSUPPORTED = {
     "loras": "it changes the tokens of a condition alone (Stand-In, EasyControl), and not the model",
     "lora_embedding_A": "LoRAs of embedding tables are not merged",
     "lora_embedding_B": "LoRAs of embedding tables are not merged",
+    "oft_embedding_R": "OFT of embedding tables is not merged",
 }
 """Leaves that the tables know and no algorithm does."""
 
@@ -98,7 +95,7 @@ def adapter_modules(container: Container) -> Adapter:
     taken = {tensor.name for module in found for tensor in module.tensors.values()}
     extra = _extra(state_dict, found, taken)
     taken |= {tensor.name for roles in extra.values() for tensor in roles.values()}
-    scales = PeftScales(container.name, state_dict.metadata)
+    configuration = Configuration(container.name, state_dict.metadata)
 
     def piece(tensor: TensorInfo, role: str) -> Piece:
         dtype = tensor.dtype
@@ -125,14 +122,14 @@ def adapter_modules(container: Container) -> Adapter:
     ]
     for module in found:
         try:
-            alpha = _alpha(module, state_dict, number, scales)
-            made += _parts(module, extra.get(module.name, {}), piece, alpha, _factor(module, alpha, scales))
+            alpha = _alpha(module, state_dict, number, configuration)
+            made += _parts(module, extra.get(module.name, {}), piece, alpha, configuration)
         except NotMerged as error:
             refused.append(Unmatched(container.name, module.name, str(error)))
     notes = tuple(_notes(state_dict.metadata, made, state_dict))
-    if scales.used:
-        told = ", ".join(f"{alpha:g}" for alpha in sorted(scales.used))
-        notes += (f"its alphas are those of {scales.where}: {told:.100}",)
+    if configuration.used:
+        told = ", ".join(f"{alpha:g}" for alpha in sorted(configuration.used))
+        notes += (f"its alphas are those of {configuration.where}: {told:.100}",)
     return Adapter(tuple(made), tuple(refused), tuple(left), notes)
 
 
@@ -174,10 +171,11 @@ def _parts(
     extra: Mapping[str, TensorInfo],
     piece: Callable[[TensorInfo, str], Piece],
     alpha: float | None,
-    factor: float,
+    configuration: Configuration,
 ) -> Iterator[AdapterModule]:
-    """What *module* does, a change of the weight, times *factor*, and one of the bias at most."""
+    """What *module* does, a change of the weight and one of the bias at most."""
     component, path = _place(module)
+    factor = _factor(module, alpha, configuration)
     if _has_several(module, extra):
         raise NotMerged("it has several tensors in one role, of several adapters or of parts")
     for leaf in module.leaves:
@@ -192,7 +190,15 @@ def _parts(
             raise NotMerged("its alpha is no finite number")
         alpha = None
 
-    def change(kind: Kind, algorithm: str, tensors: Mapping[str, TensorInfo], factor: float = 1.0) -> AdapterModule:
+    def change(
+        kind: Kind,
+        algorithm: str,
+        tensors: Mapping[str, TensorInfo],
+        factor: float = 1.0,
+        settings: Mapping[str, float] | None = None,
+        *,
+        optional: bool = False,
+    ) -> AdapterModule:
         scale = module.tensors.get(("dora", "scale")) if kind == "weight" else None
         return AdapterModule(
             module.name,
@@ -205,6 +211,8 @@ def _parts(
             piece(scale, "scale") if scale is not None else None,
             any(leaf.startswith("lora_magnitude_vector") for leaf in module.leaves),
             factor,
+            settings or {},
+            optional,
         )
 
     groups: dict[str, dict[str, TensorInfo]] = {}
@@ -219,9 +227,16 @@ def _parts(
         weights["lora"] |= {role: tensor for role, tensor in extra.items() if role in _SPARSE}
     if "ia3" in weights and "weight" in extra:
         weights["ia3"]["weight"] = extra["weight"]
-    if "oft" in weights:
+    if "blocks" in weights.get("oft", {}):
         weights["oft"] |= {role: tensor for role, tensor in extra.items() if role.startswith("blocks")}
         weights["oft"] |= {role: tensor for role, tensor in beside.items() if role == "rescale"}
+    elif "oft" in weights:
+        oft = weights.pop("oft")
+        weights["old-peft-oft" if oft.keys() == {"square"} else "peft-oft"] = oft
+    factors = weights.get("ia3", {}).pop("l", None)
+    if factors is not None:
+        on_input = _on_input(module, factors, configuration)
+        weights["ia3"] = {"inputs" if on_input else "outputs": factors}
     if "diff" in full:
         weights["full"] = {"diff": full["diff"]}
     if "w" in norm:
@@ -233,7 +248,12 @@ def _parts(
     if dora and not weights:
         raise NotMerged("it has magnitudes (DoRA) and no change of direction")
     for algorithm, tensors in weights.items():
-        yield change("weight", algorithm, tensors, factor)
+        settings = None
+        if algorithm in ("peft-oft", "old-peft-oft"):
+            settings = configuration.rotation(series="triangles" in tensors)
+        yield change("weight", algorithm, tensors, factor, settings)
+        if "outputs" in tensors:
+            yield change("bias", algorithm, tensors, optional=True)
     biases = [tensor for tensor in (full.get("diff_b"), norm.get("b")) if tensor is not None]
     for tensor in biases:
         yield change("bias", "full", {"diff": tensor})
@@ -241,6 +261,13 @@ def _parts(
         rank = module.rank
         scale = 1.0 if alpha is None or not rank else alpha / rank
         yield change("bias", "full", {"diff": lora_bias}, scale)
+
+
+def _on_input(module: Module, factors: TensorInfo, configuration: Configuration) -> bool:
+    """Whether PEFT's *factors* of an (IA)^3 are for the inputs: a matrix's are a row then, and a column else."""
+    if len(factors.shape) == 2 and factors.numel > 1:
+        return factors.shape[0] == 1
+    return configuration.is_feedforward(module.name.removeprefix(_PEFT), _component(module))
 
 
 def _is_scaled(module: Module) -> bool:
@@ -265,7 +292,7 @@ def _component(module: Module) -> str | None:
 
 
 def _alpha(
-    module: Module, state_dict: StateDict, number: Callable[[TensorInfo], float | None], scales: PeftScales
+    module: Module, state_dict: StateDict, number: Callable[[TensorInfo], float | None], configuration: Configuration
 ) -> float | None:
     """The module's alpha, wherever it stands, perhaps not finite; ``None`` where it has none."""
     tensor = module.tensors.get(("", "alpha"))
@@ -276,15 +303,15 @@ def _alpha(
     rank = module.rank
     if rank is None or not any("lora_A" in leaf for leaf in module.leaves):
         return None
-    return scales.alpha(module.name.removeprefix(_PEFT), _component(module), rank)
+    return configuration.alpha(module.name.removeprefix(_PEFT), _component(module), rank)
 
 
-def _factor(module: Module, alpha: float | None, scales: PeftScales) -> float:
+def _factor(module: Module, alpha: float | None, configuration: Configuration) -> float:
     """What PEFT's LoHa and LoKr, whose files have no alphas, are multiplied with; 1 for all others."""
     algorithm = next((each for each, _ in module.tensors if each in ("loha", "lokr")), None)
     if algorithm is None or alpha is not None:
         return 1.0
-    return scales.factor(algorithm, module.name.removeprefix(_PEFT), _component(module))
+    return configuration.factor(algorithm, module.name.removeprefix(_PEFT), _component(module))
 
 
 def _extra(state_dict: StateDict, found: tuple[Module, ...], taken: set[str]) -> dict[str, dict[str, TensorInfo]]:

@@ -1,4 +1,4 @@
-"""PEFT's alphas, which stand in no tensor: in ``adapter_config.json`` beside the file, or in the file's metadata.
+"""What of PEFT's adapters stands in no tensor: in ``adapter_config.json`` beside the file, or in the file's metadata.
 
 The scale is ``lora_alpha / r``, with ``use_rslora`` ``lora_alpha / sqrt(r)``; ``rank_pattern`` and ``alpha_pattern``
 give modules of their own values, by the end of their names. diffusers writes the same under ``lora_adapter_metadata``,
@@ -9,6 +9,10 @@ is kept whole. Source: PEFT ``tuners/lora/config.py``, ``tuners/loha``, ``tuners
 Some ways to begin training take something out of the base first (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ): what they saved
 is no change of the model that people have, unless it was converted, which sets ``init_lora_weights`` to true
 (``tuners/lora/model.py``, ``subtract_mutated_init``).
+
+How an OFT rotates (``use_cayley_neumann``, ``num_cayley_neumann_terms``, ``coft``, ``eps``) and which modules of an
+(IA)^3 are scaled at their inputs (``feedforward_modules``) is read likewise. Source: PEFT ``tuners/oft/config.py``,
+``tuners/ia3/model.py``.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,6 +39,8 @@ _INSIDE, _BESIDE = "its metadata", f"{CONFIG} beside it"
 _LARGEST = 1 << 20
 _DEFAULT = 8
 """``alpha`` and ``r`` of PEFT's LoHa and LoKr."""
+_HALVED, _MOST_TERMS = (0, 18), 100
+"""The version of PEFT from which on the last power of a rotation's series is added once; terms that are believed."""
 _KEYS = ("lora_alpha", "alpha_pattern", "use_rslora")
 _MUTATED = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Values of ``init_lora_weights``, or their beginnings, with which the base was changed before training."""
@@ -45,8 +52,8 @@ def adapter_file(path: str) -> str:
     return next((file for file in inside if os.path.isfile(file)), path)
 
 
-class PeftScales:
-    """What an adapter's configuration says of its modules' alphas; nothing where there is none."""
+class Configuration:
+    """What an adapter's configuration says of its modules; nothing where there is none."""
 
     def __init__(self, path: str, metadata: Mapping[str, str]) -> None:
         """*path* is the adapter's file, *metadata* its own."""
@@ -93,10 +100,52 @@ class PeftScales:
             raise NotMerged("its alpha and its rank are no finite numbers")
         return alpha / rank
 
+    def rotation(self, *, series: bool) -> Mapping[str, float]:
+        """The settings of a module of PEFT's OFT: how long its blocks are at most, and with *series* the terms of one.
+
+        Raises :class:`NotMerged` where the configuration does not say how it rotates.
+        """
+        settings = self._readable()
+        constrained, neumann = settings.get("coft"), settings.get("use_cayley_neumann", None if series else False)
+        if settings.get("peft_type") != "OFT" or not (isinstance(constrained, bool) and isinstance(neumann, bool)):
+            raise NotMerged(f"how its OFT rotates stands in {CONFIG}, which is not beside it or does not say it")
+        told: dict[str, float] = {}
+        if constrained:
+            told["eps"] = as_number(settings.get("eps"))
+            if not 0 <= told["eps"] < math.inf:
+                raise NotMerged("the limit of its rotations (eps) is no finite number")
+        if neumann:
+            told["terms"] = as_number(settings.get("num_cayley_neumann_terms"))
+            if told["terms"] not in range(1, _MOST_TERMS + 1):
+                raise NotMerged("the number of terms that its rotations are made of is none")
+            told["halved"] = _version(settings.get("peft_version")) >= _HALVED
+        return told
+
+    def is_feedforward(self, module: str, component: str | None) -> bool:
+        """Whether a *module* of PEFT's (IA)^3 is scaled at its inputs.
+
+        PEFT takes each of a list's words as an end of names, and a text as a regular expression of the whole. Raises
+        :class:`NotMerged` where the configuration does not say it, or a pattern is not understood.
+        """
+        settings = self._readable()
+        told = settings.get("feedforward_modules")
+        if settings.get("peft_type") != "IA3" or not isinstance(told, str | list):
+            raise NotMerged(f"whether it scales inputs or outputs stands in {CONFIG}, which is not beside it")
+        names = _names(module, component)
+        if isinstance(told, str):
+            return _fits(f"^{told}", names)
+        return any(name.endswith(str(end)) for end in told for name in names)
+
     def _readable(self) -> Mapping[str, Any]:
         if self._settings is None:
             raise NotMerged("its adapter's configuration, in which its alpha may stand, cannot be read")
         return self._settings
+
+
+def _version(text: object) -> tuple[int, int]:
+    """The first two numbers of the version *text*; PEFT before 0.18 wrote none."""
+    match = re.match(r"(\d{1,4})\.(\d{1,4})", text) if isinstance(text, str) else None
+    return (int(match[1]), int(match[2])) if match is not None else (0, 0)
 
 
 def _names(module: str, component: str | None) -> set[str]:
@@ -143,7 +192,7 @@ def _fits(pattern: str, names: Iterable[str]) -> bool:
     """
     literal = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
     if _SPECIAL.intersection(literal):
-        raise NotMerged(f"the pattern {pattern!r:.60} of its adapter's alphas is not understood")
+        raise NotMerged(f"the pattern {pattern!r:.60} in its configuration is not understood")
     return any(name == literal or (pattern[:1] != "^" and name.endswith(f".{literal}")) for name in names)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from math import prod
 
 from modelhub.container import Container, open_path
 from modelhub.convert.names import SALVAGED_KEY
@@ -36,7 +37,7 @@ from modelhub.merge.weights import strength_of, without_use
 Judge = Callable[[Container], bool]
 
 _SHOWN = 5
-_ORDERED = frozenset({"oft", "glora", "ia3", "set"})
+_ORDERED = frozenset({"oft", "peft-oft", "old-peft-oft", "boft", "glora", "ia3", "set"})
 """Algorithms whose change depends on the weight that they find."""
 
 
@@ -139,6 +140,8 @@ def _adapter(
     algorithms: Counter[str] = Counter()
     for module in found.modules:
         target = base.keymap.find(module.component, module.path, module.kind)
+        if target is None and module.optional:
+            continue
         if target is None:
             placeless += 1
             nearest = base.keymap.nearest(module.component, module.path, module.kind) if len(missing) < _SHOWN else ()
@@ -157,7 +160,7 @@ def _adapter(
         denoising += target.components[0] == "denoiser"
         applied = _changes(number, use, module, target)
         (matched if applied else skipped).add(module.name)
-        algorithms[f"{module.algorithm}{' (DoRA)' if module.magnitudes is not None else ''}"] += 1
+        algorithms[f"{module.algorithm}{' (DoRA)' if module.magnitudes is not None else ''}"] += not module.optional
         for address, change in applied:
             changes.setdefault(address, []).append(change)
     identity = identify(container)
@@ -245,6 +248,8 @@ def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Chang
         yield f"the order of the adapters matters ({told} depend on the weights they find): it is the one given"
     if any(change.module.magnitudes is not None for each in changes.values() for change in each):
         yield "the strength s of a DoRA is that of W + s (D - W), so that 0 is the base"
+    if any(_turns_patches(change) for each in changes.values() for change in each):
+        yield "PEFT's OFT of convolutions is merged as PEFT merges it, which is not what PEFT computes without merging"
     if any(address.tensor.startswith("model_ema.") for address in base.pieces):
         yield "the base's averaged weights (EMA) are not merged into; convert --ema drop takes them out"
     for each in adapters:
@@ -254,6 +259,12 @@ def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Chang
         tensors = [address.tensor for address in base.pieces]
         if nowhere := without_use(each.use.weights, tensors, base.keymap.blocks, base.keymap.components):
             yield f"{each.use.path}: weights of what the base has not: {', '.join(nowhere):.200}"
+
+
+def _turns_patches(change: Change) -> bool:
+    """Whether it is an OFT of PEFT from 0.16 on of a convolution with a kernel. Unmerged, PEFT turns the patches of the
+    input and adds up what overlaps (``OFTRotationModule.forward``), which no kernel of that size does."""
+    return "triangles" in change.module.tensors and prod(change.shape[2:]) > 1
 
 
 def _depends(module: AdapterModule) -> bool:

@@ -59,6 +59,8 @@ def _lora(container: Container, shapes: Shapes, file: int) -> AdapterSpec:
     taken = Taken()
     for module in found.modules:
         target = keymap.find(module.component, module.path, module.kind)
+        if target is None and module.optional:
+            continue
         if target is None:
             reason: str | None = _why_not(module, keymap)
         else:
@@ -95,6 +97,7 @@ def _changes(module: AdapterModule, target: Target, file: int) -> Iterator[Weigh
             None if module.magnitudes is None else TensorView(file, module.magnitudes.tensor.name),
             module.peft,
             module.factor,
+            module.settings,
         )
 
 

@@ -13,7 +13,7 @@ from modelhub.merge.adapters import make_update
 from modelhub.smoke.loading import Files
 from modelhub.smoke.spec import AdapterSpec, Layer, Networks, TensorView, WeightChange
 
-_ON_THE_CPU = frozenset({"oft"})
+_ON_THE_CPU = frozenset({"oft", "peft-oft", "old-peft-oft", "boft"})
 """Algorithms that make matrices of their own, there."""
 
 _ACTIVATIONS: Mapping[str, Callable[[], torch.nn.Module]] = {
@@ -116,7 +116,9 @@ class Merged:
         seen = (rows.t() if each.transposed else rows).to(place).reshape(-1, *each.shape[1:]).clone()
         tensors = {role: self._see(view, place) for role, view in each.tensors.items()}
         scale = None if each.magnitudes is None else self._see(each.magnitudes, place)
-        update = make_update(each.algorithm, tensors, each.alpha, each.shape, scale, peft=each.peft)
+        update = make_update(
+            each.algorithm, tensors, each.alpha, each.shape, scale, peft=each.peft, settings=each.settings
+        )
         merged = update.apply(seen, each.first, strength * each.factor)
         rows.copy_(merged.t() if each.transposed else merged.reshape(rows.shape))
 

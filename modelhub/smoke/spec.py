@@ -108,6 +108,7 @@ class WeightChange:
     magnitudes: TensorView | None
     peft: bool
     factor: float
+    settings: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,3 +121,86 @@ def dora(weight: Array, merged: Array, magnitudes: Array, axis: int, s: float) -
     others = tuple(n for n in range(weight.ndim) if n != axis)
     length = np.sqrt((merged**2).sum(axis=others, keepdims=True))
     return weight + s * (merged * magnitudes.reshape(length.shape) / length - weight)
+
+
+def peft_ia3(weight: Array, factors: Array, *, on_input: bool, s: float) -> Array:
+    merged = weight.copy()
+    for n, factor in enumerate(factors.reshape(-1)):
+        place = (slice(None), n) if on_input else (n,)
+        merged[place] = weight[place] + s * (weight[place] * factor - weight[place])
+    return merged
+
+
+def from_triangle(upper: Array) -> Array:
+    """The skew matrix whose upper triangle, row by row, is *upper*."""
+    size = next(n for n in itertools.count(1) if n * (n - 1) // 2 == len(upper))
+    skew = np.zeros((size, size))
+    for value, (row, column) in zip(upper, itertools.combinations(range(size), 2), strict=True):
+        skew[row, column], skew[column, row] = value, -value
+    return skew
+
+
+def cayley(skew: Array) -> Array:
+    one = np.eye(len(skew))
+    return (one - skew) @ np.linalg.inv(one + skew)
+
+
+def cayley_neumann(skew: Array, terms: int, *, halved: bool) -> Array:
+    """The series 1 + 2 Q + 2 Q^2 + ... of the Cayley transform with its sign turned, as PEFT cuts it off."""
+    powers = [np.linalg.matrix_power(skew, n) for n in range(1, terms)]
+    if halved and terms == 3:
+        powers.append(np.linalg.matrix_power(skew, 3))
+    factors = [2.0] * len(powers)
+    if halved and terms > 2:
+        factors[-1] = 1.0
+    return np.eye(len(skew)) + sum(factor * power for factor, power in zip(factors, powers, strict=True))
+
+
+def bounded(block: Array, longest: float | None, count: int) -> Array:
+    length = np.linalg.norm(block)
+    return block if longest is None or length <= longest / count**0.5 else block * longest / count**0.5 / length
+
+
+def on_inputs(weight: Array, turns: list[Array]) -> Array:
+    """Each run of inputs, of convolutions with their kernel, turned by its rotation, or all by the only one."""
+    rows = weight.reshape(len(weight), -1)
+    size = len(turns[0])
+    runs = rows.shape[1] // size
+    turned = np.zeros_like(rows)
+    for n in range(runs):
+        place = slice(n * size, n * size + size)
+        turned[:, place] = rows[:, place] @ turns[n % len(turns)].T
+    return turned.reshape(weight.shape)
+
+
+def on_outputs(weight: Array, turns: list[Array]) -> Array:
+    """Each run of outputs turned by its rotation; what the last has too much of it is cut off."""
+    rows = weight.reshape(len(weight), -1)
+    size = len(turns[0])
+    turned = np.zeros_like(rows)
+    for first in range(0, len(rows), size):
+        count = min(size, len(rows) - first)
+        turn = turns[first // size % len(turns)][:count, :count]
+        turned[first : first + count] = turn.T @ rows[first : first + count]
+    return turned.reshape(weight.shape)
+
+
+def scaled(weight: Array, factors: Array) -> Array:
+    return weight * factors.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def butterfly_of_inputs(weight: Array, blocks: Array) -> Array:
+    """PEFT's passes: in pass *i* the halves of a block lie 2^i halves apart."""
+    turned = weight.reshape(len(weight), -1)
+    for number, pieces in enumerate(blocks):
+        size = pieces.shape[-1]
+        before, turned = turned, np.zeros_like(turned)
+        if number == 0:
+            runs = [range(n * size, n * size + size) for n in range(len(pieces))]
+        else:
+            half, apart = size // 2, 2**number
+            starts = [n for n in range(2 * len(pieces)) if not n // apart % 2]
+            runs = [[(n + other) * half + k for other in (0, apart) for k in range(half)] for n in starts]
+        for places, block in zip(map(list, runs), pieces, strict=True):
+            turned[:, places] = before[:, places] @ cayley((block - block.T) / 2).T
+    return turned.reshape(weight.shape)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,6 +148,8 @@ def path_of(model: nn.Module, path: str) -> Iterator[tuple[nn.Module, str]]:
     yield model, path.rsplit(".", maxsplit=1)[-1]
 
 
+PASSES = "boft_n_butterfly_factor"
+HERE = "the layer's own name"
 PEFTS: list[tuple[str, dict[str, object]]] = [
     ("LoraConfig", {"lora_alpha": ALPHA}),
     ("LoraConfig", {"lora_alpha": ALPHA, "use_rslora": True}),
@@ -159,13 +161,40 @@ PEFTS: list[tuple[str, dict[str, object]]] = [
     ("LoKrConfig", {"alpha": ALPHA, "decompose_both": True, "decompose_factor": 4}),
     ("LoKrConfig", {"alpha": ALPHA, "use_effective_conv2d": True}),
     ("LoKrConfig", {"alpha": ALPHA, "r": 999}),
+    ("IA3Config", {"r": None, "feedforward_modules": []}),
+    ("IA3Config", {"r": None, "feedforward_modules": [HERE]}),
+    ("OFTConfig", {"r": 0, "oft_block_size": 4, "use_cayley_neumann": False}),
+    ("OFTConfig", {"r": 0, "oft_block_size": 4, "num_cayley_neumann_terms": 3}),
+    ("OFTConfig", {"r": 2, "oft_block_size": 0, "num_cayley_neumann_terms": 6, "coft": True, "eps": 0.3}),
+    ("OFTConfig", {"r": 0, "oft_block_size": 4, "block_share": True}),
+    ("BOFTConfig", {"r": None, "boft_block_size": 2}),
+    ("BOFTConfig", {"r": None, "boft_block_num": 2, "boft_block_size": 0}),
+    ("BOFTConfig", {"r": None, "boft_block_size": 2, PASSES: 2}),
 ]
+OWN = ("lora_", "hada_", "lokr_", "ia3_", "oft_")
+"""What the names of parameters have that PEFT adds."""
 
 
-@pytest.mark.parametrize(("kind", "options"), PEFTS)
-@pytest.mark.parametrize("name", [LINEAR, CONV])
-def test_peft(peft: ModuleType, tmp_path: Path, name: str, kind: str, options: dict[str, object]) -> None:
+def block_diagonal(blocks: torch.Tensor) -> list[torch.Tensor]:
+    """What the kernel computes that PEFT compiles for BOFT where there is a GPU."""
+    return [torch.stack([torch.block_diag(*each) for each in blocks])]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "options"),
+    [(name, *each) for name in (LINEAR, CONV) for each in PEFTS if name == LINEAR or PASSES not in each[1]],
+)
+def test_peft(
+    peft: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    kind: str,
+    options: dict[str, object],
+) -> None:
     """A file as PEFT writes it, with its configuration beside it, merges to what PEFT merges."""
+    kernel = SimpleNamespace(forward=block_diagonal)
+    monkeypatch.setattr(peft.tuners.boft.layer, "get_fbd_cuda", lambda: kernel)
     weights = base_weights("sd-1", DType.F32)
     dotted = {
         LINEAR: "unet.down_blocks.1.attentions.0.transformer_blocks.0.ff.net.2",
@@ -174,12 +203,14 @@ def test_peft(peft: ModuleType, tmp_path: Path, name: str, kind: str, options: d
     root = nn.Module()
     *_, (parent, last) = path_of(root, dotted)
     parent.add_module(last, layer(weights, name))
-    config = getattr(peft, kind)(**{"r": RANK, "target_modules": [last], **options})
+    settings = {"r": RANK, "target_modules": [last], **options}
+    settings = {key: [last] if value == [HERE] else value for key, value in settings.items() if value is not None}
+    config = getattr(peft, kind)(**settings)
     adapted = peft.get_peft_model(root, config)
     generator = torch.Generator().manual_seed(5)
     for key, each in adapted.named_parameters():
-        if any(word in key for word in ("lora_", "hada_", "lokr_")) and "magnitude" not in key:
-            each.data.copy_(torch.randn(each.shape, generator=generator) * 0.2)
+        if any(word in key for word in OWN) and "magnitude" not in key:
+            each.data.copy_(torch.randn(each.shape, generator=generator) * 0.2 + ("ia3_l" in key or "_s." in key))
         elif "magnitude" in key:
             each.data.copy_((each.detach() * 1.1).float())
     tensors = {key: value.detach().clone() for key, value in peft.get_peft_model_state_dict(adapted).items()}

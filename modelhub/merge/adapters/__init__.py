@@ -16,10 +16,12 @@ from modelhub.merge.adapters.loha import Loha
 from modelhub.merge.adapters.lokr import Lokr
 from modelhub.merge.adapters.lora import Lora
 from modelhub.merge.adapters.oft import Oft
+from modelhub.merge.adapters.peft_boft import PeftBoft
+from modelhub.merge.adapters.peft_oft import OldPeftOft, PeftOft
 
 __all__ = ["ALGORITHMS", "Additive", "Update", "make_update"]
 
-ALGORITHMS: Mapping[str, Callable[[Tensors, float | None, Shape], Update]] = {
+ALGORITHMS: Mapping[str, Callable[..., Update]] = {
     "lora": Lora,
     "loha": Loha,
     "lokr": Lokr,
@@ -28,8 +30,12 @@ ALGORITHMS: Mapping[str, Callable[[Tensors, float | None, Shape], Update]] = {
     "ia3": Ia3,
     "oft": Oft,
     "glora": Glora,
+    "boft": PeftBoft,
+    "peft-oft": PeftOft,
+    "old-peft-oft": OldPeftOft,
 }
-"""Algorithm to what makes an update of a module's tensors by role, its alpha and the weight's shape."""
+"""Algorithm to what makes an update of a module's tensors by role, its alpha, the weight's shape, and what else the
+algorithm has to know, by name."""
 
 
 def make_update(
@@ -40,13 +46,16 @@ def make_update(
     magnitudes: Tensor | None = None,
     *,
     peft: bool = False,
+    settings: Mapping[str, float] | None = None,
 ) -> Update:
     """The update that a module makes of a weight of *shape*; with *magnitudes* (``dora_scale``) a DoRA.
+
+    *settings* are what an adapter's configuration says, see :class:`modelhub.merge.base.AdapterModule`.
 
     Raises :class:`MergeError` where its tensors do not fit the weight, or each other.
     """
     try:
-        update = ALGORITHMS[algorithm](tensors, alpha, shape)
+        update = ALGORITHMS[algorithm](tensors, alpha, shape, **(settings or {}))
     except (RuntimeError, KeyError, IndexError, TypeError) as error:  # torch's word for shapes that do not go together
         raise MergeError(f"its tensors do not make a {algorithm} module: {str(error).splitlines()[0]:.200}") from error
     if magnitudes is None:

@@ -8,7 +8,7 @@ it at strength 0. sd-scripts gives the parts of a fused layer (FLUX's ``qkv`` an
 alpha limits the Q of each part by its outputs.
 
 Source: Qiu et al. 2023 (arXiv 2306.07280), Liu et al. 2023 (arXiv 2311.06243); LyCORIS ``modules/diag_oft.py``,
-``modules/boft.py``; sd-scripts ``networks/oft_flux.py``. PEFT's ``oft_R`` is another parametrisation and is not this.
+``modules/boft.py``; sd-scripts ``networks/oft_flux.py``. PEFT's are others: see ``peft_oft.py`` and ``peft_boft.py``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from modelhub.errors import MergeError
 from modelhub.merge.adapters.base import Shape, Tensors
+from modelhub.merge.adapters.rotations import cayley
 
 
 class Oft:
@@ -77,9 +78,7 @@ def _rotations(blocks: Tensor, limit: float) -> Tensor:
     length = skew.norm()
     if 0 < limit < length:
         skew = skew * (limit / length)
-    one = torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
-    turned: Tensor = torch.linalg.solve(one - skew, one + skew, left=False)
-    return turned
+    return cayley(-skew)
 
 
 def _pass(weight: Tensor, turn: Tensor, number: int) -> Tensor:
