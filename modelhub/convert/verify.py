@@ -12,7 +12,8 @@ import os
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from modelhub import termination
@@ -85,10 +86,10 @@ def _compare_bytes(
         headers = {key: (tensor.dtype.label, tensor.shape) for key, tensor in found.items()}
         _compare_headers(name, output, headers, found.metadata, "modelhub")
 
-        def different(share: Sequence[PlannedTensor], ended: Stopped) -> PlannedTensor | None:
-            """The first of *share* that is not in the file as it should be."""
+        def different(following: Iterator[PlannedTensor], ended: Stopped) -> PlannedTensor | None:
+            """The first of *following*, from which another thread takes too, that is not in the file as it should."""
             compare = _Comparison(written, tell)
-            for planned in share:
+            for planned in following:
                 if stopped.is_set() or ended.is_set():
                     break
                 marked = marks.get((output.path, planned.name))
@@ -98,10 +99,10 @@ def _compare_bytes(
             return None
 
         tell = _one_at_a_time(progress) if progress is not None else None
-        both = [each for each in output.tensors if _lies_in_files(each)]
+        both = iter([each for each in output.tensors if _lies_in_files(each)])
         alone = [each for each in output.tensors if not _lies_in_files(each)]
-        with Background(lambda ended: different(both[1::2], ended)) as other:
-            first = different([*both[::2], *alone], stopped)
+        with Background(lambda ended: different(both, ended)) as other:
+            first = different(chain(alone, both), stopped)
             found_different = first or other.result()
         if found_different is not None:
             raise VerificationFailed(f"{name}: the bytes of tensor {found_different.name!r:.100} differ in the copy")

@@ -116,12 +116,21 @@ def merge(
     recipe = _recipe(base, adapters, precision)
     check_torch()
     judging = partial(judge, policy=policy, salvage=salvage, done="merged")
+    from modelhub.convert.background import Background
+    from modelhub.merge.execute import execute
+    from modelhub.merge.writing import load
+
     with ExitStack() as stack, Digesting(known) as digests:
         plan = open_merge(
-            recipe, stack, judge=judging, digesting=digests, ahead=True, allow_unmatched=allow_unmatched, again=again
+            recipe,
+            stack,
+            judge=judging,
+            digesting=digests,
+            ahead=True,
+            allow_unmatched=allow_unmatched,
+            again=again,
+            matched=lambda: stack.enter_context(Background(load)),
         )
-        from modelhub.merge.execute import execute
-
         return execute(
             plan,
             target,

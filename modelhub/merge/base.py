@@ -158,18 +158,18 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class PlannedAdapter:
-    """An adapter of a plan: its open file, its SHA-256, what it is, how many of its modules are applied, sentences on
-    it, and whether it was made for another architecture than the base's, as far as both are known."""
+    """An adapter of a plan: its open file, what it is, how many of its modules are applied, sentences on it, whether it
+    was made for another architecture than the base's, as far as both are known, and its SHA-256."""
 
     use: AdapterUse
     source: Source
-    sha256: str
     architecture: str | None
     algorithms: Mapping[str, int]
     matched: int
     skipped: int = 0
     notes: tuple[str, ...] = ()
     foreign: bool = False
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

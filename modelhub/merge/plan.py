@@ -50,13 +50,14 @@ def open_merge(
     ahead: bool = False,
     allow_unmatched: bool = False,
     again: bool = False,
+    matched: Callable[[], object] = lambda: None,
 ) -> MergePlan:
     """The plan of *recipe*: its adapters, in their order, merged into its base; good until *stack* is closed.
 
     *judge* says whether a file is safe, or raises. *digesting* computes the digests of the adapters, and *ahead* of
     their being asked for those of the base's files too. With *allow_unmatched*, modules that have no place or the wrong
     shape are left out and listed; with *again*, an adapter that the base was merged with before may be merged once
-    more.
+    more. *matched* is called once all modules have their places: what is left is waiting for the adapters' digests.
 
     Raises :class:`UnmatchedKeys` or :class:`IncompatibleArchitecture` for modules without a place,
     :class:`MergeError` for what cannot be merged, and what opening, judging and converting the files raises.
@@ -78,12 +79,9 @@ def open_merge(
     unmatched: list[Unmatched] = []
     for number, (wanted, adapter) in enumerate(zip(recipe.adapters, opened, strict=True)):
         use = wanted.use
-        planned, missing = _adapter(number, use, adapter, base, changes, digesting=digesting)
-        if wanted.sha256 is not None and wanted.sha256 != planned.sha256:
+        planned, missing = _adapter(number, use, adapter, base, changes)
+        if wanted.sha256 is not None and wanted.sha256 != digesting.of(planned.source):
             raise MergeError(f"{use.path}: it is not the adapter of the recipe, whose SHA-256 is {wanted.sha256}")
-        if planned.sha256 in before and not again:
-            hint = "--again merges it once more"
-            raise MergeError(f"{base_path}: it was merged with {use.path} before", hint=hint)
         if not allow_unmatched and (missing or planned.foreign):
             raise _refusal(use.path, planned, missing, base)
         if not planned.matched and not planned.skipped:
@@ -91,6 +89,12 @@ def open_merge(
         adapters.append(planned)
         unmatched += missing
     base.check_computable(changes)
+    matched()
+    adapters = [replace(planned, sha256=digesting.of(planned.source)) for planned in adapters]
+    for planned in adapters:
+        if planned.sha256 in before and not again:
+            hint = "--again merges it once more"
+            raise MergeError(f"{base_path}: it was merged with {planned.use.path} before", hint=hint)
     files = [(name, source) for name, source in base.files.items()]
     pending = tuple((source, placeholder(number)) for number, (_, source) in enumerate(files))
     told = Recipe(
@@ -123,8 +127,6 @@ def _adapter(
     container: Container,
     base: Base,
     changes: dict[Address, list[Change]],
-    *,
-    digesting: Digesting,
 ) -> tuple[PlannedAdapter, list[Unmatched]]:
     """Add what the adapter in *container* changes to *changes*; also what of it has no place."""
     if container.source is None:
@@ -168,7 +170,6 @@ def _adapter(
     planned = PlannedAdapter(
         use,
         container.source,
-        digesting.of(container.source),
         architecture,
         dict(algorithms),
         len(matched),

@@ -106,7 +106,7 @@ class Computing:
             try:
                 # What is copied comes first, by this thread: a write into the page cache waits for all others.
                 copied, computed = self._compute.parted(output)
-                with Background(_load) if any(computed) else nullcontext():
+                with Background(load) if any(computed) else nullcontext():
                     self._write_copied(output, copied, part, tell)
                 for tensors in filter(None, computed):
                     self._write_in(pool, output, tensors, part, tell)
@@ -192,8 +192,8 @@ class Computing:
         return replace(output, header=header, metadata=metadata)
 
 
-def _load(_stopped: threading.Event) -> type[Worker]:
-    """What works, and torch with it, which takes about as long to load as copies take that are written meanwhile."""
+def load(_stopped: threading.Event) -> type[Worker]:
+    """What works, and torch with it, which takes a second to load: reading and writing can go on meanwhile."""
     from modelhub.merge.worker import Worker
 
     return Worker

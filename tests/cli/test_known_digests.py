@@ -135,3 +135,15 @@ def _follow() -> Ran:
     ran = modelhub("library", "sync", *CATALOG)
     assert ran.code == 0, ran.err
     return ran
+
+
+def test_catalog_that_is_not_there(read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that name a catalog's file which does not exist yet: no database is loaded, digests are computed."""
+
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("there is nothing to open")
+
+    monkeypatch.setattr("modelhub.commands.filters.open_settled_catalog", opened)
+    monkeypatch.setenv("MODELHUB_CATALOG", "nowhere.db")
+    assert modelhub(*COMMANDS["merge"], "-o", "out.safetensors").code == 0
+    assert sorted(read) == BOTH
