@@ -23,10 +23,10 @@ from modelhub.identify.modules import Module
 from modelhub.identify.names import Names
 from modelhub.merge.base import AdapterModule, Kind, NotMerged, Unmatched
 from modelhub.merge.codes import EIGHT_BITS, number_of
-from modelhub.merge.peft import Configuration, as_number
+from modelhub.merge.peft import PEFT_ROOT, Configuration, as_number
+from modelhub.merge.saved import saved_module
 from modelhub.tensors import DType, StateDict, TensorInfo
 
-_PEFT = "base_model.model."
 _SPLIT = re.compile(r'"split_qkv":\s*"?true', re.IGNORECASE)
 _FUSED = re.compile(r"(double|single|joint)_blocks_\d+_.*(qkv|linear1)$")
 _BUNDLED = "bundle_emb."
@@ -115,11 +115,19 @@ def adapter_modules(container: Container) -> Adapter:
     made: list[AdapterModule] = []
     refused: list[Unmatched] = []
     several = _Beginnings(f"{each.name}." for each in found if _has_several(each, extra.get(each.name, {})))
-    left = [
-        Unmatched(container.name, name, "a tensor that belongs to no adapter's module")
-        for name in state_dict
-        if name not in taken and not name.startswith(_BUNDLED) and not several.begin(name)
-    ]
+    left: list[Unmatched] = []
+    for name, tensor in state_dict.items():
+        if name in taken or name.startswith(_BUNDLED) or several.begin(name):
+            continue
+        try:
+            if (saved := saved_module(tensor, configuration, piece)) is not None:
+                made.append(saved)
+            elif configuration.unmerged is not None:
+                raise NotMerged(f"PEFT's algorithm {configuration.unmerged:.40} is not merged")
+            else:
+                left.append(Unmatched(container.name, name, "a tensor that belongs to no adapter's module"))
+        except NotMerged as error:
+            refused.append(Unmatched(container.name, name, str(error)))
     for module in found:
         try:
             alpha = _alpha(module, state_dict, number, configuration)
@@ -267,7 +275,7 @@ def _on_input(module: Module, factors: TensorInfo, configuration: Configuration)
     """Whether PEFT's *factors* of an (IA)^3 are for the inputs: a matrix's are a row then, and a column else."""
     if len(factors.shape) == 2 and factors.numel > 1:
         return factors.shape[0] == 1
-    return configuration.is_feedforward(module.name.removeprefix(_PEFT), _component(module))
+    return configuration.is_feedforward(module.name.removeprefix(PEFT_ROOT), _component(module))
 
 
 def _is_scaled(module: Module) -> bool:
@@ -303,7 +311,7 @@ def _alpha(
     rank = module.rank
     if rank is None or not any("lora_A" in leaf for leaf in module.leaves):
         return None
-    return configuration.alpha(module.name.removeprefix(_PEFT), _component(module), rank)
+    return configuration.alpha(module.name.removeprefix(PEFT_ROOT), _component(module), rank)
 
 
 def _factor(module: Module, alpha: float | None, configuration: Configuration) -> float:
@@ -311,7 +319,7 @@ def _factor(module: Module, alpha: float | None, configuration: Configuration) -
     algorithm = next((each for each, _ in module.tensors if each in ("loha", "lokr")), None)
     if algorithm is None or alpha is not None:
         return 1.0
-    return configuration.factor(algorithm, module.name.removeprefix(_PEFT), _component(module))
+    return configuration.factor(algorithm, module.name.removeprefix(PEFT_ROOT), _component(module))
 
 
 def _extra(state_dict: StateDict, found: tuple[Module, ...], taken: set[str]) -> dict[str, dict[str, TensorInfo]]:

@@ -29,6 +29,8 @@ from modelhub.merge.base import NotMerged
 from modelhub.source import open_local
 
 CONFIG = "adapter_config.json"
+PEFT_ROOT = "base_model.model."
+"""What PEFT writes before the names of a model's modules."""
 _FILES = (
     *("adapter_model.safetensors", "adapter_model.bin"),
     *("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"),
@@ -39,6 +41,8 @@ _INSIDE, _BESIDE = "its metadata", f"{CONFIG} beside it"
 _LARGEST = 1 << 20
 _DEFAULT = 8
 """``alpha`` and ``r`` of PEFT's LoHa and LoKr."""
+_MERGED = frozenset({"LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT"})
+"""Algorithms that are merged, or whose modules say why they are not."""
 _HALVED, _MOST_TERMS = (0, 18), 100
 """The version of PEFT from which on the last power of a rotation's series is added once; terms that are believed."""
 _KEYS = ("lora_alpha", "alpha_pattern", "use_rslora")
@@ -99,6 +103,22 @@ class Configuration:
         if not (math.isfinite(alpha) and 0 < rank < math.inf):
             raise NotMerged("its alpha and its rank are no finite numbers")
         return alpha / rank
+
+    @property
+    def unmerged(self) -> str | None:
+        """The algorithm that it says the adapter is of, where that is none that is merged."""
+        told = (self._settings or {}).get("peft_type")
+        return told if isinstance(told, str) and told not in _MERGED else None
+
+    def is_saved(self, module: str, kind: str) -> bool:
+        """Whether the tensor of a *kind* that stands at *module* in the file is the whole tensor of the model."""
+        settings = self._settings or {}
+        if kind == "bias" and settings.get("bias", "none") != "none":
+            return True
+        ends = settings.get("modules_to_save")
+        parts = module.split(".")
+        above = [".".join(parts[: n + 1]) for n in range(len(parts))]
+        return isinstance(ends, list) and any(name.endswith(str(end)) for end in ends for name in above)
 
     def rotation(self, *, series: bool) -> Mapping[str, float]:
         """The settings of a module of PEFT's OFT: how long its blocks are at most, and with *series* the terms of one.

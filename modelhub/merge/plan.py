@@ -134,7 +134,7 @@ def _adapter(
     found = adapter_modules(container)
     if not found.modules and not found.refused:
         raise MergeError(f"{use.path}: it is no LoRA or relative of one")
-    missing = [*(_told(each, base) for each in found.left), *found.refused]
+    missing = [*found.refused, *(_told(each, base) for each in found.left)]
     matched: set[str] = set()
     skipped: set[str] = set()
     denoising = placeless = 0
