@@ -85,14 +85,17 @@ def read_stem(stem: str) -> tuple[ModulePrefix | None, str]:
     return _stems[stem]
 
 
-def skipped_of(stem: str) -> str:
-    """The leading parts of *stem*, with underscores, that :func:`read_stem` leaves out between the beginning that it
-    knows and the name of a layer; empty where there are none."""
-    prefix, path = read_stem(stem)
+def rest_of(stem: str) -> str:
+    """What follows in *stem* behind the beginning that :func:`read_stem` knows, as it stands there: the name of a
+    layer, perhaps with leading parts before it that :func:`read_stem` leaves out."""
+    prefix, _ = read_stem(stem)
     bare = _unwrapped(stem)
-    if prefix is not None and not prefix.keep:
-        bare = _unwrapped(bare[len(prefix.begins) :])
-    return _flat(bare).removesuffix(path).strip("_")
+    return bare if prefix is None or prefix.keep else _unwrapped(bare[len(prefix.begins) :])
+
+
+def flat(path: str) -> str:
+    """*path* with underscores for dots; some trainers leave one before it or behind."""
+    return path.replace(".processor.", ".").replace(".", "_").strip("_")
 
 
 def _stem(stem: str) -> tuple[ModulePrefix | None, str]:
@@ -101,9 +104,9 @@ def _stem(stem: str) -> tuple[ModulePrefix | None, str]:
     if prefix is None:
         return None, _layer(bare)
     if prefix.keep:
-        return prefix, _flat(bare)
+        return prefix, flat(bare)
     path = _unwrapped(bare[len(prefix.begins) :])
-    return prefix, _layer(path) if prefix.component == "denoiser" else _flat(path)
+    return prefix, _layer(path) if prefix.component == "denoiser" else flat(path)
 
 
 def _unwrapped(stem: str) -> str:
@@ -113,21 +116,16 @@ def _unwrapped(stem: str) -> str:
     return last if last.startswith(_FLAT) else stem
 
 
-def _flat(path: str) -> str:
-    """*path* with underscores for dots; some trainers leave one before it or behind."""
-    return path.replace(".processor.", ".").replace(".", "_").strip("_")
-
-
 def _layer(path: str) -> str:
     """*path*, flat, without the leading parts (``pipe.dit.``) before the name of a layer that some architecture has."""
-    whole = flat = _flat(path)
+    whole = last = flat(path)
     for _ in range(_MOST_PARTS):
-        if layers().places(flat):
-            return flat
+        if layers().places(last):
+            return last
         _, dot, path = path.partition(".")
         if not dot:
             break
-        flat = _flat(path)
+        last = flat(path)
     return whole
 
 

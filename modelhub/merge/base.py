@@ -22,7 +22,9 @@ class AdapterModule:
     """What one module of an adapter does to one tensor, the *kind* of the base's module that it is for.
 
     ``name`` is the module as the file has it, ``component`` what it belongs to (``denoiser``, ``text_encoder``,
-    ``text_encoder_2`` ...; ``None``: the name does not say) and ``path`` its place there, with underscores.
+    ``text_encoder_2`` ...; ``None``: the name does not say) and ``paths`` what it may be called there, with
+    underscores: the first is meant that the base has. ``foreign`` is a word before its name that says that it is of
+    another model, if the base has none of ``paths``.
     ``algorithm`` is a key of :data:`modelhub.merge.adapters.ALGORITHMS`, ``tensors`` are its tensors by role,
     ``magnitudes`` those of a DoRA, which ``peft`` says that PEFT wrote. ``factor`` multiplies every strength.
     ``settings`` are what its configuration says that the algorithm has to know, by the names that it calls it.
@@ -31,7 +33,7 @@ class AdapterModule:
 
     name: str
     component: str | None
-    path: str
+    paths: tuple[str, ...]
     kind: Kind
     algorithm: str
     tensors: Mapping[str, Piece]
@@ -41,6 +43,7 @@ class AdapterModule:
     factor: float = 1.0
     settings: Mapping[str, float] = field(default_factory=dict)
     optional: bool = False
+    foreign: str = ""
 
 
 class Address(NamedTuple):

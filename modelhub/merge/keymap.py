@@ -1,14 +1,14 @@
 """Where an adapter's modules lie in a base.
 
 Adapters name modules by their dotted names with underscores for dots, which cannot be undone; so the base's own names
-are flattened instead, under every layout that adapters speak of (LDM's and SGM's, diffusers', FLUX's and SD 3's own),
-and a module is looked up among them.
+are flattened instead, under every layout that adapters speak of (LDM's and SGM's, diffusers', those of the authors of
+transformers and ComfyUI's), and a module is looked up among them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import NamedTuple
 
@@ -16,10 +16,11 @@ from modelhub.convert.layouts import CHECKPOINT, UNPLACED, Shapes, View, diffuse
 from modelhub.errors import ConversionError
 from modelhub.merge.base import Address, Kind, Part, Shape, Target
 from modelhub.merge.blocks import block_of, block_of_transformer
-from modelhub.merge.transformers import Fused, places, tensors_of
+from modelhub.merge.transformers import AUTHORS, Placed, is_transformer, placed, tensors_of
 
 CHECKPOINT_ROOTS: Mapping[str, tuple[str, ...]] = {
     "model.diffusion_model.": ("denoiser",),
+    "net.": ("denoiser",),
     "cond_stage_model.transformer.": ("text_encoder",),
     "cond_stage_model.model.": ("text_encoder",),
     "conditioner.embedders.0.transformer.": ("text_encoder",),
@@ -32,14 +33,10 @@ CHECKPOINT_ROOTS: Mapping[str, tuple[str, ...]] = {
 """Where components begin in a checkpoint. FLUX's T5 is the second encoder to OneTrainer and diffusers, and the third
 to kohya; SD 3 has it third, and another second, which goes before."""
 
-_DENOISERS = {
-    "input_blocks.0.0.weight",
-    "double_blocks.0.img_attn.qkv.weight",
-    "joint_blocks.0.x_block.attn.qkv.weight",
-    "noise_refiner.0.attention.qkv.weight",
-}
-"""Names that a denoiser has in a file of its own."""
+_UNET = "input_blocks.0.0.weight"
+"""A name that a UNet has in a file of its own."""
 
+_DIFFUSERS_BLOCK = re.compile(r"(single_)?transformer_blocks\.")
 _FOLDER_COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "unet": ("denoiser",),
     "transformer": ("denoiser",),
@@ -47,6 +44,7 @@ _FOLDER_COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "text_encoder_2": ("text_encoder_2", "text_encoder_3"),
     "text_encoder_3": ("text_encoder_3",),
 }
+_DENOISERS = tuple(root for root, components in CHECKPOINT_ROOTS.items() if components == ("denoiser",))
 _Addressing = Callable[[str], Address]
 _KINDS: Mapping[str, Kind] = {"weight": "weight", "scale": "weight", "bias": "bias"}
 _ALIASES = (
@@ -81,14 +79,24 @@ class KeyMap:
         self._flux = flux
         self._targets: dict[tuple[str, str, Kind], Target] = {}
         self._blocks: dict[Address, str] = {}
+        self._ambiguous: set[tuple[str, Kind]] = set()
         self.modules: list[NamedModule] = []
 
     def find(self, component: str | None, path: str, kind: Kind) -> Target | None:
         """Where the module *path* of *component* lies; without a component it is looked for in all of them."""
         if component is None:
-            found = (self._targets.get((each, path, kind)) for each in ("denoiser", "text_encoder", "text_encoder_2"))
+            found = (self.find(each, path, kind) for each in ("denoiser", "text_encoder", "text_encoder_2"))
             return next((target for target in found if target is not None), None)
-        return self._targets.get((component, path, kind))
+        return None if self.is_ambiguous(path, kind) else self._targets.get((component, path, kind))
+
+    def is_ambiguous(self, path: str, kind: Kind) -> bool:
+        """Whether *path* is one module of the denoiser to its authors, and another to diffusers."""
+        return (path, kind) in self._ambiguous
+
+    def first(self, component: str | None, paths: Iterable[str], kind: Kind) -> Target | None:
+        """Where the first of *paths* lies that :meth:`find` finds."""
+        found = (self.find(component, path, kind) for path in paths)
+        return next((target for target in found if target is not None), None)
 
     def nearest(self, component: str | None, path: str, kind: Kind) -> tuple[str, ...]:
         """Up to two of the base's modules whose names are most like *path*."""
@@ -143,6 +151,11 @@ class KeyMap:
             self._name(each, kind, target)
         return target
 
+    def _forget(self, path: str, kind: Kind, parts: tuple[Part, ...]) -> None:
+        """Do not call anything of the denoiser *path* if that is more than *parts* to another layout."""
+        if self._targets["denoiser", path, kind].parts != parts:
+            self._ambiguous.add((path, kind))
+
     def _name(self, path: str, kind: Kind, target: Target) -> None:
         """Call *target* *path* too, where nothing else is called so."""
         for component in target.components:
@@ -152,11 +165,17 @@ class KeyMap:
 def keymap_of_file(shapes: Shapes, *, denoiser: bool) -> KeyMap:
     """The modules of a single file with these names and *shapes*; *denoiser*: it is a UNet or transformer, which may be
     the file of a diffusers folder's component."""
-    rooted = any(name.startswith(root) for name in shapes for root in CHECKPOINT_ROOTS)
-    if not denoiser or rooted or not _DENOISERS.isdisjoint(shapes):
+    if not denoiser or not _is_bare(shapes) or _UNET in shapes:
         return keymap_of_checkpoint(shapes)
     component = "unet" if any(name.startswith("down_blocks.") for name in shapes) else "transformer"
+    if component == "transformer" and is_transformer(shapes) and not any(map(_DIFFUSERS_BLOCK.match, shapes)):
+        return keymap_of_checkpoint(shapes)
     return keymap_of_folder({component: shapes}, {(component, name): "" for name in shapes})
+
+
+def _is_bare(shapes: Shapes) -> bool:
+    """Whether names of these tensors begin as no component's of a checkpoint do."""
+    return not any(name.startswith(root) for name in shapes for root in CHECKPOINT_ROOTS)
 
 
 def keymap_of_checkpoint(shapes: Shapes) -> KeyMap:
@@ -164,7 +183,7 @@ def keymap_of_checkpoint(shapes: Shapes) -> KeyMap:
     flux = any(name.endswith("double_blocks.0.img_attn.qkv.weight") for name in shapes)
     made = KeyMap(flux=flux)
     roots = dict(CHECKPOINT_ROOTS)
-    bare = any(name in shapes for name in _DENOISERS)
+    bare = _is_bare(shapes) and (_UNET in shapes or is_transformer(shapes))
     if bare:
         roots[""] = ("denoiser",)
     if any(name.startswith("text_encoders.clip_g.") for name in shapes):
@@ -190,11 +209,10 @@ def keymap_of_checkpoint(shapes: Shapes) -> KeyMap:
             made._add(
                 _FOLDER_COMPONENTS.get(component, (component,))[:1], name, seen, (part,), transposed=view.transposed
             )
-    root = "" if bare else "model.diffusion_model."
-    inner = {name.removeprefix(root): shape for name, shape in shapes.items() if name.startswith(root)}
-    for fused in places(inner):
-        for name in tensors_of(fused.native, inner):
-            _add_diffusers(made, fused, root + name, inner[name])
+    begins = next((each for each in _DENOISERS if any(name.startswith(each) for name in shapes)), "")
+    if bare or begins:
+        inner = {name.removeprefix(begins): shape for name, shape in shapes.items() if name.startswith(begins)}
+        _add_layers(made, placed(inner), inner, lambda name: Address("", begins + name))
     return made
 
 
@@ -219,6 +237,8 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
     for name, views in ldm.items():
         for view in views:
             made._blocks[address(view.component, view.name)] = block_of(name)
+    layers = list(placed(components.get("transformer", {})))
+    renamed = {rows.stem for layer in layers if layer.layout == AUTHORS for rows in layer.rows}
     for component, shapes in components.items():
         for name, shape in shapes.items():
             where = address(component, name)
@@ -227,7 +247,8 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
             if component in _FOLDER_COMPONENTS:
                 names = _FOLDER_COMPONENTS[component]
                 names = names[:1] if "text_encoder_3" in components else names
-                made._add(names, name, shape, (_whole(where, shape),))
+                native = component == "transformer" and name.rpartition(".")[0] not in renamed
+                made._add(names, name, shape, (_whole(where, shape),), native=native)
     for name, views in ldm.items():
         root = next((root for root in CHECKPOINT_ROOTS if name.startswith(root)), None)
         if root is None or any(view.component == UNPLACED for view in views):
@@ -242,9 +263,7 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
         seen = (first, *seen[1:]) if len(views) > 1 else seen
         inner = name.removeprefix(root)
         made._add(CHECKPOINT_ROOTS[root], inner, seen, tuple(parts), transposed=views[0].transposed, native=True)
-    transformer = components.get("transformer", {})
-    for fused in places(transformer):
-        _add_native(made, fused, transformer, lambda name: address("transformer", name))
+    _add_layers(made, layers, components.get("transformer", {}), lambda name: address("transformer", name))
     return made
 
 
@@ -260,61 +279,18 @@ def _seen(view: View, shape: Shape) -> Shape:
     return shape if view.shape is None else view.shape
 
 
-def _add_diffusers(made: KeyMap, fused: Fused, name: str, shape: Shape) -> None:
-    """diffusers' modules as rows of the native tensor *name*; none where it has not as many rows as they."""
-    rows, address = shape[0] if shape else 0, Address("", name)
-    counts = _rows(fused, rows)
-    if sum(counts) != rows or min(counts) < 1:
-        return
-    ending = ".bias" if name.endswith(".bias") else ".weight"
-    if fused.swapped:
-        made._add(("denoiser",), fused.diffusers[0] + ending, shape, _swapped(address, rows))
-        return
-    first = 0
-    for number, (module, count) in enumerate(zip(fused.diffusers, counts, strict=True)):
-        part = Part(address, (first, first + count), 0)
-        target = made._add(("denoiser",), module + ending, (count, *shape[1:]), (part,))
-        _number(made, fused, number, ending, target)
-        first += count
-    if fused.qkv:
-        count = sum(counts[:3])
-        made._add(("denoiser",), fused.qkv + ending, (count, *shape[1:]), (Part(address, (0, count), 0),))
-
-
-def _add_native(made: KeyMap, fused: Fused, shapes: Shapes, address: _Addressing) -> None:
-    """The native module as rows of diffusers' tensors, which have *shapes*."""
-    for ending in (".weight", ".bias"):
-        names = [module + ending for module in fused.diffusers]
-        if not all(shapes.get(name) for name in names):
-            continue
-        for number, module in enumerate(fused.diffusers):
-            _number(made, fused, number, ending, made.find("denoiser", module.replace(".", "_"), _KINDS[ending[1:]]))
-        total = sum(shapes[name][0] for name in names)
-        shape = (total, *shapes[names[0]][1:])
-        if fused.swapped:
-            parts: tuple[Part, ...] = _swapped(address(names[0]), total)
-        else:
-            made_parts, first = [], 0
-            for name in names:
-                made_parts.append(Part(address(name), (0, shapes[name][0]), first))
-                first += shapes[name][0]
-            parts = tuple(made_parts)
-        made._add(("denoiser",), fused.native + ending, shape, parts, native=True)
-        if fused.qkv:
-            made._add(("denoiser",), fused.qkv + ending, (parts[3].first, *shape[1:]), parts[:3])
-
-
-def _number(made: KeyMap, fused: Fused, number: int, ending: str, target: Target | None) -> None:
-    """Open Model Initiative's name of one of several parts of a fused module: ``qkv.0``, ``linear1.3``."""
-    if target is not None and len(fused.diffusers) > 1:
-        made._name(f"{fused.native.replace('.', '_')}_{number}", _KINDS[ending[1:]], target)
-
-
-def _rows(fused: Fused, total: int) -> tuple[int, ...]:
-    count = len(fused.diffusers)
-    return fused.rows or (total // count,) * count
-
-
-def _swapped(address: Address, rows: int) -> tuple[Part, ...]:
-    half = rows // 2
-    return (Part(address, (half, rows), 0), Part(address, (0, half), half))
+def _add_layers(made: KeyMap, layers: Iterable[Placed], shapes: Shapes, address: _Addressing) -> None:
+    """The *layers* of a transformer whose tensors have *shapes*, under the names that other layouts have for them."""
+    for layer in layers:
+        stem = layer.rows[0].stem if layer.rows else ""
+        for name, kind in tensors_of(stem, shapes):
+            ending = name.removeprefix(stem)
+            lying = [shapes.get(rows.stem + ending) or (0,) for rows in layer.rows]
+            if any(rows.end > shape[0] for rows, shape in zip(layer.rows, lying, strict=True)):
+                continue
+            parts = tuple(Part(address(rows.stem + ending), (rows.first, rows.end), rows.at) for rows in layer.rows)
+            shape = (sum(rows.end - rows.first for rows in layer.rows), *lying[0][1:])
+            target = made._add(("denoiser",), f"{layer.name}.{kind}", shape, parts, native=layer.layout == AUTHORS)
+            if target is not None and layer.numbered:
+                made._name(layer.numbered.replace(".", "_"), kind, target)
+            made._forget(layer.name.replace(".", "_"), kind, parts)

@@ -18,7 +18,7 @@ from modelhub.convert import Piece
 from modelhub.convert.convertible import convertible
 from modelhub.convert.stream import lies_ready
 from modelhub.identify import numbers
-from modelhub.identify.adapter_names import modules_of, skipped_of
+from modelhub.identify.adapter_names import flat, modules_of, rest_of
 from modelhub.identify.modules import Module
 from modelhub.identify.names import Names
 from modelhub.merge.base import AdapterModule, Kind, NotMerged, Unmatched
@@ -37,12 +37,10 @@ _WHOLE = frozenset({"bias_indices", "bias_size", "on_input"})
 
 _SCALED = frozenset({"lora", "loha", "glora", "oft"})
 _RANKED = frozenset({"w1_b", "w2_b"})
-_WRAPPERS = (
-    *("pipe", "dit", "net", "unet", "transformer", "diffusion_model", "base_model", "model", "module", "orig_mod"),
-    *("student", "generator", "lora", "lycoris"),
-)
-_PASSED = re.compile(rf"(?:(?:{'|'.join(_WRAPPERS)})(?:_|$))*")
-"""What programs leave before a module's name, with underscores, and what says nothing of whose it is."""
+_WRAPPERS = frozenset(
+    ("pipe", "dit", "net", "unet", "transformer", "diffusion_model", "base_model", "model", "module", "_orig_mod")
+) | {"student", "generator", "lora", "lycoris"}
+"""What programs leave before a module's name, and what says nothing of whose it is."""
 
 _SECOND = "transformer_2."
 """How the modules of the second of two transformers begin, Wan 2.2's for low noise."""
@@ -166,7 +164,8 @@ def _notes(metadata: Mapping[str, str], modules: Iterable[AdapterModule], names:
         told = ", ".join(sorted(bundled))
         yield f"it brings embeddings along, which no model can take in and are left out: {told:.200}"
     if _SPLIT.search(metadata.get("ss_network_args", "")) and any(
-        module.algorithm == "lora" and module.alpha is not None and _FUSED.search(module.path) for module in modules
+        module.algorithm == "lora" and module.alpha is not None and _FUSED.search(module.paths[-1])
+        for module in modules
     ):
         yield (
             "it was trained with split_qkv, and its file has the alpha of a part for the whole of each fused layer: "
@@ -182,7 +181,7 @@ def _parts(
     configuration: Configuration,
 ) -> Iterator[AdapterModule]:
     """What *module* does, a change of the weight and one of the bias at most."""
-    component, path = _place(module)
+    paths, foreign = _paths(module)
     factor = _factor(module, alpha, configuration)
     if _has_several(module, extra):
         raise NotMerged("it has several tensors in one role, of several adapters or of parts")
@@ -210,8 +209,8 @@ def _parts(
         scale = module.tensors.get(("dora", "scale")) if kind == "weight" else None
         return AdapterModule(
             module.name,
-            component,
-            path,
+            _component(module),
+            paths,
             kind,
             algorithm,
             {role: piece(tensor, role) for role, tensor in tensors.items()},
@@ -221,6 +220,7 @@ def _parts(
             factor,
             settings or {},
             optional,
+            foreign,
         )
 
     groups: dict[str, dict[str, TensorInfo]] = {}
@@ -283,16 +283,22 @@ def _is_scaled(module: Module) -> bool:
     return any(algorithm in _SCALED or (algorithm == "lokr" and role in _RANKED) for algorithm, role in module.tensors)
 
 
-def _place(module: Module) -> tuple[str | None, str]:
-    """The component of *module*, ``None`` where its name does not say, and its path there.
+def _paths(module: Module) -> tuple[tuple[str, ...], str]:
+    """What *module* may be called in its component: its whole name, and without the wrappers' before it; and the first
+    word before the name of a layer that says that it is of a model which is no component of a base, as a ControlNet.
 
-    Raises :class:`NotMerged` for what is of another model that has the same modules, as a ControlNet.
+    Raises :class:`NotMerged` for what is of the second of two transformers.
     """
-    if (skipped := skipped_of(module.name)) and not _PASSED.fullmatch(skipped):
-        raise NotMerged(f"it is of {skipped!r:.60}, which is no component of a base")
     if module.prefix is not None and module.prefix.begins == _SECOND:
         raise NotMerged("it is for the second of two transformers, which is not merged into")
-    return _component(module), module.path
+    rest = rest_of(module.name)
+    paths = [flat(rest)]
+    word, dot, behind = rest.partition(".")
+    while dot and word in _WRAPPERS:
+        paths.append(flat(behind))
+        word, dot, behind = behind.partition(".")
+    foreign = "" if module.path in paths else paths[-1].removesuffix(module.path).strip("_")
+    return tuple(dict.fromkeys(paths)), foreign
 
 
 def _component(module: Module) -> str | None:

@@ -141,13 +141,13 @@ def _adapter(
     taken = Taken()
     algorithms: Counter[str] = Counter()
     for module in found.modules:
-        target = base.keymap.find(module.component, module.path, module.kind)
+        target = base.keymap.first(module.component, module.paths, module.kind)
         if target is None and module.optional:
             continue
         if target is None:
             placeless += 1
-            nearest = base.keymap.nearest(module.component, module.path, module.kind) if len(missing) < _SHOWN else ()
-            missing.append(Unmatched(use.path, module.name, _why_not(module, base), nearest))
+            near = base.keymap.nearest(module.component, module.paths[-1], module.kind) if len(missing) < _SHOWN else ()
+            missing.append(Unmatched(use.path, module.name, _why_not(module, base), near))
             continue
         reason = misfit(module, target)
         if reason is not None:
@@ -209,9 +209,13 @@ def _told(left: Unmatched, base: Base) -> Unmatched:
 
 
 def _why_not(module: AdapterModule, base: Base) -> str:
+    if module.foreign:
+        return f"it is of {module.foreign!r:.60}, which is no component of a base"
     if module.component is not None and module.component not in base.keymap.components:
         word = module.component.replace("_", " ")
         return f"the base has no {word}"
+    if any(base.keymap.is_ambiguous(path, module.kind) for path in module.paths):
+        return "it is one module under the names of the model's authors, and another under diffusers'"
     kind = "" if module.kind == "weight" else f" with a {module.kind}"
     packed = f", and is quantised ({base.packing})" if base.packing else ""
     return f"the base has no such module{kind}{packed}"

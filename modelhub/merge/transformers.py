@@ -1,217 +1,236 @@
-"""FLUX, FLUX.2, Chroma, Z-Image and SD 3 under their own and under diffusers' names: which rows of a fused matrix each
-of diffusers' is.
-
-Sources: black-forest-labs/flux ``modules/layers.py``, Stability-AI/sd3.5 ``mmditx.py``, diffusers'
-``scripts/convert_flux_to_diffusers.py``, ``scripts/convert_flux2_to_diffusers.py``,
-``scripts/convert_sd3_to_diffusers.py`` and, of Chroma, ``loaders/single_file_utils.py``; of Z-Image ComfyUI's
-``comfy/utils.py``; XLabs-AI/x-flux ``modules/layers.py`` for the processors that its LoRAs are named by.
+"""Transformers under the names of every layout (``transformers.toml``): which rows of a file's tensors a layer is that
+another layout calls otherwise, or has in one with others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 from modelhub.convert.layouts import Shapes
+from modelhub.merge.base import Kind
 
-_ENDINGS = (".weight", ".scale", ".bias")
+_FILE = os.path.join(os.path.dirname(__file__), "transformers.toml")
+_ENDINGS = (".weight", ".scale", ".bias", "_weight", "_bias")
+"""How the tensors of a layer end: norms of FLUX have scales, and PyTorch's own attention an ``in_proj_weight``."""
+
+_WEIGHTS = (".weight", ".scale", "_weight")
+AUTHORS, DIFFUSERS = 0, 1
+"""Whose names are first in the table, and second."""
+
+_NUMBER = re.compile(r"(?<=\.)\d{1,4}(?=\.)|(?<=\.)\d{1,4}$")
+
+
+class Rows(NamedTuple):
+    """Rows of the layer *stem*, of which the first is row *at* of another layer."""
+
+    stem: str
+    first: int
+    end: int
+    at: int
+
+
+class Placed(NamedTuple):
+    """A layer that the file has under other names: its *name*, whose that is (:data:`AUTHORS`, :data:`DIFFUSERS`, or a
+    larger number), the *rows* of the file's layers that it is, and what the Open Model Initiative calls it, a part of a
+    whole, by its number; else empty."""
+
+    name: str
+    layout: int
+    rows: tuple[Rows, ...]
+    numbered: str
+
+
+class Form(NamedTuple):
+    """A layer's names in one layout, how many rows each has in units of the layer's inputs (0: a share of those that
+    are left), and when the halves stand the other way round: ``~`` those of a modulation, ``~~`` those of any."""
+
+    names: tuple[str, ...]
+    units: tuple[int, ...]
+    swapped: str
+
+
+class Place(NamedTuple):
+    """Where a name stands in a family: the layer's number, and those of the form and of the name in it."""
+
+    layer: int
+    form: int
+    part: int
 
 
 @dataclass(frozen=True, slots=True)
-class Fused:
-    """A module of *native* name whose rows are those of the *diffusers* modules, one after the other.
+class Family:
+    """The layers of one sort of transformer, each in its forms. Names have ``#`` for a block's number."""
 
-    ``rows`` are how many each has; empty: equally many. ``swapped``: the two halves stand the other way round there
-    (``AdaLayerNormContinuous`` has scale before shift, the original shift before scale). ``qkv`` is what XLabs calls
-    the first three together.
-    """
-
-    native: str
-    diffusers: tuple[str, ...]
-    rows: tuple[int, ...] = ()
-    swapped: bool = False
-    qkv: str = ""
+    tells: tuple[tuple[str, ...], ...]
+    layers: tuple[tuple[Form, ...], ...]
+    places: Mapping[str, tuple[Place, ...]]
 
 
-def places(shapes: Shapes) -> Iterator[Fused]:
-    """The modules of a transformer with these names, without prefix and of either sort; none of what is no such one."""
-    if "double_stream_modulation_img.lin.weight" in shapes:
-        yield from _flux_2(_count(shapes, "double_blocks"), _count(shapes, "single_blocks"))
-    elif "double_stream_modulation_img.linear.weight" in shapes:
-        yield from _flux_2(_count(shapes, "transformer_blocks"), _count(shapes, "single_transformer_blocks"))
-    elif "double_blocks.0.img_attn.qkv.weight" in shapes:
-        yield from _flux(shapes, "double_blocks", "single_blocks", "img_in.weight")
-    elif "single_transformer_blocks.0.attn.to_q.weight" in shapes:
-        yield from _flux(shapes, "transformer_blocks", "single_transformer_blocks", "x_embedder.weight")
-    elif "noise_refiner.0.attention.to_q.weight" in shapes or _is_fused(shapes.get(_Z_IMAGE, ())):
-        for name in ("layers", "noise_refiner", "context_refiner"):
-            yield from _z_image(name, _count(shapes, name))
-        for end in ("x_embedder", "final_layer.linear", "final_layer.adaLN_modulation.1"):
-            family, _, rest = end.partition(".")
-            yield Fused(end, (f"all_{family}.2-1" + (f".{rest}" if rest else ""),))
-    elif "joint_blocks.0.x_block.attn.qkv.weight" in shapes:
-        yield from _sd3(_count(shapes, "joint_blocks"))
-    elif "transformer_blocks.0.attn.add_k_proj.weight" in shapes and "pos_embed.proj.weight" in shapes:
-        yield from _sd3(_count(shapes, "transformer_blocks"))
+def placed(shapes: Shapes) -> Iterator[Placed]:
+    """The layers of the transformer whose tensors have these names, without prefix, and *shapes*, under all the names
+    that it does not have itself; none where its family has but one layout."""
+    family = _family_of(shapes)
+    if family is None:
+        return
+    heights = {stem: shapes[stem + ending] for stem, ending in _stems(shapes) if ending in _WEIGHTS}
+    for stem in heights:
+        for pattern, numbers in _patterns(stem):
+            for place in family.places.get(pattern, ()):
+                if place.part == 0:
+                    yield from _of_layer(family.layers[place.layer], place.form, numbers, heights)
 
 
-def tensors_of(stem: str, shapes: Mapping[str, object]) -> Iterator[str]:
-    """The names of the tensors that the module *stem* has among *shapes*."""
-    return (stem + ending for ending in _ENDINGS if stem + ending in shapes)
+def authors_name(stem: str, shapes: Shapes) -> str:
+    """What its authors call the layer that diffusers calls *stem*, in the transformer whose tensors have these names;
+    *stem* where they call it the same."""
+    family = _family_of(shapes)
+    if family is None:
+        return stem
+    for pattern, numbers in _patterns(stem):
+        for place in family.places.get(pattern, ()):
+            if place.form == DIFFUSERS:
+                return _numbered(family.layers[place.layer][AUTHORS].names[0], numbers)
+    return stem
 
 
-def _count(shapes: Shapes, blocks: str) -> int:
-    start = len(blocks) + 1
-    numbers = {name[start:].partition(".")[0] for name in shapes if name.startswith(f"{blocks}.")}
-    return sum(number.isdecimal() for number in numbers)
+def is_transformer(shapes: Shapes) -> bool:
+    """Whether the tensors of these names are a transformer's of a family that is known."""
+    return _family_of(shapes) is not None
 
 
-def _flux(shapes: Shapes, doubles: str, singles: str, embedder: str) -> Iterator[Fused]:
-    for native, diffusers in {
-        "img_in": "x_embedder",
-        "txt_in": "context_embedder",
-        "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
-        "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
-        "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
-        "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
-        "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
-        "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
-        "final_layer.linear": "proj_out",
-    }.items():
-        yield Fused(native, (diffusers,))
-    for i in range(_count(shapes, "distilled_guidance_layer.layers")):  # Chroma's
-        layer = f"distilled_guidance_layer.layers.{i}"
-        yield Fused(f"{layer}.in_layer", (f"{layer}.linear_1",))
-        yield Fused(f"{layer}.out_layer", (f"{layer}.linear_2",))
-    yield Fused("final_layer.adaLN_modulation.1", ("norm_out.linear",), swapped=True)
-    for i in range(_count(shapes, doubles)):
-        native, block = f"double_blocks.{i}", f"transformer_blocks.{i}"
-        yield from _double(native, block)
-        for theirs, ours in {
-            "img_mod.lin": "norm1.linear",
-            "txt_mod.lin": "norm1_context.linear",
-            "img_mlp.0": "ff.net.0.proj",
-            "img_mlp.2": "ff.net.2",
-            "txt_mlp.0": "ff_context.net.0.proj",
-            "txt_mlp.2": "ff_context.net.2",
-        }.items():
-            yield Fused(f"{native}.{theirs}", (f"{block}.{ours}",))
-    hidden = (shapes.get(embedder) or (0,))[0]
-    for i in range(_count(shapes, singles)):
-        native, block = f"single_blocks.{i}", f"single_transformer_blocks.{i}"
-        fused = shapes.get(f"{native}.linear1.weight") or shapes.get(f"{block}.proj_mlp.weight") or (0,)
-        mlp = fused[0] - 3 * hidden if f"{native}.linear1.weight" in shapes else fused[0]
-        names = (*(f"{block}.attn.to_{m}" for m in "qkv"), f"{block}.proj_mlp")
-        yield Fused(f"{native}.linear1", names, (hidden, hidden, hidden, mlp), qkv=f"{native}.qkv")
-        for theirs, ours in {
-            "linear2": "proj_out",
-            "modulation.lin": "norm.linear",
-            "norm.query_norm": "attn.norm_q",
-            "norm.key_norm": "attn.norm_k",
-        }.items():
-            yield Fused(f"{native}.{theirs}", (f"{block}.{ours}",))
+def tensors_of(stem: str, shapes: Mapping[str, object]) -> Iterator[tuple[str, Kind]]:
+    """The names of the tensors that the layer *stem* has among *shapes*, each with what it would be called elsewhere:
+    ``weight`` or ``bias``."""
+    return ((stem + each, "bias" if each.endswith("bias") else "weight") for each in _ENDINGS if stem + each in shapes)
 
 
-def _double(native: str, block: str) -> Iterator[Fused]:
-    """The attention of a double block of either FLUX."""
-    yield Fused(f"{native}.img_attn.qkv", tuple(f"{block}.attn.to_{m}" for m in "qkv"))
-    yield Fused(f"{native}.txt_attn.qkv", tuple(f"{block}.attn.add_{m}_proj" for m in "qkv"))
-    for theirs, ours in {
-        "img_attn.proj": "attn.to_out.0",
-        "txt_attn.proj": "attn.to_add_out",
-        "img_attn.norm.query_norm": "attn.norm_q",
-        "img_attn.norm.key_norm": "attn.norm_k",
-        "txt_attn.norm.query_norm": "attn.norm_added_q",
-        "txt_attn.norm.key_norm": "attn.norm_added_k",
-    }.items():
-        yield Fused(f"{native}.{theirs}", (f"{block}.{ours}",))
+def _of_layer(
+    forms: Sequence[Form], own: int, numbers: Sequence[str], heights: Mapping[str, tuple[int, ...]]
+) -> Iterator[Placed]:
+    stems = [_numbered(name, numbers) for name in forms[own].names]
+    there = [heights[stem] for stem in stems if stem in heights]
+    if len(there) < len(stems) or not all(there):
+        return
+    sizes = [shape[0] for shape in there]
+    total, inputs = sum(sizes), there[0][1] if len(there[0]) > 1 else 0
+    native = _numbered(forms[AUTHORS].names[0], numbers)
+    for number, form in enumerate(forms):
+        if number == own:
+            made: Sequence[int] = sizes
+        else:
+            made = sizes if len(form.names) == len(sizes) else _shares(form.units, total, inputs)
+        if not made:
+            continue
+        swapped = _is_swapped(form, total, inputs) != _is_swapped(forms[own], total, inputs)
+        bounds = list(pairwise(accumulate(made, initial=0)))
+        for part, (name, (first, end)) in enumerate(zip(form.names, bounds, strict=True)):
+            rows = tuple(_cut(stems, sizes, first, end)) if not swapped else _halves(stems[0], total)
+            numbered = f"{native}.{part}" if number == DIFFUSERS and len(form.names) > 1 else ""
+            if number != own or numbered:
+                yield Placed(_numbered(name, numbers), number, rows, numbered)
 
 
-def _flux_2(doubles: int, singles: int) -> Iterator[Fused]:
-    for native, diffusers in {
-        "img_in": "x_embedder",
-        "txt_in": "context_embedder",
-        "time_in.in_layer": "time_guidance_embed.timestep_embedder.linear_1",
-        "time_in.out_layer": "time_guidance_embed.timestep_embedder.linear_2",
-        "guidance_in.in_layer": "time_guidance_embed.guidance_embedder.linear_1",
-        "guidance_in.out_layer": "time_guidance_embed.guidance_embedder.linear_2",
-        "double_stream_modulation_img.lin": "double_stream_modulation_img.linear",
-        "double_stream_modulation_txt.lin": "double_stream_modulation_txt.linear",
-        "single_stream_modulation.lin": "single_stream_modulation.linear",
-        "final_layer.linear": "proj_out",
-    }.items():
-        yield Fused(native, (diffusers,))
-    yield Fused("final_layer.adaLN_modulation.1", ("norm_out.linear",), swapped=True)
-    for i in range(doubles):
-        native, block = f"double_blocks.{i}", f"transformer_blocks.{i}"
-        yield from _double(native, block)
-        for theirs, ours in {
-            "img_mlp.0": "ff.linear_in",
-            "img_mlp.2": "ff.linear_out",
-            "txt_mlp.0": "ff_context.linear_in",
-            "txt_mlp.2": "ff_context.linear_out",
-        }.items():
-            yield Fused(f"{native}.{theirs}", (f"{block}.{ours}",))
-    for i in range(singles):
-        native, block = f"single_blocks.{i}", f"single_transformer_blocks.{i}"
-        for theirs, ours in {
-            "linear1": "attn.to_qkv_mlp_proj",
-            "linear2": "attn.to_out",
-            "norm.query_norm": "attn.norm_q",
-            "norm.key_norm": "attn.norm_k",
-        }.items():
-            yield Fused(f"{native}.{theirs}", (f"{block}.{ours}",))
+def _shares(units: Sequence[int], total: int, inputs: int) -> Sequence[int]:
+    """How many of *total* rows each name of a form has; none where they cannot be shared out so."""
+    given = [unit * inputs for unit in units]
+    left, sharing = total - sum(given), units.count(0)
+    if not sharing:
+        return given if left == 0 and inputs else ()
+    if left < sharing or left % sharing or (any(units) and not inputs):
+        return ()
+    return [rows or left // sharing for rows in given]
 
 
-_Z_IMAGE = "noise_refiner.0.attention.qkv.weight"
-"""Lumina 2 has it too, with fewer heads for keys and values."""
+def _cut(stems: Sequence[str], sizes: Sequence[int], first: int, end: int) -> Iterator[Rows]:
+    """The rows *first* to *end* of the layers *stems* of these *sizes*, one after the other."""
+    for stem, (begin, stop) in zip(stems, pairwise(accumulate(sizes, initial=0)), strict=True):
+        low, high = max(first, begin), min(end, stop)
+        if low < high:
+            yield Rows(stem, low - begin, high - begin, low - first)
 
 
-def _is_fused(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and shape[0] == 3 * shape[1]
+def _halves(stem: str, total: int) -> tuple[Rows, ...]:
+    half = total // 2
+    return Rows(stem, half, total, 0), Rows(stem, 0, half, total - half)
 
 
-def _z_image(name: str, blocks: int) -> Iterator[Fused]:
-    for i in range(blocks):
-        block = f"{name}.{i}.attention"
-        yield Fused(f"{block}.qkv", tuple(f"{block}.to_{m}" for m in "qkv"))
-        for theirs, ours in {"out": "to_out.0", "q_norm": "norm_q", "k_norm": "norm_k"}.items():
-            yield Fused(f"{block}.{theirs}", (f"{block}.{ours}",))
+def _is_swapped(form: Form, total: int, inputs: int) -> bool:
+    return form.swapped == "~~" or (form.swapped == "~" and total == 2 * inputs)
 
 
-def _sd3(blocks: int) -> Iterator[Fused]:
-    for native, diffusers in {
-        "x_embedder.proj": "pos_embed.proj",
-        "context_embedder": "context_embedder",
-        "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
-        "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
-        "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
-        "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
-        "final_layer.linear": "proj_out",
-    }.items():
-        yield Fused(native, (diffusers,))
-    yield Fused("final_layer.adaLN_modulation.1", ("norm_out.linear",), swapped=True)
-    for i in range(blocks):
-        image, text, block = f"joint_blocks.{i}.x_block", f"joint_blocks.{i}.context_block", f"transformer_blocks.{i}"
-        yield Fused(f"{image}.attn.qkv", tuple(f"{block}.attn.to_{m}" for m in "qkv"))
-        yield Fused(f"{image}.attn2.qkv", tuple(f"{block}.attn2.to_{m}" for m in "qkv"))
-        yield Fused(f"{text}.attn.qkv", tuple(f"{block}.attn.add_{m}_proj" for m in "qkv"))
-        for theirs, ours in {
-            f"{image}.attn.proj": "attn.to_out.0",
-            f"{image}.attn2.proj": "attn2.to_out.0",
-            f"{text}.attn.proj": "attn.to_add_out",
-            f"{image}.mlp.fc1": "ff.net.0.proj",
-            f"{image}.mlp.fc2": "ff.net.2",
-            f"{text}.mlp.fc1": "ff_context.net.0.proj",
-            f"{text}.mlp.fc2": "ff_context.net.2",
-            f"{image}.adaLN_modulation.1": "norm1.linear",
-            f"{image}.attn.ln_q": "attn.norm_q",
-            f"{image}.attn.ln_k": "attn.norm_k",
-            f"{image}.attn2.ln_q": "attn2.norm_q",
-            f"{image}.attn2.ln_k": "attn2.norm_k",
-            f"{text}.attn.ln_q": "attn.norm_added_q",
-            f"{text}.attn.ln_k": "attn.norm_added_k",
-        }.items():
-            yield Fused(theirs, (f"{block}.{ours}",))
-        last = i == blocks - 1  # its context is only normalised, by AdaLayerNormContinuous
-        yield Fused(f"{text}.adaLN_modulation.1", (f"{block}.norm1_context.linear",), swapped=last)
+def _stems(shapes: Shapes) -> Iterator[tuple[str, str]]:
+    for name in shapes:
+        ending = next((each for each in _ENDINGS if name.endswith(each)), "")
+        if ending:
+            yield name[: -len(ending)], ending
+
+
+def _patterns(stem: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """*stem* itself, and with its first number as ``#``, and its first two; each with those numbers."""
+    yield stem, ()
+    found = [(match.start(), match.end()) for match in _NUMBER.finditer(stem)][:2]
+    for count in range(1, len(found) + 1):
+        pattern, behind = "", 0
+        for first, end in found[:count]:
+            pattern += f"{stem[behind:first]}#"
+            behind = end
+        yield pattern + stem[behind:], tuple(stem[first:end] for first, end in found[:count])
+
+
+def _numbered(pattern: str, numbers: Sequence[str]) -> str:
+    for number in numbers:
+        pattern = pattern.replace("#", number, 1)
+    return pattern
+
+
+def _family_of(shapes: Shapes) -> Family | None:
+    def has(stem: str) -> bool:
+        return any(stem + ending in shapes for ending in _WEIGHTS)
+
+    return next((each for each in _families() if any(all(map(has, tell)) for tell in each.tells)), None)
+
+
+@cache
+def _families() -> tuple[Family, ...]:
+    with open(_FILE, "rb") as file:
+        return tuple(map(_family, tomllib.load(file)["family"]))
+
+
+def _family(table: Mapping[str, Any]) -> Family:
+    layers = tuple(
+        tuple(_forms(line, of)) for part in table["part"] for of in part.get("of", [""])
+        for line in part["layers"].splitlines()
+    )  # fmt: skip
+    places: dict[str, tuple[Place, ...]] = {}
+    for number, forms in enumerate(layers):
+        for which, form in enumerate(forms):
+            for part, name in enumerate(form.names):
+                places[name] = (*places.get(name, ()), Place(number, which, part))
+    return Family(tuple(tuple(each.split()) for each in table["tells"]), layers, places)
+
+
+def _forms(line: str, of: str) -> Iterator[Form]:
+    """The forms of a layer that a *line* of the table says, whose names begin as *of* says."""
+    beginnings = [each.strip() for each in of.split("|")]
+    for number, text in enumerate(line.split("|")):
+        begins = beginnings[number] if number < len(beginnings) else beginnings[0]
+        swapped, names, units = _words(text.split())
+        yield Form(tuple(f"{begins}{name}" for name in names), tuple(units), swapped)
+
+
+def _words(words: Iterable[str]) -> tuple[str, list[str], list[int]]:
+    swapped, names, units = "", [], []
+    for word in words:
+        name, _, unit = word.partition(":")
+        bare = name.lstrip("~")
+        swapped = name[: len(name) - len(bare)] or swapped
+        names.append(bare)
+        units.append(int(unit or 0))
+    return swapped, names, units

@@ -58,7 +58,7 @@ def _lora(container: Container, shapes: Shapes, file: int) -> AdapterSpec:
     changes: list[WeightChange] = []
     taken = Taken()
     for module in found.modules:
-        target = keymap.find(module.component, module.path, module.kind)
+        target = keymap.first(module.component, module.paths, module.kind)
         if target is None and module.optional:
             continue
         if target is None:

@@ -11,9 +11,8 @@ from dataclasses import replace
 
 from modelhub.container import Container
 from modelhub.convert.layouts import CHECKPOINT, Shape, to_autoencoder, to_text_encoder
-from modelhub.errors import ConversionError
 from modelhub.identify.base import Identity
-from modelhub.merge.transformers import Fused, places, tensors_of
+from modelhub.merge.transformers import DIFFUSERS, authors_name, placed, tensors_of
 from modelhub.smoke import flow_configs
 from modelhub.smoke.parts import Incomplete, Lying, NotTestable, Opened, Parts, opened
 from modelhub.smoke.spec import Component, TensorView
@@ -159,7 +158,7 @@ def _in_file(name: str, lying: Lying) -> str:
     if not _is_native(lying):
         return name
     module, _, ending = name.rpartition(".")
-    return next((f"{each.native}.{ending}" for each in places(lying.shapes) if module in each.diffusers), module)
+    return f"{authors_name(module, lying.shapes)}.{ending}"
 
 
 def _is_native(lying: Lying) -> bool:
@@ -173,26 +172,13 @@ def _views(lying: Lying) -> Iterator[tuple[str, tuple[str, TensorView]]]:
         return
     if "pos_embed" in lying.shapes:
         yield "pos_embed.pos_embed", ("pos_embed", TensorView(*lying.origins["pos_embed"]))
-    for fused in places(lying.shapes):
-        for name in tensors_of(fused.native, lying.shapes):
-            ending = ".bias" if name.endswith(".bias") else ".weight"
-            for module, rows in _divided(fused, name, lying.shapes[name]):
-                view = TensorView(*lying.origins[name], rows, swapped=fused.swapped)
-                yield module + ending, (name, view)
-
-
-def _divided(fused: Fused, name: str, shape: Shape) -> Iterator[tuple[str, tuple[int, int] | None]]:
-    if len(fused.diffusers) == 1:
-        yield fused.diffusers[0], None
-        return
-    rows = shape[0] if shape else 0
-    counts = fused.rows or (rows // len(fused.diffusers),) * len(fused.diffusers)
-    if sum(counts) != rows or min(counts) < 1:
-        raise ConversionError(f"the rows of {name!r:.100}, {list(shape)}, cannot be divided as they should")
-    first = 0
-    for module, count in zip(fused.diffusers, counts, strict=True):
-        yield module, (first, first + count)
-        first += count
+    for layer in placed(lying.shapes):
+        first = layer.rows[0]
+        for name, kind in tensors_of(first.stem, lying.shapes) if layer.layout == DIFFUSERS else ():
+            shape = lying.shapes[name]
+            swapped = len(layer.rows) > 1
+            rows = None if swapped or shape[:1] == (first.end - first.first,) else (first.first, first.end)
+            yield f"{layer.name}.{kind}", (name, TensorView(*lying.origins[name], rows, swapped=swapped))
 
 
 def _seen(view: TensorView, shape: Shape) -> Shape:

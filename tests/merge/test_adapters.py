@@ -278,6 +278,6 @@ def test_products_that_no_memory_holds_are_not_made(algorithm: str, rows: int, s
         role: Piece(BytesSource("a", b""), TensorInfo(role, DType.F16, shape, StorageRef(role, 0, 0)))
         for role, shape in shapes.items()
     }
-    module = AdapterModule("m", "denoiser", "m", "weight", algorithm, tensors)
+    module = AdapterModule("m", "denoiser", ("m",), "weight", algorithm, tensors)
     reason = misfit(module, Target((rows, 320, 3, 3), ()))
     assert reason == f"a product of its factors alone would have {MANY * 9 * 320:,} numbers"
