@@ -37,4 +37,4 @@ def saved_module(
     if prefix is not None and not prefix.keep:
         path = path.removeprefix(prefix.begins)
     component = None if prefix is None else prefix.component
-    return AdapterModule(stem, component, path.replace(".", "_"), kind, "set", {"set": piece(tensor, "set")})
+    return AdapterModule(stem, component, (path.replace(".", "_"),), kind, "set", {"set": piece(tensor, "set")})
