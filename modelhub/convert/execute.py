@@ -19,13 +19,14 @@ from modelhub.convert.base import (
     PlainFile,
     PlannedTensor,
 )
+from modelhub.convert.copying import copy
 from modelhub.convert.integrity import check_sources
 from modelhub.convert.part_folder import PartFolder
-from modelhub.convert.stream import BLOCK, stream
+from modelhub.convert.stream import BLOCK, lies_in_files, runs, stream
 from modelhub.convert.target import PartFile, check_file, write_error
 from modelhub.convert.verify import verify
-from modelhub.errors import ChangedDuringRead, ConversionError, NotFound, WouldOverwrite
-from modelhub.source import LocalSource, Source
+from modelhub.errors import ConversionError, NotFound, WouldOverwrite
+from modelhub.source import LocalSource
 
 Progress = Callable[[int], None]
 
@@ -217,6 +218,11 @@ def write_copied(
 ) -> None:
     """Write *planned*, a tensor of *output*, as its sources have it, through *buffer*, :data:`BLOCK` bytes."""
     start = len(output.header) + planned.begin
+    as_they_lie = runs(planned) if lies_in_files(planned) else None
+    if as_they_lie is not None:
+        for run in as_they_lie:
+            copy(run.source, run.start, run.nbytes, part, start + run.offset, told=told, buffer=buffer)
+        return
     for offset, data in stream(planned, buffer):
         part.write_at(start + offset, data)
         told(len(data))
@@ -225,18 +231,9 @@ def write_copied(
 def _write_plain(plain: PlainFile, part: PartFile, told: Progress) -> None:
     buffer = memoryview(bytearray(BLOCK))
     try:
-        for offset in range(0, plain.source.size, BLOCK):
-            block = buffer[: min(BLOCK, plain.source.size - offset)]
-            _read(plain.source, offset, block)
-            part.write_at(offset, block)
-            told(len(block))
+        copy(plain.source, 0, plain.source.size, part, 0, told=told, buffer=buffer)
     except OSError as error:
         raise write_error(error, part.target, plain.source.size) from error
-
-
-def _read(source: Source, offset: int, block: memoryview) -> None:
-    if source.readinto_at(offset, block) != len(block):
-        raise ChangedDuringRead(f"{source.name}: it became shorter while it was read")
 
 
 def _ignore(_count: int) -> None:

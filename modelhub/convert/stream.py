@@ -10,13 +10,13 @@ from modelhub.container.storages import StorageSource
 from modelhub.convert.base import Piece, PlannedTensor
 from modelhub.convert.gather import gather, needs_gathering
 from modelhub.errors import ChangedDuringRead, Malformed, UnsupportedLayout
-from modelhub.source import Source
+from modelhub.source import LocalSource, Source
 from modelhub.tensors import DType, TensorInfo
 
 BLOCK = 1 << 18
 """Bytes read and written at a time: 256 KiB to 1 MiB are as fast where memory is at hand, 4 MiB slower. Of large writes
-Linux makes larger pages of its cache, which take up to five times as long where a virtual machine has to be given them
-first."""
+Linux makes large pages of its cache, which take up to five times as long where a virtual machine is given them as they
+are touched."""
 
 _SIGN = bytes(byte ^ 0x80 for byte in range(256))
 """For :meth:`bytes.translate`: the top bit of each byte turned over."""
@@ -43,6 +43,12 @@ def runs(planned: PlannedTensor) -> tuple[Run, ...] | None:
         found.append(Run(piece.source, tensor.start, tensor.nbytes, offset))
         offset += tensor.nbytes
     return tuple(found)
+
+
+def lies_in_files(planned: PlannedTensor) -> bool:
+    """Whether what *planned* is made of lies in files of this machine: any thread may read it then, since nothing is
+    unpacked on the way."""
+    return all(isinstance(piece.source, LocalSource) for piece in planned.pieces)
 
 
 def lies_ready(tensor: TensorInfo, dtype: DType) -> bool:

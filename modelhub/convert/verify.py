@@ -21,9 +21,9 @@ from modelhub.container.safetensors import read_safetensors
 from modelhub.convert.background import Background, Stopped
 from modelhub.convert.base import ConversionPlan, OutputFile, Piece, PlainFile, PlannedTensor, inside
 from modelhub.convert.element import element_offsets, is_element
-from modelhub.convert.stream import BLOCK, lies_ready, runs, stream
+from modelhub.convert.stream import BLOCK, lies_in_files, lies_ready, runs, stream
 from modelhub.errors import ModelHubError, VerificationFailed
-from modelhub.source import LocalSource, Source, open_local
+from modelhub.source import Source, open_local
 from modelhub.tensors import TensorInfo
 
 Progress = Callable[[int], None]
@@ -99,18 +99,13 @@ def _compare_bytes(
             return None
 
         tell = _one_at_a_time(progress) if progress is not None else None
-        both = iter([each for each in output.tensors if _lies_in_files(each)])
-        alone = [each for each in output.tensors if not _lies_in_files(each)]
+        both = iter([each for each in output.tensors if lies_in_files(each)])
+        alone = [each for each in output.tensors if not lies_in_files(each)]
         with Background(lambda ended: different(both, ended)) as other:
             first = different(chain(alone, both), stopped)
             found_different = first or other.result()
         if found_different is not None:
             raise VerificationFailed(f"{name}: the bytes of tensor {found_different.name!r:.100} differ in the copy")
-
-
-def _lies_in_files(planned: PlannedTensor) -> bool:
-    """Whether any thread may read what *planned* is made of: it is not unpacked on the way."""
-    return all(isinstance(piece.source, LocalSource) for piece in planned.pieces)
 
 
 def _one_at_a_time(progress: Progress) -> Progress:
