@@ -16,7 +16,7 @@ from modelhub.identify import identify
 from modelhub.merge import RECIPE_KEY, Address, Unmatched, Weights
 from modelhub.merge.bases import Base, open_base
 from modelhub.merge.lineage import numbered, placeholder, said, with_older
-from modelhub.merge.pairing import Place, Placed, at_odds, placed, spoken
+from modelhub.merge.pairing import Place, Placed, at_odds, check_alike, placed, spoken
 from modelhub.merge.weights import without_use
 from modelhub.source import Source
 from modelhub.tensors import DType, TensorInfo
@@ -47,7 +47,8 @@ def open_blend(recipe: BlendRecipe, stack: ExitStack, *, judge: Judge, allow_unm
     safe = all(list(map(judge, containers)))  # each is judged, and an unsafe one raises
     models = [placed(open_base(each, identify(each), stack)) for each in containers]
     first = models[0].base
-    _check_alike(models)
+    for other in models[1:]:
+        check_alike(first, other.base)
     changes: dict[Address, Blended] = {}
     unmatched: list[Unmatched] = []
     blocks = first.keymap.blocks
@@ -88,19 +89,6 @@ def _lineage(metadata: Sequence[Mapping[str, str]], text: str) -> dict[str, str]
     for key in (BLEND_KEY, RECIPE_KEY):
         added |= numbered({**first, **added}, key, [each for other in others for each in said(other, key)])
     return added
-
-
-def _check_alike(models: Sequence[Placed]) -> None:
-    first = models[0].base
-    for other in (each.base for each in models[1:]):
-        ours, theirs = first.identity.architecture, other.identity.architecture
-        if ours and theirs and ours != theirs:
-            raise IncompatibleArchitecture(
-                f"{other.container.name}: it is {theirs}, and {first.container.name} is {ours}"
-            )
-        if (first.container.source is None) is not (other.container.source is None):
-            hint = "convert one of them first: convert --layout diffusers or ldm"
-            raise MergeError(f"{other.container.name}: one model is a folder and the other is a file", hint=hint)
 
 
 def _is_blended(place: Place, tensor: TensorInfo) -> bool:

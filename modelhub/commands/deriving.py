@@ -84,18 +84,24 @@ def remember(
     catalog: str,
     sink: Sink,
 ) -> None:
-    """Write down in *catalog* that *target*, a file or a folder, was made of *inputs*, each with its role.
+    """Take *target*, a file or a folder, into *catalog*, and write down there that it was made of *inputs*, each with
+    its role.
 
     The SHA-256 of the files that were *read* is written down too where the catalog has a file and lacks it.
     """
     from modelhub import __version__
     from modelhub.commands.filters import open_settled_catalog
     from modelhub.config import load_settings
-    from modelhub.source import LocalSource
+    from modelhub.library import IntakeOptions, intake
+    from modelhub.source import Digest, LocalSource
 
     with open_settled_catalog(load_settings(catalog=catalog), sink) as opened:
         opened.digests.learn({file.stat: sha256 for file, sha256 in read if isinstance(file, LocalSource)})
-        output = digest_at(target)
+        (taken,) = intake([target], opened, IntakeOptions(convert=False))
+        if taken.error is not None:
+            raise taken.error
+        assert taken.entry is not None and taken.entry.digest is not None
+        output = Digest(taken.entry.digest)
         if all(digest != output for digest, _ in inputs):  # a folder of which nothing changed is what it was
             opened.derive(kind, output=output, inputs=inputs, params=params, version=__version__)
 

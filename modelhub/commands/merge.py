@@ -64,6 +64,7 @@ def command(
     byte. A module that has no place in BASE is an error. OUT.recipe.toml says what was merged.
     """
     from modelhub.merge import Precision, Recipe, RecipeAdapter, adapter_use, merge, plan_merge, read_recipe
+    from modelhub.merge.peft import adapter_file
     from modelhub.report.json import MERGE_SCHEMA
     from modelhub.report.merged import merge_dict, merge_lines, plan_dict, plan_lines
 
@@ -91,7 +92,9 @@ def command(
                 force=force,
                 verify_tensors=verify_tensors,
                 device=device,
-                known=known_digests([wanted.base, *(each.use.path for each in wanted.adapters)], catalog, sink),
+                known=known_digests(
+                    [wanted.base, *(adapter_file(each.use.path) for each in wanted.adapters)], catalog, sink
+                ),
                 progress=progress,
             )
     except RecipeNotWritten as error:

@@ -9,19 +9,27 @@ from contextlib import ExitStack
 
 from modelhub.container import Container, open_path
 from modelhub.convert import Piece
-from modelhub.errors import IncompatibleArchitecture, MergeError, UnmatchedKeys
+from modelhub.errors import MergeError, UnmatchedKeys
 from modelhub.identify import identify
 from modelhub.lowrank.base import Difference, ExtractedModule, ExtractPlan, FactorType, RankRule
 from modelhub.merge import Address, Unmatched
 from modelhub.merge.bases import Base, open_base
 from modelhub.merge.keymap import NamedModule
-from modelhub.merge.pairing import Placed, at_odds, placed, spoken
+from modelhub.merge.pairing import Placed, at_odds, check_alike, placed, spoken
 from modelhub.tensors import DType
 
 _FLOATS = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64})
 _ONE_ENCODER = frozenset({"sd-1", "sd-2"})
 _TABLES = ("token_embedding", "position_embedding", "shared", "relative_attention_bias")
 """Parts of the names of tables in text encoders, which no LoRA is made of."""
+
+_NETWORKS = {
+    **dict.fromkeys(("sd-1", "sd-2", "sdxl", "sdxl-refiner"), "networks.lora"),
+    **dict.fromkeys(("flux", "chroma"), "networks.lora_flux"),
+    "sd-3": "networks.lora_sd3",
+}
+"""What sd-scripts calls what trains LoRAs of these names in ``ss_network_module`` (``networks/lora.py``,
+``networks/lora_flux.py``, ``networks/lora_sd3.py``)."""
 
 _VERSIONS = {"sd-1": "sd_v1", "sd-2": "sd_v2", "sdxl": "sdxl_base_v1-0", "flux": "flux1"}
 """What sd-scripts calls architectures in ``ss_base_model_version`` (``library/sdxl_model_util.py``, ``model_util.py``,
@@ -47,12 +55,7 @@ def open_extract(
     tuned_file, base_file = (stack.enter_context(open_path(path)) for path in (tuned_path, base_path))
     safe = judge(tuned_file) and judge(base_file)
     tuned, base = (open_base(each, identify(each), stack) for each in (tuned_file, base_file))
-    ours, theirs = base.identity.architecture, tuned.identity.architecture
-    if ours and theirs and ours != theirs:
-        raise IncompatibleArchitecture(f"{tuned_path}: it is {theirs}, and {base_path} is {ours}")
-    if (tuned_file.source is None) is not (base_file.source is None):
-        hint = "convert one of them first: convert --layout diffusers or ldm"
-        raise MergeError(f"{tuned_path}: one model is a folder and the other is a file", hint=hint)
+    check_alike(base, tuned)
     here, there = placed(base), placed(tuned)
     places = {address: place for place, address in here.addresses.items()}
     modules: list[ExtractedModule] = []
@@ -169,10 +172,11 @@ def _metadata(base: Base, rule: RankRule) -> dict[str, str]:
     """What sd-scripts' own extraction writes down, and what its readers look for."""
     architecture = base.identity.architecture or ""
     made = {
-        "ss_network_module": "networks.lora_flux" if architecture.startswith("flux") else "networks.lora",
         "ss_v2": str(architecture == "sd-2"),
         "ss_sd_model_name": os.path.basename(base.container.name.rstrip(os.sep)),
     }
+    if architecture in _NETWORKS:
+        made["ss_network_module"] = _NETWORKS[architecture]
     if architecture in _VERSIONS:
         made["ss_base_model_version"] = _VERSIONS[architecture]
     if rule.conv_rank is not None:

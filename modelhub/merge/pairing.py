@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from modelhub.convert import Piece
+from modelhub.errors import IncompatibleArchitecture, MergeError
 from modelhub.merge.base import Address
 from modelhub.merge.bases import Base
 from modelhub.merge.keymap import CHECKPOINT_ROOTS
@@ -21,6 +23,9 @@ _FOLDER_PARTS = {
     "text_encoder_3": "text_encoder_3",
     "vae": "vae",
 }
+_BOTH_LAYOUTS = frozenset({"sd-1", "sd-2", "sdxl", "sdxl-refiner"})
+"""What ``convert --layout`` makes folders and checkpoints of."""
+
 _BARE_KINDS = {"vae": "vae", "text-encoder": "text_encoder"}
 
 
@@ -48,6 +53,24 @@ class Placed:
 def at_odds(ours: str | None, theirs: str | None) -> bool:
     """Whether two models of these prediction types predict for certain something else, as far as both are known."""
     return bool(ours and theirs and set(theirs.split(" | ")).isdisjoint(ours.split(" | ")))
+
+
+def check_alike(ours: Base, theirs: Base) -> None:
+    """Raise :class:`IncompatibleArchitecture` for models of two architectures, and :class:`MergeError` for a checkpoint
+    and a folder, whose tensors are others."""
+    ours_name, theirs_name = ours.container.name, theirs.container.name
+    one, other = ours.identity.architecture, theirs.identity.architecture
+    if one and other and one != other:
+        raise IncompatibleArchitecture(f"{theirs_name}: it is {other}, and {ours_name} is {one}")
+    is_folder = ours.container.source is None
+    if is_folder is (theirs.container.source is None):
+        return
+    hint = "name both as files, or both as folders"
+    if (one or other) in _BOTH_LAYOUTS:
+        layout, made = ("diffusers", "a folder") if is_folder else ("ldm", "a checkpoint")
+        hint = f"modelhub convert {shlex.quote(theirs_name)} --layout {layout} -o ... makes {made} of it"
+    is_what = "a folder and the other is a file" if is_folder else "a file and the other is a folder"
+    raise MergeError(f"{theirs_name}: one model ({ours_name}) is {is_what}", hint=hint)
 
 
 def spoken(component: str) -> str:

@@ -295,8 +295,9 @@ def test_folders(tmp_path: Path) -> None:
     found = load_file(tmp_path / "out/unet/diffusion_pytorch_model.safetensors")[name]
     exact = 0.7 * a[ATTENTION].double() + 0.3 * other(a, 1)[ATTENTION].double()
     assert_merged(found, exact.numpy(), a[ATTENTION])
-    with pytest.raises(MergeError, match="one model is a folder"):
+    with pytest.raises(MergeError, match="is a folder and the other is a file") as raised:
         modelhub.blend([folders[0], models[1]], target=tmp_path / "no")
+    assert raised.value.hint == f"modelhub convert {models[1]} --layout diffusers -o ... makes a folder of it"
 
 
 def test_pickles_are_blended_and_their_checksums_compared(tmp_path: Path) -> None:

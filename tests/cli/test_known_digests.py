@@ -147,3 +147,28 @@ def test_catalog_that_is_not_there(read: list[str], monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MODELHUB_CATALOG", "nowhere.db")
     assert modelhub(*COMMANDS["merge"], "-o", "out.safetensors").code == 0
     assert sorted(read) == BOTH
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_an_output_in_a_followed_folder_is_known_at_once(read: list[str], folder: bool) -> None:
+    """What is made with a catalog is shown with its parents at once, and after the next sync too, without a hash."""
+    base, out = "models/base.safetensors", "models/out.safetensors"
+    if folder:
+        assert modelhub("convert", base, "--layout", "diffusers", "-o", "models/base").code == 0
+        base, out = "models/base", "models/out"
+    _follow()
+    ran = modelhub("merge", base, "--lora", "models/a.safetensors", "-o", out, *CATALOG)
+    assert ran.code == 0, ran.err
+    assert modelhub("show", out, *CATALOG).out.count("made from") == 2
+    assert modelhub("library", "sync", *CATALOG).code == 0
+    assert modelhub("show", out, *CATALOG).out.count("made from") == 2
+
+
+def test_an_adapter_in_its_folder_is_known_too(read: list[str]) -> None:
+    """Where the folder of an adapter is named, the catalog is asked for the file in it."""
+    Path("models/style").mkdir()
+    Path("models/a.safetensors").rename("models/style/pytorch_lora_weights.safetensors")
+    assert modelhub("intake", "models", *CATALOG).code == 0
+    ran = modelhub("merge", "models/base.safetensors", "--lora", "models/style", "-o", "out.safetensors", *CATALOG)
+    assert ran.code == 0, ran.err
+    assert not read

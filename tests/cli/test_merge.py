@@ -64,8 +64,9 @@ def test_the_catalog_tells_what_an_output_was_made_of() -> None:
     catalog = ("--catalog", "c.db")
     ran = modelhub("merge", "base.safetensors", "--lora", "a.safetensors:0.8", "-o", "out.safetensors", *catalog)
     assert ran.code == 0, ran.err
-    assert modelhub("intake", "base.safetensors", "a.safetensors", "out.safetensors", *catalog).code == 0
-    shown = modelhub("show", "out", *catalog).out
+    assert "made from  " in modelhub("show", "out", *catalog).out
+    assert modelhub("intake", "base.safetensors", "a.safetensors", *catalog).code == 0
+    shown = modelhub("show", "out.safetensors", *catalog).out
     assert shown.count("made from  ") == 2 and "base" in shown
     assert "made into  out" in modelhub("show", "a.safetensors", *catalog).out
 

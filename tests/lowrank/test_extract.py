@@ -20,6 +20,7 @@ from modelhub.merge import Address
 from modelhub.samples.layouts import Base, lora
 from modelhub.tensors import DType
 from tests.merge.build import Weights, base_weights
+from tests.merge.test_dialects import MODELS, ROOT
 
 SDXL_TO_K = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
 NORM = "model.diffusion_model.input_blocks.1.1.norm.weight"
@@ -158,6 +159,18 @@ def test_metadata_and_digests(tmp_path: Path) -> None:
     for model, path in {"tuned": tmp_path / "tuned.pt", "base": tmp_path / "base.safetensors"}.items():
         assert told["sha256"][model] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
     assert modelhub.identify(tmp_path / "out.safetensors").architecture == "sdxl"
+
+
+@pytest.mark.parametrize(("model", "network"), [("sd-3", "networks.lora_sd3"), ("flux", None)])
+def test_the_network_is_named_where_it_is_known(tmp_path: Path, model: str, network: str | None) -> None:
+    """A LoRA of SD 3 says which of sd-scripts' networks it is; what is no model that sd-scripts knows says none."""
+    base = {f"{ROOT}{name}.weight": torch.randn(shape) for name, shape in MODELS[model][0]().items()}
+    save_file(base, tmp_path / "base.safetensors")
+    save_file({name: each + torch.randn_like(each) for name, each in base.items()}, tmp_path / "tuned.safetensors")
+    models, target = (tmp_path / "tuned.safetensors", tmp_path / "base.safetensors"), tmp_path / "out.safetensors"
+    modelhub.extract(*models, RankRule(2), target=target)
+    with safe_open(target, "pt") as file:
+        assert file.metadata().get("ss_network_module") == network
 
 
 def test_files_of_one_name_have_a_digest_each(tmp_path: Path) -> None:
