@@ -45,6 +45,8 @@ _MERGED = frozenset({"LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT"})
 """Algorithms that are merged, or whose modules say why they are not."""
 _HALVED, _MOST_TERMS = (0, 18), 100
 """The version of PEFT from which on the last power of a rotation's series is added once; terms that are believed."""
+_MOST_ENDS = 200
+"""Words of a list that are compared with the name of each tensor, of which a file may have very many."""
 _KEYS = ("lora_alpha", "alpha_pattern", "use_rslora")
 _MUTATED = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Values of ``init_lora_weights``, or their beginnings, with which the base was changed before training."""
@@ -115,10 +117,9 @@ class Configuration:
         settings = self._settings or {}
         if kind == "bias" and settings.get("bias", "none") != "none":
             return True
-        ends = settings.get("modules_to_save")
+        ends = _ends(settings.get("modules_to_save"))
         parts = module.split(".")
-        above = [".".join(parts[: n + 1]) for n in range(len(parts))]
-        return isinstance(ends, list) and any(name.endswith(str(end)) for end in ends for name in above)
+        return any(".".join(parts[: n + 1]).endswith(ends) for n in range(len(parts)))
 
     def rotation(self, *, series: bool) -> Mapping[str, float]:
         """The settings of a module of PEFT's OFT: how long its blocks are at most, and with *series* the terms of one.
@@ -151,15 +152,24 @@ class Configuration:
         told = settings.get("feedforward_modules")
         if settings.get("peft_type") != "IA3" or not isinstance(told, str | list):
             raise NotMerged(f"whether it scales inputs or outputs stands in {CONFIG}, which is not beside it")
+        if len(told) > _MOST_ENDS:
+            raise NotMerged("the words that say which of its modules scale inputs are too many")
         names = _names(module, component)
         if isinstance(told, str):
             return _fits(f"^{told}", names)
-        return any(name.endswith(str(end)) for end in told for name in names)
+        return any(name.endswith(_ends(told)) for name in names)
 
     def _readable(self) -> Mapping[str, Any]:
         if self._settings is None:
             raise NotMerged("its adapter's configuration, in which its alpha may stand, cannot be read")
         return self._settings
+
+
+def _ends(told: object) -> tuple[str, ...]:
+    """The ends of names that *told* lists; none where it is no list, or longer than anyone's."""
+    if not isinstance(told, list) or len(told) > _MOST_ENDS:
+        return ()
+    return tuple(map(str, told))
 
 
 def _version(text: object) -> tuple[int, int]:

@@ -391,4 +391,4 @@ def test_what_is_left_is_what_the_best_approximation_leaves(tmp_path: Path, rank
         change = tuned[name].double() - base[name].double()
         left, values, right = torch.linalg.svd(change, full_matrices=False)
         best = float((change - left[:, :rank] * values[:rank] @ right[:rank]).norm())
-        assert 0 < best and float((change - found[module]).norm()) <= 1.01 * best
+        assert best > 0 and float((change - found[module]).norm()) <= 1.01 * best

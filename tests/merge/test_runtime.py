@@ -200,3 +200,33 @@ def test_merged_is_what_runs(xl: bool, form: str, tmp_path: Path) -> None:
     expected = image(parts, xl)
     assert np.abs(found - expected).max() < 1e-3
     assert np.abs(found - before).max() > 0.02
+
+
+LINEARS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2", "time_emb_proj"]
+RELATIVES: dict[str, dict[str, Any]] = {
+    "IA3Config": {"target_modules": [*LINEARS, "conv1", "proj_in"], "feedforward_modules": ["ff.net.2", "proj_in"]},
+    "OFTConfig": {"target_modules": LINEARS, "oft_block_size": 8, "module_dropout": 0.0},
+    "BOFTConfig": {"target_modules": [*LINEARS, "conv1"], "boft_block_size": 8},
+}
+
+
+@pytest.mark.parametrize("kind", RELATIVES)
+def test_relatives_of_peft_merged_are_what_runs(kind: str, tmp_path: Path) -> None:
+    """The image of a model that PEFT's (IA)^3, OFT or BOFT was merged into is that of the model with it put on."""
+    peft = pytest.importorskip("peft")
+    parts = {name: module.eval() for name, module in components(xl=False).items()}
+    for name, module in parts.items():
+        module.save_pretrained(tmp_path / "base" / name)  # type: ignore[operator]
+    (tmp_path / "base/model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    before = image(parts, xl=False)
+    adapted = peft.get_peft_model(parts["unet"], getattr(peft, kind)(**RELATIVES[kind])).eval()
+    torch.manual_seed(4)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * 0.1
+    adapted.save_pretrained(tmp_path / "adapter")
+    expected = image(parts, xl=False)
+    merge(tmp_path / "base", [str(tmp_path / "adapter")], target=tmp_path / "merged")
+    found = image(loaded(tmp_path / "merged", components(xl=False)), xl=False)
+    assert np.abs(found - expected).max() < 1e-3
+    assert np.abs(found - before).max() > 0.005

@@ -50,6 +50,10 @@ def adapter(architecture: str = "sd-1", algorithm: str = "lora", size: float = 0
             made |= {f"{name}.lokr_w1": random(4, 4), f"{name}.lokr_w2": random(out // 4, inputs // 4)}
         if algorithm == "oft":
             made[f"{name}.oft_blocks"] = random(out // 8, 8, 8)
+        if algorithm == "boft":
+            made |= {f"{name}.boft_R": random(2, inputs // 4, 4, 4), f"{name}.boft_s": 1 + random(out, 1)}
+        if algorithm == "ia3":
+            made[f"{name}.ia3_l"] = 1 + random(out, 1)
     return made
 
 

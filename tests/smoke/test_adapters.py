@@ -51,7 +51,7 @@ def value(result: SmokeResult, name: str) -> float | None:
     return next(check.value for check in result.checks if check.name == name)
 
 
-@pytest.mark.parametrize("algorithm", ["lora", "loha", "lokr", "dora", "oft"])
+@pytest.mark.parametrize("algorithm", ["lora", "loha", "lokr", "dora", "oft", "boft", "ia3"])
 def test_an_adapter_of_every_sort_passes(tried: Tried, algorithm: str) -> None:
     """Each is used whole, changes the image, and leaves the base as it is at strength 0, whichever diffusers knows."""
     result = tried(adapter("sd-1", algorithm))
