@@ -3,11 +3,14 @@
 Migrations make the first SQLite catalog of a session; those that tests open in its process are made as that one turned
 out to be, in a twentieth of the time. Hypothesis sets no test a time: a busy machine is no fault of the code. Ctrl-C
 and a terminal's end are heard, also where the tests are run in the background and have inherited that they are not.
+Small arrays are computed in one thread, in the processes that tests start as well: beside other tests, threads that
+wait for each other take more than they save, half of a processor's time.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -28,6 +31,8 @@ for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SI
 
 settings.register_profile("modelhub", deadline=None)
 settings.load_profile("modelhub")
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and numpy are imported, which heed it
 
 gc.disable()
 

@@ -36,7 +36,7 @@ def test_a_checkpoint_is_tried_out() -> None:
     whole = Path("good.safetensors").read_bytes()
     Path("cut.safetensors").write_bytes(whole[: len(whole) // 2])
     options = ("--device", "cpu", "--dtype", "fp32", "--size", "64", "--images", "pictures", "--report", "page.html")
-    done = process("smoke", *options, "cut.safetensors", "good.safetensors", OMP_NUM_THREADS="1")
+    done = process("smoke", *options, "cut.safetensors", "good.safetensors")
     out = done.stdout.decode()
     assert done.returncode == 2, (out, done.stderr.decode())
     lines = out.splitlines()
@@ -77,13 +77,12 @@ def test_a_folder_is_tried_out_through_our_own_configurations(monkeypatch: pytes
     assert "its scan says suspicious: the pipeline's class is not one of diffusers' own" in ran.out
 
 
-def test_one_sealed_worker_runs_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_sealed_worker_runs_a_library() -> None:
     """Every kind of one catalog goes through one process, what lacks parts or is put on a base with another of it.
 
     Sealed, it reads T5's tokenizer, the only file beside the weights that is read: a configuration that lies decides
     nothing; and it imports spandrel, for an upscaler, when nothing can be unpickled any more.
     """
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     as_folder(healthy_flow("flux-schnell"), Path("flux"))
     Path("flux/transformer/config.json").write_text('{"_class_name": "UNet2DConditionModel", "num_layers": 99}')
     shutil.copytree("flux/transformer", "alone")

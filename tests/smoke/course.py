@@ -8,7 +8,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
@@ -54,7 +53,6 @@ class Within:
         """Nothing goes on when a test comes to its end."""
 
     def run(self, spec: SmokeSpec) -> Measured:
-        torch.set_num_threads(1)
         if self._device is not None:
             spec = replace(spec, device=self._device)
         with tempfile.TemporaryDirectory() as folder:
