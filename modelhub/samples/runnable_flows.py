@@ -99,7 +99,7 @@ def _healthy(kind: str) -> Weights:
 def _clip(width: int, *, projected: bool) -> Weights:
     named = {
         name: (VOCABULARY, *shape[1:]) if name.endswith("token_embedding.weight") else shape
-        for name, shape in clip_text_model(TextEncoder(width, 1))
+        for name, shape in clip_text_model(TextEncoder(width, 1, times=1))
         if not name.endswith("position_ids")
     }
     if projected:

@@ -16,10 +16,11 @@ _POSITIONS = 77
 
 @dataclass(frozen=True, slots=True)
 class TextEncoder:
-    """Hidden width and number of layers; the MLP is four times as wide."""
+    """Hidden width and number of layers; the MLP is so many *times* as wide."""
 
     width: int
     layers: int
+    times: int = 4
 
 
 CLIP_L = TextEncoder(768, 12)
@@ -33,8 +34,8 @@ def encoder_matrices(encoder: TextEncoder, hidden: int) -> Iterator[tuple[str, i
         prefix = f"text_model.encoder.layers.{layer}"
         for matrix in ("k_proj", "v_proj", "q_proj", "out_proj"):
             yield f"{prefix}.self_attn.{matrix}", hidden, hidden
-        yield f"{prefix}.mlp.fc1", hidden * 4, hidden
-        yield f"{prefix}.mlp.fc2", hidden, hidden * 4
+        yield f"{prefix}.mlp.fc1", hidden * encoder.times, hidden
+        yield f"{prefix}.mlp.fc2", hidden, hidden * encoder.times
 
 
 def clip_text_model(encoder: TextEncoder, width: float = 1.0) -> Named:
@@ -71,7 +72,7 @@ def open_clip(encoder: TextEncoder, width: float = 1.0) -> Named:
         yield f"{prefix}.attn.in_proj_bias", (hidden * 3,)
         yield from linear(f"{prefix}.attn.out_proj", hidden, hidden)
         yield from norm(f"{prefix}.ln_2", hidden)
-        yield from linear(f"{prefix}.mlp.c_fc", hidden * 4, hidden)
-        yield from linear(f"{prefix}.mlp.c_proj", hidden, hidden * 4)
+        yield from linear(f"{prefix}.mlp.c_fc", hidden * encoder.times, hidden)
+        yield from linear(f"{prefix}.mlp.c_proj", hidden, hidden * encoder.times)
     yield "token_embedding.weight", (scale(_VOCABULARY), encoder.width)
     yield from norm("ln_final", hidden)
