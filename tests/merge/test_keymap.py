@@ -82,7 +82,7 @@ def test_names_of_both_layouts_lead_to_the_same_rows(architecture: Architecture)
 @pytest.mark.parametrize("architecture", BASES)
 def test_a_checkpoint_and_its_folder_merge_alike(architecture: Architecture, tmp_path: Path) -> None:
     """A difference for every weight and bias, named as diffusers names them, gives the same model whether it is merged
-    into the checkpoint or into the folder that the converter makes of it, and so does one named as LDM does."""
+    into the checkpoint or into the folder that the converter makes of it, and so does one named as LDM does, on top."""
     base, folder = tmp_path / "base.safetensors", tmp_path / "folder"
     weights = base_weights(architecture)
     save_file(weights, base, {"format": "pt"})
@@ -102,18 +102,19 @@ def test_a_checkpoint_and_its_folder_merge_alike(architecture: Architecture, tmp
         leaf = {"weight": "diff", "bias": "diff_b"}.get(kind)
         if leaf and name.startswith("model.diffusion_model."):
             own[f"lora_unet_{module.replace('.', '_')}.{leaf}"] = torch.randn(tensor.shape, generator=generator)
-    for number, adapter in enumerate((differences, own)):
-        path = tmp_path / f"adapter{number}.safetensors"
-        save_file(adapter, path)
-        merged, merged_folder, again = (tmp_path / f"{kind}{number}" for kind in ("file", "folder", "again"))
-        done = merge(base, [f"{path}:0.5"], target=merged)
-        merge(folder, [f"{path}:0.5"], target=merged_folder)
-        convert(merged_folder, again, options=ConversionOptions(layout="ldm"))
-        assert len(done.told) > 300
-        left, right = load_file(merged), load_file(again)
-        assert {name for name in left if not torch.equal(left[name], weights[name])} == {a.tensor for a in done.told}
-        for name, tensor in right.items():
-            assert torch.equal(tensor, left[name]), name
+    adapters = []
+    for name, adapter in {"differences": differences, "own": own}.items():
+        save_file(adapter, tmp_path / f"{name}.safetensors")
+        adapters.append(f"{tmp_path / name}.safetensors:0.5")
+    merged, merged_folder, again = (tmp_path / kind for kind in ("file", "merged", "again"))
+    done = merge(base, adapters, target=merged)
+    merge(folder, adapters, target=merged_folder)
+    convert(merged_folder, again, options=ConversionOptions(layout="ldm"))
+    assert len(done.told) > 300
+    left, right = load_file(merged), load_file(again)
+    assert {name for name in left if not torch.equal(left[name], weights[name])} == {a.tensor for a in done.told}
+    for name, tensor in right.items():
+        assert torch.equal(tensor, left[name]), name
 
 
 def test_blocks_are_called_as_users_call_them() -> None:
