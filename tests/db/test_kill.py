@@ -26,7 +26,7 @@ from tests.db.test_migration import check, make_first_schema
 from tests.postgresql import Server
 from tests.syncing.files import lora, put
 
-FILES = 12
+FILES = 8
 NEVER = 1 << 30
 
 
