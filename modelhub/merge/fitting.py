@@ -15,6 +15,7 @@ _NEEDED = {
     "oft": ("blocks",),
     "glora": ("a1", "a2", "b1", "b2"),
     "boft": ("blocks",),
+    "hra": ("u",),
     "old-peft-oft": ("square",),
 }
 
@@ -199,6 +200,11 @@ def _peft_boft(s: Shapes, shape: Shape) -> Shape:
     return rows, count * size if fits else 0
 
 
+def _peft_hra(s: Shapes, shape: Shape) -> Shape:
+    inputs, _ = s["u"]
+    return shape[0], inputs
+
+
 def _glora(s: Shapes, shape: Shape) -> Shape:
     """Both layouts: the output is a dimension of b1 in one and of b2 in the other."""
     rows = s["b1"][0] if s["b1"][0] == shape[0] else s["b2"][0]
@@ -216,6 +222,7 @@ _SIZES = {
     "oft": _oft,
     "glora": _glora,
     "boft": _peft_boft,
+    "hra": _peft_hra,
     "peft-oft": _peft_oft,
     "old-peft-oft": _old_peft_oft,
 }

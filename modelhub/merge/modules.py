@@ -59,7 +59,7 @@ _UNSUPPORTED = {
 
 _PACKED = "nunchaku's LoRAs, whose factors lie in the order of its kernels, are not merged"
 _UNMERGED = {"svdquant": _PACKED} | dict.fromkeys(
-    ("hra", "miss", "delora", "hira", "gralora", "fourierft", "waveft", "c3a", "road", "vblora", "randlora", "shira"),
+    ("miss", "delora", "hira", "gralora", "fourierft", "waveft", "c3a", "road", "vblora", "randlora", "shira"),
     "this algorithm of PEFT's is not merged",
 )
 """Algorithms that are told by their leaves and not merged."""
@@ -259,6 +259,8 @@ def _parts(
         settings = None
         if algorithm in ("peft-oft", "old-peft-oft"):
             settings = configuration.rotation(series="triangles" in tensors)
+        elif algorithm == "hra":
+            settings = configuration.reflection()
         yield change("weight", algorithm, tensors, factor, settings)
         if "outputs" in tensors:
             yield change("bias", algorithm, tensors, optional=True)

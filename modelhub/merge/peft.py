@@ -10,9 +10,9 @@ Some ways to begin training take something out of the base first (PiSSA, OLoRA, 
 is no change of the model that people have, unless it was converted, which sets ``init_lora_weights`` to true
 (``tuners/lora/model.py``, ``subtract_mutated_init``).
 
-How an OFT rotates (``use_cayley_neumann``, ``num_cayley_neumann_terms``, ``coft``, ``eps``) and which modules of an
-(IA)^3 are scaled at their inputs (``feedforward_modules``) is read likewise. Source: PEFT ``tuners/oft/config.py``,
-``tuners/ia3/model.py``.
+How an OFT rotates (``use_cayley_neumann``, ``num_cayley_neumann_terms``, ``coft``, ``eps``), how an HRA reflects
+(``apply_GS``) and which modules of an (IA)^3 are scaled at their inputs (``feedforward_modules``) is read likewise.
+Source: PEFT ``tuners/oft/config.py``, ``tuners/hra/config.py``, ``tuners/ia3/model.py``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _INSIDE, _BESIDE = "its metadata", f"{CONFIG} beside it"
 _LARGEST = 1 << 20
 _DEFAULT = 8
 """``alpha`` and ``r`` of PEFT's LoHa and LoKr."""
-_MERGED = frozenset({"LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT"})
+_MERGED = frozenset({"LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA"})
 """Algorithms that are merged, or whose modules say why they are not."""
 _HALVED, _MOST_TERMS = (0, 18), 100
 """The version of PEFT from which on the last power of a rotation's series is added once; terms that are believed."""
@@ -141,6 +141,15 @@ class Configuration:
                 raise NotMerged("the number of terms that its rotations are made of is none")
             told["halved"] = _version(settings.get("peft_version")) >= _HALVED
         return told
+
+    def reflection(self) -> Mapping[str, float]:
+        """The settings of a module of PEFT's HRA: whether its directions are made orthogonal. Raises
+        :class:`NotMerged` where the configuration does not say it."""
+        settings = self._readable()
+        orthogonal = settings.get("apply_GS")
+        if settings.get("peft_type") != "HRA" or not isinstance(orthogonal, bool):
+            raise NotMerged(f"how its HRA reflects stands in {CONFIG}, which is not beside it or does not say it")
+        return {"orthogonal": orthogonal}
 
     def is_feedforward(self, module: str, component: str | None) -> bool:
         """Whether a *module* of PEFT's (IA)^3 is scaled at its inputs.

@@ -37,7 +37,7 @@ from modelhub.merge.weights import strength_of, without_use
 Judge = Callable[[Container], bool]
 
 _SHOWN = 5
-_ORDERED = frozenset({"oft", "peft-oft", "old-peft-oft", "boft", "glora", "ia3", "set"})
+_ORDERED = frozenset({"oft", "peft-oft", "old-peft-oft", "boft", "hra", "glora", "ia3", "set"})
 """Algorithms whose change depends on the weight that they find."""
 
 

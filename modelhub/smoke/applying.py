@@ -13,7 +13,7 @@ from modelhub.merge.adapters import make_update
 from modelhub.smoke.loading import Files
 from modelhub.smoke.spec import AdapterSpec, Layer, Networks, TensorView, WeightChange
 
-_ON_THE_CPU = frozenset({"oft", "peft-oft", "old-peft-oft", "boft"})
+_ON_THE_CPU = frozenset({"oft", "peft-oft", "old-peft-oft", "boft", "hra"})
 """Algorithms that make matrices of their own, there."""
 
 _ACTIVATIONS: Mapping[str, Callable[[], torch.nn.Module]] = {

@@ -185,6 +185,17 @@ def on_outputs(weight: Array, turns: list[Array]) -> Array:
     return turned.reshape(weight.shape)
 
 
+def reflected(weight: Array, directions: Array, *, orthogonal: bool) -> Array:
+    """Each input reflected at the planes that stand on *directions*, which may be made orthogonal by Gram-Schmidt."""
+    units: list[Array] = []
+    turned = weight.reshape(len(weight), -1)
+    for own in directions.T:
+        left = own - sum((other @ own) * other for other in units if orthogonal)
+        units.append(left / np.linalg.norm(left))
+        turned = turned - 2 * np.outer(turned @ units[-1], units[-1])
+    return turned.reshape(weight.shape)
+
+
 def scaled(weight: Array, factors: Array) -> Array:
     return weight * factors.reshape(-1, *[1] * (weight.ndim - 1))
 

@@ -168,10 +168,12 @@ PEFTS: list[tuple[str, dict[str, object]]] = [
     ("OFTConfig", {"r": 2, "oft_block_size": 0, "num_cayley_neumann_terms": 6, "coft": True, "eps": 0.3}),
     ("OFTConfig", {"r": 0, "oft_block_size": 4, "block_share": True}),
     ("BOFTConfig", {"r": None, "boft_block_size": 2}),
+    ("HRAConfig", {}),
+    ("HRAConfig", {"apply_GS": True}),
     ("BOFTConfig", {"r": None, "boft_block_num": 2, "boft_block_size": 0}),
     ("BOFTConfig", {"r": None, "boft_block_size": 2, PASSES: 2}),
 ]
-OWN = ("lora_", "hada_", "lokr_", "ia3_", "oft_")
+OWN = ("lora_", "hada_", "lokr_", "ia3_", "oft_", "hra_")
 """What the names of parameters have that PEFT adds."""
 
 

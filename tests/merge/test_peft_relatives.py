@@ -133,6 +133,15 @@ def ia3(layer: str, shape: tuple[int, ...], config: dict[str, object] | None, *,
     return Case(layer, {"ia3_l": factors}, at_one, config)
 
 
+def hra(layer: str, *, orthogonal: bool) -> Case:
+    directions = random(int(np.prod(SHAPES[layer][1:])), 6)
+
+    def at_one(weight: np.ndarray) -> np.ndarray:
+        return reference.reflected(weight, as_stored(directions), orthogonal=orthogonal)
+
+    return Case(layer, {"hra_u": directions}, at_one, {"peft_type": "HRA", "apply_GS": orthogonal})
+
+
 FORWARD: dict[str, object] = {"peft_type": "IA3", "feedforward_modules": ["conv1", "conv2"]}
 CASES = {
     "oft": triangles(LINEAR, 80, 32),
@@ -159,6 +168,9 @@ CASES = {
     "boft, two passes": butterfly(LINEAR, 2, 8),
     "boft, four passes": butterfly(SQUARE, 4, 4),
     "boft, three passes, convolution": butterfly(CONV, 3, 6),
+    "hra": hra(LINEAR, orthogonal=False),
+    "hra, convolution": hra(CONV, orthogonal=False),
+    "hra, orthogonal": hra(SQUARE, orthogonal=True),
     "ia3": ia3(LINEAR, (640, 1), None, on_input=False),
     "ia3, square": ia3(SQUARE, (640, 1), None, on_input=False),
     "ia3, inputs": ia3(LINEAR, (1, 2560), None, on_input=True),
@@ -266,6 +278,7 @@ REFUSED = {
     "number of terms": changed("oft", OFT | {"use_cayley_neumann": True, "num_cayley_neumann_terms": 10**9}),
     "inputs or outputs": changed("ia3, convolution", None),
     "is not understood": changed("ia3, convolution", {"peft_type": "IA3", "feedforward_modules": ".*conv1"}),
+    "HRA reflects": changed("hra", {"peft_type": "HRA"}),
     "cannot be read": changed("oft", None),
     "for a weight of": Case(LINEAR, {"oft_R.weight": upper(79, 32)}, CASES["oft"].at_one, OFT),
     "and the base's has the shape": Case(LINEAR, {"boft_R": random(2, 427, 6, 6)}, CASES["boft"].at_one, None),
@@ -285,7 +298,7 @@ def test_what_cannot_be_known_is_refused(weights: Weights, tmp_path: Path, reaso
 
 
 @pytest.mark.parametrize(
-    ("name", "algorithm"), [("oft", "oft"), ("oft of 0.14", "oft"), ("boft", "boft"), ("ia3", "ia3")]
+    ("name", "algorithm"), [("oft", "oft"), ("oft of 0.14", "oft"), ("boft", "boft"), ("ia3", "ia3"), ("hra", "hra")]
 )
 def test_they_are_told_and_not_resized(tmp_path: Path, name: str, algorithm: str) -> None:
     """Identification tells the algorithm and the architecture; there is nothing of them to resize."""

@@ -88,7 +88,7 @@ def test_all_of_it_is_merged(
     [
         ("VeraConfig", {"target_modules": ["to_q", "to_k"], "r": 4}, "PEFT's algorithm VERA is not merged"),
         ("LNTuningConfig", {"target_modules": ["norm"]}, "PEFT's algorithm LN_TUNING is not merged"),
-        ("HRAConfig", {"target_modules": ["to_q"], "r": 4}, "this algorithm of PEFT's is not merged"),
+        ("MissConfig", {"target_modules": ["to_q"], "r": 4}, "this algorithm of PEFT's is not merged"),
         ("AdaLoraConfig", {"target_modules": ["to_q"], "total_step": 9}, "AdaLoRA, which scales each rank by itself"),
     ],
 )

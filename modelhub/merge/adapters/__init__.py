@@ -17,6 +17,7 @@ from modelhub.merge.adapters.lokr import Lokr
 from modelhub.merge.adapters.lora import Lora
 from modelhub.merge.adapters.oft import Oft
 from modelhub.merge.adapters.peft_boft import PeftBoft
+from modelhub.merge.adapters.peft_hra import PeftHra
 from modelhub.merge.adapters.peft_oft import OldPeftOft, PeftOft
 
 __all__ = ["ALGORITHMS", "Additive", "Update", "make_update"]
@@ -31,6 +32,7 @@ ALGORITHMS: Mapping[str, Callable[..., Update]] = {
     "oft": Oft,
     "glora": Glora,
     "boft": PeftBoft,
+    "hra": PeftHra,
     "peft-oft": PeftOft,
     "old-peft-oft": OldPeftOft,
 }
