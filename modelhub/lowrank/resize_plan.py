@@ -13,6 +13,7 @@ from modelhub.errors import MergeError
 from modelhub.lowrank.base import TYPES, FactorType, RankRule, ResizedModule, ResizePlan, nearest_type
 from modelhub.merge.base import AdapterModule, Unmatched
 from modelhub.merge.modules import adapter_modules
+from modelhub.merge.peft import CONFIG
 from modelhub.tensors import StateDict
 
 _STALE = frozenset(
@@ -36,6 +37,9 @@ def open_resize(container: Container, *, safe: bool, rule: RankRule, dtype: Fact
     several = Counter(module.name for module in found.modules if module.kind == "weight")
     biases = {each.name: each.tensors["diff"] for each in found.modules if each.kind == "bias" and each.factor != 1.0}
     for module in found.modules:
+        if module.algorithm == "set" and not module.tensors["set"].tensor.name.endswith(".set_weight"):
+            reason = f"is the model's own tensor, which {CONFIG} says and the file alone would not"
+            raise MergeError(f"{container.name}: {module.name}: what was saved beside the LoRA {reason}")
         if module.kind != "weight":
             continue
         if module.algorithm != "lora" or not module.tensors.keys() <= _ROLES or several[module.name] > 1:

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from modelhub.errors import UnmatchedKeys
+from modelhub.errors import MergeError, UnmatchedKeys
+from modelhub.lowrank import RankRule, resize
 from modelhub.merge import merge
 from tests.merge.build import assert_same, load
 
@@ -81,6 +82,13 @@ def test_all_of_it_is_merged(
     for name in moved:
         torch.testing.assert_close(found[name], exact[name.removeprefix(ROOT)], rtol=1e-6, atol=1e-6)
     assert_same(found, before, moved)
+
+
+def test_what_was_saved_whole_is_not_lost_in_resizing(peft: ModuleType, tmp_path: Path) -> None:
+    """A resized file has no configuration that says which tensors replace the model's: it is not written."""
+    adapter, _ = saved(peft, tmp_path / "adapter", "LoraConfig", {**BOTH, **LORA, "modules_to_save": ["norm"]})
+    with pytest.raises(MergeError, match="saved beside the LoRA is the model's own tensor"):
+        resize(adapter, RankRule(2), target=tmp_path / "no.safetensors")
 
 
 @pytest.mark.parametrize(
