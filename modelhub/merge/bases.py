@@ -30,6 +30,9 @@ _STALE = frozenset({"modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_has
 """Metadata that says what the weights' bytes are: of other weights it is not true."""
 
 
+_DENOISERS = frozenset({"diffusion-model", "motion-module"})
+"""Kinds of files that are a denoiser, or a part of one, and nothing else."""
+
 _COMPUTABLE = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64, DType.F8_E4M3, DType.F8_E5M2})
 
 _PACKED = frozenset({"nf4", "fp4", "svdquant", "torchao", "bnb-int8", "gptq", "sdnq", "quanto"})
@@ -141,7 +144,7 @@ def open_base(container: Container, identity: Identity, stack: ExitStack) -> Bas
     pieces |= {Address("", name): numbers_of(name, each) for name, each in scaled.known.items()}
     refused = {Address("", name): reason for name, reason in scaled.refused.items()}
     shapes = {name: made.shape for name, made in draft.tensors.items()}
-    keymap = keymap_of_file(shapes, denoiser=identity.kind == "diffusion-model")
+    keymap = keymap_of_file(shapes, denoiser=identity.kind in _DENOISERS)
     files = {os.path.basename(container.name): container.source}
     return Base(container, identity, pieces, metadata, keymap, {}, files, scaled, refused, draft, FolderFiles())
 

@@ -31,7 +31,7 @@ CHECKPOINT_ROOTS: Mapping[str, tuple[str, ...]] = {
     "text_encoders.t5xxl.transformer.": ("text_encoder_3", "text_encoder_2"),
 }
 """Where components begin in a checkpoint. FLUX's T5 is the second encoder to OneTrainer and diffusers, and the third
-to kohya; SD 3 has it third, and another second, which goes before."""
+to kohya; SD 3 has it third, and another second, which goes before; others have no encoder besides."""
 
 _UNET = "input_blocks.0.0.weight"
 """A name that a UNet has in a file of its own."""
@@ -133,6 +133,8 @@ class KeyMap:
         kind = _KINDS.get(leaf)
         if kind is None or not stem:
             return None
+        if components == ("denoiser",) and ".motion_modules." in name:
+            components = ("denoiser", "motion_module")
         block = self.block(components[0], parts[0].address)
         target = Target(shape, parts, transposed, block, components)
         path = stem.replace(".", "_")
@@ -188,6 +190,8 @@ def keymap_of_checkpoint(shapes: Shapes) -> KeyMap:
         roots[""] = ("denoiser",)
     if any(name.startswith("text_encoders.clip_g.") for name in shapes):
         roots["text_encoders.t5xxl.transformer."] = ("text_encoder_3",)
+    elif not any(name.startswith("text_encoders.clip_l.") for name in shapes):
+        roots["text_encoders.t5xxl.transformer."] = ("text_encoder_3", "text_encoder_2", "text_encoder")
     for name in shapes:
         made._blocks[Address("", name)] = block_of(name, flux=flux)
     own = [(root, name) for name in shapes for root in roots if root and name.startswith(root)]
@@ -237,7 +241,8 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
     for name, views in ldm.items():
         for view in views:
             made._blocks[address(view.component, view.name)] = block_of(name)
-    layers = list(placed(components.get("transformer", {})))
+    denoiser = next((each for each in ("transformer", "unet") if each in components), "")
+    layers = list(placed(components.get(denoiser, {})))
     renamed = {rows.stem for layer in layers if layer.layout == AUTHORS for rows in layer.rows}
     for component, shapes in components.items():
         for name, shape in shapes.items():
@@ -263,7 +268,7 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
         seen = (first, *seen[1:]) if len(views) > 1 else seen
         inner = name.removeprefix(root)
         made._add(CHECKPOINT_ROOTS[root], inner, seen, tuple(parts), transposed=views[0].transposed, native=True)
-    _add_layers(made, layers, components.get("transformer", {}), lambda name: address("transformer", name))
+    _add_layers(made, layers, components.get(denoiser, {}), lambda name: address(denoiser, name))
     return made
 
 

@@ -12,6 +12,7 @@ from modelhub.container import Container, open_path
 from modelhub.convert.names import SALVAGED_KEY
 from modelhub.errors import IncompatibleArchitecture, MergeError, UnmatchedKeys
 from modelhub.identify import Identity, identify
+from modelhub.identify.base import RARER
 from modelhub.merge.base import (
     AdapterModule,
     AdapterUse,
@@ -175,7 +176,7 @@ def _adapter(
         len(matched),
         len(skipped),
         (*found.notes, *_unlike(identity, base.identity)),
-        denoising <= placeless and _is_for_another(architecture, base.identity.architecture),
+        _is_for_another(identity, base.identity.architecture, fits=denoising > placeless),
     )
     return planned, missing
 
@@ -221,13 +222,20 @@ def _why_not(module: AdapterModule, base: Base) -> str:
     return f"the base has no such module{kind}{packed}"
 
 
-def _is_for_another(adapter: str | None, base: str | None) -> bool:
-    """Whether an *adapter* for these architectures is for none that the *base* is, as far as both are known.
+def _is_for_another(adapter: Identity, base: str | None, *, fits: bool) -> bool:
+    """Whether an *adapter* is for none of the architectures that the *base* is, as far as both are known; *fits*: most
+    of its modules have places in the base's denoiser.
 
-    It says little of one of which most modules fit the base's denoiser. That others have places there says nothing:
-    many models have the same text encoders.
+    That others have places there says nothing: many models have the same text encoders. Where most fit it is still for
+    another if more than the names of its modules told so (a whole LoRA of FLUX.1's attention fits into HunyuanVideo,
+    which has the same and some blocks more), but not if the base is a rarer model that has all of them too.
     """
-    return bool(adapter and base and base not in adapter.split(" or "))
+    theirs = (adapter.architecture,) if adapter.architecture else adapter.candidates
+    if not theirs or base is None or base in theirs:
+        return False
+    steps = [step for step in adapter.evidence if step.fact == "architecture"]
+    rarer = any(step.detail == RARER and base in step.value.split(" | ") for step in steps)
+    return not fits or (any(step.confidence != "low" for step in steps) and not rarer)
 
 
 def _refusal(path: str, planned: PlannedAdapter, missing: Sequence[Unmatched], base: Base) -> MergeError:

@@ -248,6 +248,20 @@ MODELS = {
             "final_layer.linear": "proj_out",
         },
     ),
+    "animatediff": Model(
+        "motion-sd-1-v2",
+        {},
+        "convert_animatediff_checkpoint_to_diffusers",
+        {
+            re.sub(r"(motion_modules\.\d)", r"\1.temporal_transformer", name)
+            .replace("attn1", "attention_blocks.0")
+            .replace("attn2", "attention_blocks.1"): name
+            for name, shape in (
+                (tensor.removesuffix(".weight"), shape) for tensor, shape in modules()["motion-sd-1-v2"].items()
+            )
+            if len(shape) == 2
+        },
+    ),
     "krea-2": Model("transformer-krea-2", o.krea_2(), "convert_krea2_transformer_checkpoint_to_diffusers"),
 }
 
