@@ -38,6 +38,9 @@ from modelhub.merge.weights import strength_of, without_use
 Judge = Callable[[Container], bool]
 
 _SHOWN = 5
+_MANY = 16
+"""Modules of an adapter, at least, of which what identification tells is believed where all of them fit."""
+
 _ORDERED = frozenset({"oft", "peft-oft", "old-peft-oft", "boft", "hra", "glora", "ia3", "set"})
 """Algorithms whose change depends on the weight that they find."""
 
@@ -227,15 +230,16 @@ def _is_for_another(adapter: Identity, base: str | None, *, fits: bool) -> bool:
     of its modules have places in the base's denoiser.
 
     That others have places there says nothing: many models have the same text encoders. Where most fit it is still for
-    another if more than the names of its modules told so (a whole LoRA of FLUX.1's attention fits into HunyuanVideo,
-    which has the same and some blocks more), but not if the base is a rarer model that has all of them too.
+    another if it has many, of which more than their names told so (a whole LoRA of FLUX.1's attention fits into
+    HunyuanVideo, which has the same and some blocks more), but not if the base is a rarer model that has all of them.
     """
     theirs = (adapter.architecture,) if adapter.architecture else adapter.candidates
     if not theirs or base is None or base in theirs:
         return False
     steps = [step for step in adapter.evidence if step.fact == "architecture"]
     rarer = any(step.detail == RARER and base in step.value.split(" | ") for step in steps)
-    return not fits or (any(step.confidence != "low" for step in steps) and not rarer)
+    sure = any(step.confidence != "low" for step in steps) and not rarer
+    return not fits or (sure and adapter.adapter is not None and adapter.adapter.modules >= _MANY)
 
 
 def _refusal(path: str, planned: PlannedAdapter, missing: Sequence[Unmatched], base: Base) -> MergeError:

@@ -62,6 +62,81 @@ HUNYUAN = {
     "final_layer.linear": "proj_out",
     "final_layer.adaLN_modulation.1": "norm_out.linear",
 }
+TOKENS = "context_embedder.token_refiner.refiner_blocks"
+PARTS = {
+    "transformer-pixart-alpha": {
+        "blocks.#.attn.qkv": " ".join(f"transformer_blocks.#.attn1.to_{each}" for each in "qkv"),
+        "blocks.#.attn.proj": "transformer_blocks.#.attn1.to_out.0",
+        "blocks.#.cross_attn.q_linear": "transformer_blocks.#.attn2.to_q",
+        "blocks.#.cross_attn.kv_linear": "transformer_blocks.#.attn2.to_k transformer_blocks.#.attn2.to_v",
+        "blocks.#.cross_attn.proj": "transformer_blocks.#.attn2.to_out.0",
+        "blocks.#.mlp.fc1": "transformer_blocks.#.ff.net.0.proj",
+        "blocks.#.mlp.fc2": "transformer_blocks.#.ff.net.2",
+        "x_embedder.proj": "pos_embed.proj",
+        "t_embedder.mlp.0": "adaln_single.emb.timestep_embedder.linear_1",
+        "t_embedder.mlp.2": "adaln_single.emb.timestep_embedder.linear_2",
+        "csize_embedder.mlp.0": "adaln_single.emb.resolution_embedder.linear_1",
+        "csize_embedder.mlp.2": "adaln_single.emb.resolution_embedder.linear_2",
+        "ar_embedder.mlp.0": "adaln_single.emb.aspect_ratio_embedder.linear_1",
+        "ar_embedder.mlp.2": "adaln_single.emb.aspect_ratio_embedder.linear_2",
+        "t_block.1": "adaln_single.linear",
+        "y_embedder.y_proj.fc1": "caption_projection.linear_1",
+        "y_embedder.y_proj.fc2": "caption_projection.linear_2",
+        "final_layer.linear": "proj_out",
+    },
+    "transformer-hunyuan-dit": {
+        "blocks.#.attn1.Wqkv": "blocks.#.attn1.to_q blocks.#.attn1.to_k blocks.#.attn1.to_v",
+        "blocks.#.attn1.out_proj": "blocks.#.attn1.to_out.0",
+        "blocks.#.attn2.q_proj": "blocks.#.attn2.to_q",
+        "blocks.#.attn2.kv_proj": "blocks.#.attn2.to_k blocks.#.attn2.to_v",
+        "blocks.#.attn2.out_proj": "blocks.#.attn2.to_out.0",
+        "blocks.#.mlp.fc1": "blocks.#.ff.net.0.proj",
+        "blocks.#.mlp.fc2": "blocks.#.ff.net.2",
+        "blocks.#.default_modulation.1": "blocks.#.norm1.linear",
+        "blocks.#.skip_linear": "blocks.#.skip_linear",
+        "extra_embedder.0": "time_extra_emb.extra_embedder.linear_1",
+        "extra_embedder.2": "time_extra_emb.extra_embedder.linear_2",
+        "pooler.q_proj": "time_extra_emb.pooler.q_proj",
+        "t_embedder.mlp.0": "time_extra_emb.timestep_embedder.linear_1",
+        "mlp_t5.0": "text_embedder.linear_1",
+        "x_embedder.proj": "pos_embed.proj",
+        "final_layer.linear": "proj_out",
+    },
+    "transformer-hunyuan-video-1.5": {
+        **{
+            f"double_blocks.#.{ours}": f"transformer_blocks.#.{theirs}"
+            for ours, theirs in {
+                **{f"img_attn_{each}": f"attn.to_{each}" for each in "qkv"},
+                **{f"txt_attn_{each}": f"attn.add_{each}_proj" for each in "qkv"},
+                "img_attn_proj": "attn.to_out.0",
+                "txt_attn_proj": "attn.to_add_out",
+                "img_mod.linear": "norm1.linear",
+                "txt_mod.linear": "norm1_context.linear",
+                "img_mlp.fc1": "ff.net.0.proj",
+                "img_mlp.fc2": "ff.net.2",
+                "txt_mlp.fc1": "ff_context.net.0.proj",
+                "txt_mlp.fc2": "ff_context.net.2",
+            }.items()
+        },
+        **{
+            f"txt_in.individual_token_refiner.blocks.#.{ours}": f"{TOKENS}.#.{theirs}"
+            for ours, theirs in {
+                **{f"self_attn_{each}": f"attn.to_{each}" for each in "qkv"},
+                "self_attn_proj": "attn.to_out.0",
+                "mlp.fc1": "ff.net.0.proj",
+                "mlp.fc2": "ff.net.2",
+                "adaLN_modulation.1": "norm_out.linear",
+            }.items()
+        },
+        "byt5_in.fc1": "context_embedder_2.linear_1",
+        "vision_in.proj.3": "image_embedder.linear_2",
+        "time_in.mlp.0": "time_embed.timestep_embedder.linear_1",
+        "img_in.proj": "x_embedder.proj",
+        "final_layer.linear": "proj_out",
+    },
+}
+"""Of models that diffusers has no converter of: the parts in its layout of their authors' layers, in their order."""
+
 COMFY_HUNYUAN = (
     (r"txt_in\.t_embedder\.mlp\.0", "txt_in.t_embedder.in_layer"),
     (r"txt_in\.t_embedder\.mlp\.2", "txt_in.t_embedder.out_layer"),
@@ -262,6 +337,9 @@ MODELS = {
             if len(shape) == 2
         },
     ),
+    "pixart": Model("transformer-pixart-alpha", {}, ""),
+    "hunyuan-dit": Model("transformer-hunyuan-dit", {}, ""),
+    "hunyuan-video-1.5": Model("transformer-hunyuan-video-1.5", {}, ""),
     "krea-2": Model("transformer-krea-2", o.krea_2(), "convert_krea2_transformer_checkpoint_to_diffusers"),
 }
 
@@ -281,6 +359,8 @@ def layouts(model: str) -> Layouts:
     diffusers, layers, converter, ends, same, _ = MODELS[model]
     theirs = {name.removesuffix(".weight"): shape for name, shape in modules()[diffusers].items()
               if name.endswith(".weight") and len(shape) > 1}  # fmt: skip
+    if not converter:
+        return _written(theirs, PARTS[diffusers])
     authors: Shapes = {**layers, **{ours: theirs[name] for ours, name in ends.items()}}
     authors |= {name: shape for name, shape in theirs.items() if re.fullmatch(same, name)}
     names = list(authors)
@@ -300,6 +380,22 @@ def layouts(model: str) -> Layouts:
             authors |= {native: (authors[native][0], *theirs[stem][1:]) for native, *_ in rows[stem]}
     assert rows.keys() == theirs.keys(), sorted(theirs.keys() - rows.keys())
     return Layouts(authors, theirs, rows)
+
+
+def _written(theirs: Shapes, parts: Mapping[str, str]) -> Layouts:
+    authors: Shapes = {}
+    rows: dict[str, tuple[Run, ...]] = {}
+    numbers = sorted({number for name in theirs for number in re.findall(r"blocks\.(\d+)", name)}, key=int)
+    for pattern, names in parts.items():
+        for number in numbers if "#" in pattern else [""]:
+            native, first = pattern.replace("#", number), 0
+            for name in names.replace("#", number).split():
+                if name in theirs:
+                    end = first + theirs[name][0]
+                    rows[name] = ((native, first, end, 0),)
+                    authors[native] = (end, *theirs[name][1:])
+                    first = end
+    return Layouts(authors, {name: theirs[name] for name in theirs if name in rows}, rows)
 
 
 class _Numbered(dict[str, torch.Tensor]):

@@ -10,11 +10,17 @@ from math import prod
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from modelhub.container import open_path
+from modelhub.errors import IncompatibleArchitecture, UnmatchedKeys
+from modelhub.merge import merge, plan_merge
 from modelhub.merge.base import AdapterModule, Target
 from modelhub.merge.keymap import KeyMap, keymap_of_file, keymap_of_folder
 from modelhub.merge.modules import adapter_modules
+from tests.identify.keylists import modules
+from tests.merge.build import assert_merged
 from tests.merge.layouts import MODELS, Layouts, Run, Shapes, inverse, joined, layouts, renamed
 
 KOHYA, PEFT = ("lora_up.weight", "lora_down.weight"), ("lora_B.weight", "lora_A.weight")
@@ -99,13 +105,18 @@ def based(model: str, made: Layouts) -> Iterator[tuple[str, KeyMap, Callable[[st
 
 def read(path: Path, names: Shapes, spelling: Spelling) -> dict[str, AdapterModule]:
     """The modules of a LoRA of rank 1 for layers of these *names* in this *spelling*, by their names in the file."""
+    with open_path(sparse(path, lora(names, spelling))) as container:
+        return {each.name: each for each in adapter_modules(container).modules}
+
+
+def lora(names: Shapes, spelling: Spelling) -> Shapes:
+    """The tensors of a LoRA of rank 1 for layers of these *names* in this *spelling*."""
     call, (up, down) = spelling
     shapes: Shapes = {}
     for name, (out, *inner) in names.items():
         shapes[f"{call(name)}.{up}"] = (out, 1, *(1 for _ in inner[1:]))
         shapes[f"{call(name)}.{down}"] = (1, *inner)
-    with open_path(sparse(path, shapes)) as container:
-        return {each.name: each for each in adapter_modules(container).modules}
+    return shapes
 
 
 def sparse(path: Path, shapes: Shapes) -> Path:
@@ -124,3 +135,158 @@ def sparse(path: Path, shapes: Shapes) -> Path:
 def runs_of(target: Target) -> list[Run]:
     roots = r"^(model\.diffusion_model\.|net\.)?(.+)\.weight$"
     return joined((re.sub(roots, r"\2", part.address.tensor), *part.rows, part.first) for part in target.parts)
+
+
+ONE_LAYOUT = (
+    "transformer-qwen-image", "transformer-qwen-image-layered", "transformer-hidream", "transformer-cogvideox-2b",
+    "transformer-cogvideox-5b", "transformer-omnigen", "transformer-framepack", "unet-kolors", "unet-svd",
+    "unet-motion-sd-1", "cascade-c",
+)  # fmt: skip
+"""What everybody calls as diffusers does, or has no other file of."""
+
+
+@pytest.mark.parametrize("model", ONE_LAYOUT)
+def test_names_that_are_the_same_everywhere(model: str, tmp_path: Path) -> None:
+    """Each module lies in the tensor of its name, whoever wrote it, and the file is no other architecture's."""
+    shapes = modules()[model]
+    base = sparse(tmp_path / "base.safetensors", shapes)
+    names = {name.removesuffix(".weight"): shape for name, shape in shapes.items()
+             if name.endswith(".weight") and len(shape) > 1 and "motion_modules.0.proj" not in name}  # fmt: skip
+    unet: Spelling = (lambda name: f"unet.{name}", PEFT)
+    for who in ("diffusers", "musubi-tuner", "SimpleTuner", "ai-toolkit", "without a prefix"):
+        spelling = unet if who == "diffusers" and model.startswith("unet") else OF_DIFFUSERS[who]
+        adapter = sparse(tmp_path / "adapter.safetensors", lora(names, spelling))
+        with plan_merge(base, [str(adapter)]) as plan:
+            found = {spelled.module.name: where.tensor for where, made in plan.changes.items() for spelled in made}
+        assert found == {spelling[0](name): f"{name}.weight" for name in names}, who
+
+
+FOREIGN = [
+    ("wan-2.1-1.3b", "wan-2.2-14b", "it is for a weight of 1536 by 1536, and the base's has the shape"),
+    ("wan-2.2-14b", "wan-2.2-5b", "it is for a weight of 5120 by 5120, and the base's has the shape"),
+    ("wan-2.1-i2v", "wan-2.2-14b", "cross_attn_k_img: the base has no such module"),
+    ("wan-vace", "wan-2.1-1.3b", "vace_blocks_0_self_attn_q: the base has no such module"),
+    ("flux-dev", "flux-2-dev", "it is an adapter for flux or chroma or hunyuan-video, and the base is flux-2"),
+    ("flux-2-klein", "flux-2-dev", "it is for a weight of 9216 by 3072"),
+    ("flux-2-dev", "flux-dev", "it is an adapter for flux-2, and the base is flux"),
+    ("hunyuan-video", "flux-dev", "it is an adapter for hunyuan-video, and the base is flux"),
+    ("z-image", "lumina-2", "it is for a weight of 11520 by 3840"),
+    ("ltx-video", "ltx-2", "it is an adapter for ltx-video, and the base is ltx-2"),
+    ("cosmos-predict-2", "wan-2.1-1.3b", "it is an adapter for cosmos or anima, and the base is wan"),
+    ("sana", "mochi", "it is an adapter for sana, and the base is mochi"),
+]
+
+
+@pytest.mark.parametrize(("adapter", "base", "reason"), FOREIGN)
+def test_the_attention_of_another_model_is_refused(adapter: str, base: str, reason: str, tmp_path: Path) -> None:
+    """A LoRA of the attention alone, under sd-scripts' names, which many models share."""
+    names = {name: shape for name, shape in layouts(adapter).authors.items() if "attn" in name or "attention" in name}
+    with pytest.raises((UnmatchedKeys, IncompatibleArchitecture), match=reason):
+        planned(tmp_path, names, OF_AUTHORS["sd-scripts and musubi-tuner"], base)
+
+
+def test_what_fits_and_is_told_to_be_anothers_is_refused(tmp_path: Path) -> None:
+    """FLUX.1's attention has its places in HunyuanVideo, which has one block more of each: it is FLUX.1's all the same,
+    as its modules are all of that model's. One of as many blocks as HunyuanVideo has is HunyuanVideo's."""
+    for model in ("flux-dev", "hunyuan-video"):
+        names = {name: shape for name, shape in layouts(model).diffusers.items() if name.partition("attn")[1]}
+        names = {name: shape for name, shape in names.items() if not name.startswith("context_embedder")}
+        if model == "flux-dev":
+            with pytest.raises(IncompatibleArchitecture, match="it is an adapter for flux or chroma, and the base is"):
+                planned(tmp_path, names, OF_DIFFUSERS["diffusers"], "hunyuan-video")
+        else:
+            assert planned(tmp_path, names, OF_DIFFUSERS["diffusers"], "hunyuan-video") == len(names)
+
+
+def planned(folder: Path, names: Shapes, spelling: Spelling, base: str) -> int:
+    """How many modules of a LoRA for layers of these *names* are merged into the *base* in its authors' layout."""
+    shapes = {f"model.diffusion_model.{name}.weight": shape for name, shape in layouts(base).authors.items()}
+    adapter = sparse(folder / "adapter.safetensors", lora(names, spelling))
+    with plan_merge(sparse(folder / "base.safetensors", shapes), [str(adapter)]) as plan:
+        return plan.adapters[0].matched
+
+
+D, INNER = 24, 40
+VALUES: list[tuple[Shapes, str, str, list[tuple[str, slice]]]] = [
+    ({"time_projection.1": (8, 4), "blocks.0.self_attn.q": (D, D)}, "transformer.blocks.0.attn1.to_q", "Wan",
+     [("blocks.0.self_attn.q", slice(0, D))]),
+    ({"condition_embedder.time_proj": (8, 4), "blocks.0.ffn.net.2": (D, INNER)}, "lora_unet_blocks_0_ffn_2", "Wan",
+     [("blocks.0.ffn.net.2", slice(0, D))]),
+    ({"noise_refiner.0.adaLN_modulation.1": (8, 4), "layers.0.attention.qkv": (INNER, D)},
+     "transformer.layers.0.attn.to_v", "Lumina 2", [("layers.0.attention.qkv", slice(32, INNER))]),
+    ({"time_caption_embed.caption_embedder.1": (8, 4), "layers.0.attn.to_q": (D, D), "layers.0.attn.to_k": (8, D),
+      "layers.0.attn.to_v": (8, D)}, "diffusion_model.layers.0.attention.qkv", "Lumina 2",
+     [("layers.0.attn.to_q", slice(0, D)), ("layers.0.attn.to_k", slice(0, 8)), ("layers.0.attn.to_v", slice(0, 8))]),
+    ({"blocks.0.attn.qkv_x": (3 * D, D), "blocks.0.mlp_x.w1": (INNER, D)},
+     "transformer.transformer_blocks.0.ff.net.0.proj", "Mochi",
+     [("blocks.0.mlp_x.w1", slice(INNER // 2, INNER)), ("blocks.0.mlp_x.w1", slice(0, INNER // 2))]),
+    ({"double_layers.0.attn.w1q": (D, D), "modF.1": (2 * D, D)}, "transformer.norm_out.linear", "AuraFlow",
+     [("modF.1", slice(D, 2 * D)), ("modF.1", slice(0, D))]),
+    ({"blocks.0.cross_attn.kv_linear": (2 * D, D)}, "transformer.transformer_blocks.0.attn2.to_v", "PixArt",
+     [("blocks.0.cross_attn.kv_linear", slice(D, 2 * D))]),
+    ({"context_embedder.token_refiner.refiner_blocks.0.norm_out.linear": (2 * D, D),
+      **{f"single_transformer_blocks.0.attn.to_{each}": (D, D) for each in "qkv"},
+      "single_transformer_blocks.0.proj_mlp": (INNER, D)}, "lora_unet_single_blocks_0_linear1", "HunyuanVideo",
+     [*((f"single_transformer_blocks.0.attn.to_{each}", slice(0, D)) for each in "qkv"),
+      ("single_transformer_blocks.0.proj_mlp", slice(0, INNER))]),
+]  # fmt: skip
+"""Tensors of a small base, a module, whose it is, and the rows that it is, one run after the other."""
+
+
+@pytest.mark.parametrize(("shapes", "module", "model", "rows"), VALUES, ids=[each[2] for each in VALUES])
+def test_numbers(shapes: Shapes, module: str, model: str, rows: list[tuple[str, slice]], tmp_path: Path) -> None:
+    """In numbers: alpha is half the rank, the strength 0.8, and what is not the module's stays bit for bit."""
+    generator = torch.Generator().manual_seed(3)
+    weights = {f"{name}.weight": torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    out = sum(run.stop - run.start for _, run in rows)
+    inner = shapes[rows[0][0]][1]
+    up, down = torch.randn(out, 4, generator=generator), torch.randn(4, inner, generator=generator)
+    save_file(weights, tmp_path / "base.safetensors")
+    adapter = {f"{module}.lora_up.weight": up, f"{module}.lora_down.weight": down, f"{module}.alpha": torch.tensor(2.0)}
+    save_file(adapter, tmp_path / "a.safetensors")
+    merge(tmp_path / "base.safetensors", [f"{tmp_path / 'a.safetensors'}:0.8"], target=tmp_path / "out.safetensors")
+    change = 0.4 * (up.double() @ down.double())
+    expected = {name: tensor.double() for name, tensor in weights.items()}
+    first = 0
+    for name, run in rows:
+        expected[f"{name}.weight"][run] += change[first : first + run.stop - run.start]
+        first += run.stop - run.start
+    for name, tensor in load_file(tmp_path / "out.safetensors").items():
+        assert_merged(tensor, expected[name].numpy(), weights[name])
+        assert (name.removesuffix(".weight") in dict(rows)) or torch.equal(tensor, weights[name]), name
+
+
+def test_differences_of_norms_and_biases_of_wan(tmp_path: Path) -> None:
+    """Distilled LoRAs have whole differences of norms and biases; Wan's third norm is diffusers' second."""
+    names = {"condition_embedder.time_proj": "weight", "blocks.0.norm2": "weight", "blocks.0.attn1.to_q": "bias",
+             "blocks.0.attn1.norm_q": "weight", "patch_embedding": "bias"}  # fmt: skip
+    weights = {f"{name}.weight": torch.randn(6) for name in names}
+    weights |= {f"{name}.bias": torch.randn(6) for name in names}
+    changes = {f"diffusion_model.{name}": torch.randn(6) for name in (
+        "blocks.0.norm3.diff", "blocks.0.norm3.diff_b", "blocks.0.self_attn.q.diff_b", "blocks.0.self_attn.norm_q.diff",
+        "patch_embedding.diff_b", "time_projection.1.diff_b")}  # fmt: skip
+    save_file(weights, tmp_path / "base.safetensors")
+    save_file(changes, tmp_path / "a.safetensors")
+    merge(tmp_path / "base.safetensors", [str(tmp_path / "a.safetensors")], target=tmp_path / "out.safetensors")
+    lying = ("blocks.0.norm2.weight", "blocks.0.norm2.bias", "blocks.0.attn1.to_q.bias", "blocks.0.attn1.norm_q.weight",
+             "patch_embedding.bias", "condition_embedder.time_proj.bias")  # fmt: skip
+    expected = weights | {name: weights[name] + change for name, change in zip(lying, changes.values(), strict=True)}
+    found = load_file(tmp_path / "out.safetensors")
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+
+
+def test_a_motion_lora(tmp_path: Path) -> None:
+    """AnimateDiff's own, named by the processors of the attention that they change."""
+    stem = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
+    authors = layouts("animatediff").authors
+    base = sparse(tmp_path / "base.safetensors", {f"{name}.weight": shape for name, shape in authors.items()})
+    names = {name: shape for name, shape in authors.items() if re.search(r"to_(q|k|v|out\.0)$", name)}
+    shapes: Shapes = {}
+    for name, (out, inner) in names.items():
+        parent, _, last = name.removesuffix(".0").rpartition(".")
+        shapes[f"{parent}.processor.{last}_lora.up.weight"] = (out, 2)
+        shapes[f"{parent}.processor.{last}_lora.down.weight"] = (2, inner)
+    with plan_merge(base, [str(sparse(tmp_path / "adapter.safetensors", shapes))]) as plan:
+        assert {address.tensor for address in plan.changes} == {f"{name}.weight" for name in names}
+        (change,) = (made[0] for where, made in plan.changes.items() if where.tensor == f"{stem}.to_q.weight")
+        assert change.module.name == f"{stem}.processor.to_q"
