@@ -25,6 +25,7 @@ from modelhub.merge.base import AdapterModule, Kind, NotMerged, Unmatched
 from modelhub.merge.codes import EIGHT_BITS, number_of
 from modelhub.merge.peft import PEFT_ROOT, Configuration, as_number
 from modelhub.merge.saved import saved_module
+from modelhub.merge.unmerged import check_merged
 from modelhub.tensors import DType, StateDict, TensorInfo
 
 _SPLIT = re.compile(r'"split_qkv":\s*"?true', re.IGNORECASE)
@@ -44,25 +45,6 @@ _WRAPPERS = frozenset(
 
 _SECOND = "transformer_2."
 """How the modules of the second of two transformers begin, Wan 2.2's for low noise."""
-
-_UNSUPPORTED = {
-    "vera_lambda_b": "VeRA, whose matrices are the same for all layers, is not merged",
-    "vera_lambda_d": "VeRA, whose matrices are the same for all layers, is not merged",
-    "lora_E": "AdaLoRA, which scales each rank by itself, is not merged",
-    "___": "HCP-Diff's LoRAs are not merged",
-    "loras": "it changes the tokens of a condition alone (Stand-In, EasyControl), and not the model",
-    "lora_embedding_A": "LoRAs of embedding tables are not merged",
-    "lora_embedding_B": "LoRAs of embedding tables are not merged",
-    "oft_embedding_R": "OFT of embedding tables is not merged",
-}
-"""Leaves that the tables know and no algorithm does."""
-
-_PACKED = "nunchaku's LoRAs, whose factors lie in the order of its kernels, are not merged"
-_UNMERGED = {"svdquant": _PACKED} | dict.fromkeys(
-    ("miss", "delora", "hira", "gralora", "fourierft", "waveft", "c3a", "road", "vblora", "randlora", "shira"),
-    "this algorithm of PEFT's is not merged",
-)
-"""Algorithms that are told by their leaves and not merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +167,7 @@ def _parts(
     factor = _factor(module, alpha, configuration)
     if _has_several(module, extra):
         raise NotMerged("it has several tensors in one role, of several adapters or of parts")
-    for leaf in module.leaves:
-        if (reason := _UNSUPPORTED.get(leaf.partition(".")[0])) is not None:
-            raise NotMerged(reason)
-    for algorithm, _ in module.tensors:
-        if (reason := _UNMERGED.get(algorithm)) is not None:
-            raise NotMerged(reason)
-
+    check_merged(module)
     if alpha is not None and not math.isfinite(alpha):
         if _is_scaled(module):
             raise NotMerged("its alpha is no finite number")

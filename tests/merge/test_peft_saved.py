@@ -96,7 +96,7 @@ def test_what_was_saved_whole_is_not_lost_in_resizing(peft: ModuleType, tmp_path
     [
         ("VeraConfig", {"target_modules": ["to_q", "to_k"], "r": 4}, "PEFT's algorithm VERA is not merged"),
         ("LNTuningConfig", {"target_modules": ["norm"]}, "PEFT's algorithm LN_TUNING is not merged"),
-        ("MissConfig", {"target_modules": ["to_q"], "r": 4}, "this algorithm of PEFT's is not merged"),
+        ("MissConfig", {"target_modules": ["to_q"], "r": 4}, "MiSS, an algorithm of PEFT's, is not merged"),
         ("AdaLoraConfig", {"target_modules": ["to_q"], "total_step": 9}, "AdaLoRA, which scales each rank by itself"),
     ],
 )
