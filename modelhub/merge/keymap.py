@@ -20,6 +20,7 @@ from modelhub.merge.transformers import AUTHORS, Placed, is_transformer, placed,
 
 CHECKPOINT_ROOTS: Mapping[str, tuple[str, ...]] = {
     "model.diffusion_model.": ("denoiser",),
+    "diffusion_model.": ("denoiser",),
     "net.": ("denoiser",),
     "cond_stage_model.transformer.": ("text_encoder",),
     "cond_stage_model.model.": ("text_encoder",),

@@ -63,7 +63,7 @@ def test_every_module_lies_where_the_converter_puts_it(model: str, tmp_path: Pat
     wrong: list[str] = []
     for authors, spellings in ((True, OF_AUTHORS), (False, OF_DIFFUSERS)):
         every = made.authors if authors else made.diffusers
-        some = {name: every[name] for name in every if not re.search(r"\.([1-9]|\d\d+)\.(?!0\.)", name)}
+        some = first_blocks(every)
         for number, (who, spelling) in enumerate(spellings.items()):
             names = some if number else every
             found = read(tmp_path / f"{authors}{number}.safetensors", names, spelling)
@@ -80,6 +80,10 @@ def test_every_module_lies_where_the_converter_puts_it(model: str, tmp_path: Pat
     assert not wrong, (len(wrong), wrong[:5])
 
 
+def first_blocks(names: Shapes) -> Shapes:
+    return {name: shape for name, shape in names.items() if not re.search(r"\.([1-9]|\d\d+)\.(?!0\.)", name)}
+
+
 def based(model: str, made: Layouts) -> Iterator[tuple[str, KeyMap, Callable[[str], str], bool]]:
     """The layouts of a base of *model*: how each calls the authors' layers or diffusers', and whether it has these."""
 
@@ -92,7 +96,7 @@ def based(model: str, made: Layouts) -> Iterator[tuple[str, KeyMap, Callable[[st
     def comfy(name: str) -> str:
         return renamed(model, name)
 
-    for root in ("", "model.diffusion_model.", "net."):
+    for root in ("", "model.diffusion_model.", "diffusion_model.", "net."):
         yield f"authors' {root}", keymap_of_file(weights(made.authors, same, root), denoiser=True), same, False
     if MODELS[model].renamed:
         shapes = weights(made.authors, comfy, "model.diffusion_model.")
@@ -133,13 +137,13 @@ def sparse(path: Path, shapes: Shapes) -> Path:
 
 
 def runs_of(target: Target) -> list[Run]:
-    roots = r"^(model\.diffusion_model\.|net\.)?(.+)\.weight$"
-    return joined((re.sub(roots, r"\2", part.address.tensor), *part.rows, part.first) for part in target.parts)
+    roots = r"^((model\.)?diffusion_model\.|net\.)?(.+)\.weight$"
+    return joined((re.sub(roots, r"\3", part.address.tensor), *part.rows, part.first) for part in target.parts)
 
 
 ONE_LAYOUT = (
-    "transformer-qwen-image", "transformer-qwen-image-layered", "transformer-hidream", "transformer-cogvideox-2b",
-    "transformer-cogvideox-5b", "transformer-omnigen", "transformer-framepack", "unet-kolors", "unet-svd",
+    "transformer-qwen-image", "transformer-qwen-image-layered", "transformer-hidream", "transformer-cogvideox-5b",
+    "transformer-omnigen", "transformer-framepack", "unet-kolors", "unet-svd",
     "unet-motion-sd-1", "cascade-c",
 )  # fmt: skip
 """What everybody calls as diffusers does, or has no other file of."""
@@ -154,6 +158,7 @@ def test_names_that_are_the_same_everywhere(model: str, tmp_path: Path) -> None:
              if name.endswith(".weight") and len(shape) > 1 and "motion_modules.0.proj" not in name}  # fmt: skip
     unet: Spelling = (lambda name: f"unet.{name}", PEFT)
     for who in ("diffusers", "musubi-tuner", "SimpleTuner", "ai-toolkit", "without a prefix"):
+        names = names if who == "diffusers" else first_blocks(names)
         spelling = unet if who == "diffusers" and model.startswith("unet") else OF_DIFFUSERS[who]
         adapter = sparse(tmp_path / "adapter.safetensors", lora(names, spelling))
         with plan_merge(base, [str(adapter)]) as plan:
