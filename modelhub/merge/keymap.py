@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import NamedTuple
 
 from modelhub.convert.layouts import CHECKPOINT, UNPLACED, Shapes, View, diffusers_views, to_ldm
 from modelhub.errors import ConversionError
 from modelhub.merge.base import Address, Kind, Part, Shape, Target
 from modelhub.merge.blocks import block_of, block_of_transformer
+from modelhub.merge.components import SECOND
 from modelhub.merge.transformers import AUTHORS, Placed, is_transformer, placed, tensors_of
 
 CHECKPOINT_ROOTS: Mapping[str, tuple[str, ...]] = {
@@ -41,11 +43,15 @@ _DIFFUSERS_BLOCK = re.compile(r"(single_)?transformer_blocks\.")
 _FOLDER_COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "unet": ("denoiser",),
     "transformer": ("denoiser",),
+    "transformer_2": (SECOND,),
     "text_encoder": ("text_encoder",),
     "text_encoder_2": ("text_encoder_2", "text_encoder_3"),
     "text_encoder_3": ("text_encoder_3",),
 }
 _DENOISERS = tuple(root for root, components in CHECKPOINT_ROOTS.items() if components == ("denoiser",))
+_TRANSFORMERS = ("transformer", "transformer_2", "unet")
+"""Components of a folder that other layouts may call otherwise; motion modules are a UNet's."""
+
 _Addressing = Callable[[str], Address]
 _KINDS: Mapping[str, Kind] = {"weight": "weight", "scale": "weight", "bias": "bias"}
 _ALIASES = (
@@ -154,9 +160,9 @@ class KeyMap:
             self._name(each, kind, target)
         return target
 
-    def _forget(self, path: str, kind: Kind, parts: tuple[Part, ...]) -> None:
-        """Do not call anything of the denoiser *path* if that is more than *parts* to another layout."""
-        if self._targets["denoiser", path, kind].parts != parts:
+    def _forget(self, component: str, path: str, kind: Kind, parts: tuple[Part, ...]) -> None:
+        """Do not call anything of the *component* *path* if that is something else than *parts* to another layout."""
+        if self._targets[component, path, kind].parts != parts:
             self._ambiguous.add((path, kind))
 
     def _name(self, path: str, kind: Kind, target: Target) -> None:
@@ -217,7 +223,7 @@ def keymap_of_checkpoint(shapes: Shapes) -> KeyMap:
     begins = next((each for each in _DENOISERS if any(name.startswith(each) for name in shapes)), "")
     if bare or begins:
         inner = {name.removeprefix(begins): shape for name, shape in shapes.items() if name.startswith(begins)}
-        _add_layers(made, placed(inner), inner, lambda name: Address("", begins + name))
+        _add_layers(made, placed(inner), inner, lambda name: Address("", begins + name), ("denoiser",))
     return made
 
 
@@ -232,7 +238,9 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
 
     ldm: Mapping[str, tuple[View, ...]] = {}
     known = {
-        name: shapes for name, shapes in components.items() if name in _FOLDER_COMPONENTS and name != "transformer"
+        name: shapes
+        for name, shapes in components.items()
+        if name in _FOLDER_COMPONENTS and not name.startswith("transformer")
     }
     if "unet" in components:
         try:
@@ -242,9 +250,14 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
     for name, views in ldm.items():
         for view in views:
             made._blocks[address(view.component, view.name)] = block_of(name)
-    denoiser = next((each for each in ("transformer", "unet") if each in components), "")
-    layers = list(placed(components.get(denoiser, {})))
-    renamed = {rows.stem for layer in layers if layer.layout == AUTHORS for rows in layer.rows}
+    layers = {name: list(placed(components[name])) for name in _TRANSFORMERS if name in components}
+    renamed = {
+        (name, rows.stem)
+        for name, placed_layers in layers.items()
+        for layer in placed_layers
+        if layer.layout == AUTHORS
+        for rows in layer.rows
+    }
     for component, shapes in components.items():
         for name, shape in shapes.items():
             where = address(component, name)
@@ -253,7 +266,7 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
             if component in _FOLDER_COMPONENTS:
                 names = _FOLDER_COMPONENTS[component]
                 names = names[:1] if "text_encoder_3" in components else names
-                native = component == "transformer" and name.rpartition(".")[0] not in renamed
+                native = component.startswith("transformer") and (component, name.rpartition(".")[0]) not in renamed
                 made._add(names, name, shape, (_whole(where, shape),), native=native)
     for name, views in ldm.items():
         root = next((root for root in CHECKPOINT_ROOTS if name.startswith(root)), None)
@@ -269,7 +282,8 @@ def keymap_of_folder(components: Mapping[str, Shapes], files: Mapping[tuple[str,
         seen = (first, *seen[1:]) if len(views) > 1 else seen
         inner = name.removeprefix(root)
         made._add(CHECKPOINT_ROOTS[root], inner, seen, tuple(parts), transposed=views[0].transposed, native=True)
-    _add_layers(made, layers, components.get(denoiser, {}), lambda name: address(denoiser, name))
+    for component, found in layers.items():
+        _add_layers(made, found, components[component], partial(address, component), _FOLDER_COMPONENTS[component])
     return made
 
 
@@ -285,7 +299,9 @@ def _seen(view: View, shape: Shape) -> Shape:
     return shape if view.shape is None else view.shape
 
 
-def _add_layers(made: KeyMap, layers: Iterable[Placed], shapes: Shapes, address: _Addressing) -> None:
+def _add_layers(
+    made: KeyMap, layers: Iterable[Placed], shapes: Shapes, address: _Addressing, components: tuple[str, ...]
+) -> None:
     """The *layers* of a transformer whose tensors have *shapes*, under the names that other layouts have for them."""
     for layer in layers:
         stem = layer.rows[0].stem if layer.rows else ""
@@ -296,7 +312,7 @@ def _add_layers(made: KeyMap, layers: Iterable[Placed], shapes: Shapes, address:
                 continue
             parts = tuple(Part(address(rows.stem + ending), (rows.first, rows.end), rows.at) for rows in layer.rows)
             shape = (sum(rows.end - rows.first for rows in layer.rows), *lying[0][1:])
-            target = made._add(("denoiser",), f"{layer.name}.{kind}", shape, parts, native=layer.layout == AUTHORS)
+            target = made._add(components, f"{layer.name}.{kind}", shape, parts, native=layer.layout == AUTHORS)
             if target is not None and layer.numbered:
                 made._name(layer.numbered.replace(".", "_"), kind, target)
-            made._forget(layer.name.replace(".", "_"), kind, parts)
+            made._forget(components[0], layer.name.replace(".", "_"), kind, parts)

@@ -23,6 +23,7 @@ from modelhub.identify.modules import Module
 from modelhub.identify.names import Names
 from modelhub.merge.base import AdapterModule, Kind, NotMerged, Unmatched
 from modelhub.merge.codes import EIGHT_BITS, number_of
+from modelhub.merge.components import component_of
 from modelhub.merge.peft import PEFT_ROOT, Configuration, as_number
 from modelhub.merge.saved import saved_module
 from modelhub.merge.unmerged import check_merged
@@ -42,9 +43,6 @@ _WRAPPERS = frozenset(
     ("pipe", "dit", "net", "unet", "transformer", "diffusion_model", "base_model", "model", "module", "_orig_mod")
 ) | {"student", "generator", "lora", "lycoris"}
 """What programs leave before a module's name, and what says nothing of whose it is."""
-
-_SECOND = "transformer_2."
-"""How the modules of the second of two transformers begin, Wan 2.2's for low noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +183,7 @@ def _parts(
         scale = module.tensors.get(("dora", "scale")) if kind == "weight" else None
         return AdapterModule(
             module.name,
-            _component(module),
+            component_of(module.prefix),
             paths,
             kind,
             algorithm,
@@ -253,7 +251,7 @@ def _on_input(module: Module, factors: TensorInfo, configuration: Configuration)
     """Whether PEFT's *factors* of an (IA)^3 are for the inputs: a matrix's are a row then, and a column else."""
     if len(factors.shape) == 2 and factors.numel > 1:
         return factors.shape[0] == 1
-    return configuration.is_feedforward(module.name.removeprefix(PEFT_ROOT), _component(module))
+    return configuration.is_feedforward(module.name.removeprefix(PEFT_ROOT), component_of(module.prefix))
 
 
 def _is_scaled(module: Module) -> bool:
@@ -264,11 +262,7 @@ def _is_scaled(module: Module) -> bool:
 def _paths(module: Module) -> tuple[tuple[str, ...], str]:
     """What *module* may be called in its component: its whole name, and without the wrappers' before it; and the first
     word before the name of a layer that says that it is of a model which is no component of a base, as a ControlNet.
-
-    Raises :class:`NotMerged` for what is of the second of two transformers.
     """
-    if module.prefix is not None and module.prefix.begins == _SECOND:
-        raise NotMerged("it is for the second of two transformers, which is not merged into")
     rest = rest_of(module.name)
     paths = [flat(rest)]
     word, dot, behind = rest.partition(".")
@@ -277,10 +271,6 @@ def _paths(module: Module) -> tuple[tuple[str, ...], str]:
         word, dot, behind = behind.partition(".")
     foreign = "" if module.path in paths else paths[-1].removesuffix(module.path).strip("_")
     return tuple(dict.fromkeys(paths)), foreign
-
-
-def _component(module: Module) -> str | None:
-    return None if module.prefix is None else module.prefix.component
 
 
 def _alpha(
@@ -295,7 +285,7 @@ def _alpha(
     rank = module.rank
     if rank is None or not any("lora_A" in leaf for leaf in module.leaves):
         return None
-    return configuration.alpha(module.name.removeprefix(PEFT_ROOT), _component(module), rank)
+    return configuration.alpha(module.name.removeprefix(PEFT_ROOT), component_of(module.prefix), rank)
 
 
 def _factor(module: Module, alpha: float | None, configuration: Configuration) -> float:
@@ -303,7 +293,7 @@ def _factor(module: Module, alpha: float | None, configuration: Configuration) -
     algorithm = next((each for each, _ in module.tensors if each in ("loha", "lokr")), None)
     if algorithm is None or alpha is not None:
         return 1.0
-    return configuration.factor(algorithm, module.name.removeprefix(PEFT_ROOT), _component(module))
+    return configuration.factor(algorithm, module.name.removeprefix(PEFT_ROOT), component_of(module.prefix))
 
 
 def _extra(state_dict: StateDict, found: tuple[Module, ...], taken: set[str]) -> dict[str, dict[str, TensorInfo]]:

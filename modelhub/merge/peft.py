@@ -26,6 +26,7 @@ from typing import Any
 
 from modelhub.errors import SourceError
 from modelhub.merge.base import NotMerged
+from modelhub.merge.components import SECOND
 from modelhub.source import open_local
 
 CONFIG = "adapter_config.json"
@@ -213,6 +214,7 @@ def as_number(value: object) -> float:
 
 _PREFIXES: Mapping[str, tuple[str, ...]] = {
     "denoiser": ("unet", "transformer"),
+    SECOND: ("transformer_2",),
     "text_encoder": ("text_encoder",),
     "text_encoder_2": ("text_encoder_2",),
     "text_encoder_3": ("text_encoder_3",),

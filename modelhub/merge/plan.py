@@ -26,6 +26,7 @@ from modelhub.merge.base import (
     Unmatched,
 )
 from modelhub.merge.bases import Base, open_base
+from modelhub.merge.components import SECOND
 from modelhub.merge.digesting import Digesting
 from modelhub.merge.fitting import Taken, misfit
 from modelhub.merge.lineage import placeholder, with_older
@@ -163,7 +164,7 @@ def _adapter(
         if reason is not None:
             missing.append(Unmatched(use.path, module.name, reason))
             continue
-        denoising += target.components[0] == "denoiser"
+        denoising += target.components[0] in ("denoiser", SECOND)
         applied = _changes(number, use, module, target)
         (matched if applied else skipped).add(module.name)
         algorithms[f"{module.algorithm}{' (DoRA)' if module.magnitudes is not None else ''}"] += not module.optional
@@ -195,6 +196,7 @@ def _changes(number: int, use: AdapterUse, module: AdapterModule, target: Target
     """The changes of *module*, one for each part of *target*; none where the strength is 0."""
     made = []
     components = target.components if module.component is None else (module.component, *target.components)
+    components = (*components, "denoiser") if SECOND in components else components
     for part in target.parts:
         strength = module.factor * strength_of(use.weights, components, target.block, part.address.tensor)
         if strength:
@@ -215,6 +217,8 @@ def _told(left: Unmatched, base: Base) -> Unmatched:
 def _why_not(module: AdapterModule, base: Base) -> str:
     if module.foreign:
         return f"it is of {module.foreign!r:.60}, which is no component of a base"
+    if module.component == SECOND and SECOND not in base.keymap.components:
+        return "it is for the second of two transformers, and the base has one"
     if module.component is not None and module.component not in base.keymap.components:
         word = module.component.replace("_", " ")
         return f"the base has no {word}"
@@ -267,6 +271,8 @@ def _notes(adapters: Sequence[PlannedAdapter], changes: dict[Address, list[Chang
         yield "the strength s of a DoRA is that of W + s (D - W), so that 0 is the base"
     if any(_turns_patches(change) for each in changes.values() for change in each):
         yield "PEFT's OFT of convolutions is merged as PEFT merges it, which is not what PEFT computes without merging"
+    if SECOND in base.keymap.components and not any(address.file.startswith("transformer_2/") for address in changes):
+        yield "the base's second transformer stays as it is: no adapter says that it is for it (transformer_2.)"
     if any(address.tensor.startswith("model_ema.") for address in base.pieces):
         yield "the base's averaged weights (EMA) are not merged into; convert --ema drop takes them out"
     for each in adapters:

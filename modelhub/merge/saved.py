@@ -12,6 +12,7 @@ from collections.abc import Callable
 from modelhub.convert import Piece
 from modelhub.identify.adapter_names import read_stem
 from modelhub.merge.base import AdapterModule, Kind
+from modelhub.merge.components import component_of
 from modelhub.merge.peft import PEFT_ROOT, Configuration
 from modelhub.tensors import TensorInfo
 
@@ -36,5 +37,6 @@ def saved_module(
     path = stem.removeprefix(PEFT_ROOT)
     if prefix is not None and not prefix.keep:
         path = path.removeprefix(prefix.begins)
-    component = None if prefix is None else prefix.component
-    return AdapterModule(stem, component, (path.replace(".", "_"),), kind, "set", {"set": piece(tensor, "set")})
+    return AdapterModule(
+        stem, component_of(prefix), (path.replace(".", "_"),), kind, "set", {"set": piece(tensor, "set")}
+    )

@@ -295,3 +295,43 @@ def test_a_motion_lora(tmp_path: Path) -> None:
         assert {address.tensor for address in plan.changes} == {f"{name}.weight" for name in names}
         (change,) = (made[0] for where, made in plan.changes.items() if where.tensor == f"{stem}.to_q.weight")
         assert change.module.name == f"{stem}.processor.to_q"
+
+
+def test_the_second_of_two_transformers(tmp_path: Path) -> None:
+    """Wan 2.2 has one for much noise and one for little: a LoRA may be for both, and each has its own alpha and names,
+    while the weight of the transformer is that of both. That one of them stays as it is is told."""
+    torch.manual_seed(5)
+    weights = {
+        "condition_embedder.time_proj.weight": torch.randn(8, 4),
+        "blocks.0.attn1.to_q.weight": torch.randn(D, D),
+    }
+    folder = tmp_path / "wan"
+    folder.mkdir()
+    names = ("transformer", "transformer_2")
+    (folder / "model_index.json").write_text(
+        json.dumps({name: ["diffusers", "WanTransformer3DModel"] for name in names})
+    )
+    for name in names:
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text("{}")
+        save_file(weights, folder / name / "diffusion_pytorch_model.safetensors")
+    pairs = {name: (torch.randn(D, 2), torch.randn(2, D)) for name in names}
+    alphas = {"transformer.lora_alpha": 2, "transformer_2.lora_alpha": 1}
+    adapter = {f"{name}.blocks.0.attn1.to_q.lora_B.weight": up for name, (up, _) in pairs.items()}
+    adapter |= {f"{name}.blocks.0.attn1.to_q.lora_A.weight": down for name, (_, down) in pairs.items()}
+    path = tmp_path / "a.safetensors"
+    save_file(adapter, path, {"lora_adapter_metadata": json.dumps(alphas)})
+    merge(folder, [f"{path}:transformer=0.5"], target=tmp_path / "out")
+    for name, scale in zip(names, (0.5, 0.25), strict=True):
+        found = load_file(tmp_path / "out" / name / "diffusion_pytorch_model.safetensors")
+        (up, down), before = pairs[name], weights["blocks.0.attn1.to_q.weight"]
+        exact = before.double() + scale * (up.double() @ down.double())
+        assert_merged(found["blocks.0.attn1.to_q.weight"], exact.numpy(), before)
+    save_file(
+        {name.replace("blocks.0.attn1.to_q", "blocks.0.self_attn.q"): each for name, each in adapter.items()}, path
+    )
+    with plan_merge(folder, [str(path)]) as plan:
+        assert {address.file.partition("/")[0] for address in plan.changes} == set(names)
+    save_file({name: each for name, each in adapter.items() if name.startswith("transformer.")}, path)
+    with plan_merge(folder, [str(path)]) as plan:
+        assert any("second transformer" in note for note in plan.notes)
