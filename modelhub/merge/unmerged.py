@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from modelhub.identify.modules import Module
 from modelhub.merge.base import NotMerged
 
@@ -38,6 +40,10 @@ _ALGORITHMS = {
 }
 
 
+_INTERLEAVED = re.compile(r"(token_refiner_)?blocks_\d+_attn_qkv_proj")
+"""MiniMax-H3's fused attention. Source: diffusers ``loaders/lora_conversion_utils.py``."""
+
+
 def check_merged(module: Module) -> None:
     """Raise :class:`NotMerged` for a *module* of what is not merged."""
     for leaf in module.leaves:
@@ -46,3 +52,8 @@ def check_merged(module: Module) -> None:
     for algorithm, _ in module.tensors:
         if (reason := _ALGORITHMS.get(algorithm)) is not None:
             raise NotMerged(reason)
+    if _INTERLEAVED.fullmatch(module.path) and any(leaf.startswith("lora_A.*") for leaf in module.leaves):
+        raise NotMerged(
+            "DiffSynth-Studio trains MiniMax-H3's queries, keys and values with their rows head by head, as its shards "
+            "have them, and not its files in one piece"
+        )

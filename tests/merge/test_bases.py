@@ -20,6 +20,7 @@ from modelhub.merge.base import AdapterModule, Target
 from modelhub.merge.keymap import KeyMap, keymap_of_file, keymap_of_folder
 from modelhub.merge.modules import adapter_modules
 from tests.identify.keylists import modules
+from tests.identify.keylists import originals as o
 from tests.merge.build import assert_merged
 from tests.merge.layouts import MODELS, Layouts, Run, Shapes, inverse, joined, layouts, renamed
 
@@ -278,6 +279,17 @@ def test_differences_of_norms_and_biases_of_wan(tmp_path: Path) -> None:
     expected = weights | {name: weights[name] + change for name, change in zip(lying, changes.values(), strict=True)}
     found = load_file(tmp_path / "out.safetensors")
     assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+
+
+def test_rows_in_an_order_that_the_file_does_not_tell(tmp_path: Path) -> None:
+    """MiniMax-H3's fused attention, whose rows DiffSynth-Studio has in the order of other files, is not merged."""
+    shapes = o.minimax_h3()
+    base = sparse(tmp_path / "base.safetensors", {f"{name}.weight": shape for name, shape in shapes.items()})
+    names = {name: shape for name, shape in shapes.items() if name.startswith("blocks.0.")}
+    for who, left in (("DiffSynth-Studio", 1), ("ai-toolkit", 0)):
+        adapter = sparse(tmp_path / "adapter.safetensors", lora(names, OF_AUTHORS[who]))
+        with plan_merge(base, [str(adapter)], allow_unmatched=True) as plan:
+            assert [each.name for each in plan.unmatched] == ["blocks.0.attn.qkv_proj"][:left]
 
 
 def test_a_motion_lora(tmp_path: Path) -> None:
