@@ -14,9 +14,10 @@ FILES  ?= 40000
 demo: $(VENV)/smoke
 	$(BIN)/modelhub demo build/demo
 
-# Each process starts with one half of the tests, so that what those of a module share is made once.
+# Each process starts with one half of the tests, so that what those of a module share is made once. Compiled modules
+# are kept, whatever the environment says: both processes, and those that tests start, would compile them each time.
 test: $(VENV)/dev lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-big: $(VENV)/dev
 	$(BIN)/python -m pytest -m big
