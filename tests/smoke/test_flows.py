@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -337,6 +337,7 @@ def seen(view: TensorView, shape: Shape) -> torch.Tensor:
     lost=st.sets(st.integers(0, 200), max_size=3),
     changed=st.dictionaries(st.integers(0, 200), st.lists(st.integers(0, 9), max_size=5), max_size=3),
 )
+@example(kind="sd-3.5", lost=set(), changed={1: [0]})
 def test_no_shapes_make_it_raise(kind: str, lost: set[int], changed: dict[int, list[int]]) -> None:
     """Whatever is missing or of another shape, it is arranged, incomplete, or said why it is not tested."""
     named: dict[str, Shape] = {name: tuple(value.shape) for name, value in small(kind).items()}
