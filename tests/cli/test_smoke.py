@@ -329,7 +329,7 @@ def test_a_grid_of_ones_own_prompts_is_made() -> None:
     """The thorough preset makes an image of each prompt at each seed, on a sheet that is kept, and checks them."""
     save(healthy("sd-1"), Path("good.safetensors"))
     Path("own.toml").write_text(
-        'prompts = ["a lighthouse", "a lemon", "a cat"]\nseeds = [5, 6]\nsteps = 2\nsize = 64\n'
+        'prompts = ["a lighthouse", "a lemon", "a cat"]\nseeds = [5, 6]\nsteps = 3\nsize = 64\n'
     )
     options = ("--device", "cpu", "--dtype", "fp32", "--catalog", "c.db", "--preset", "thorough")
     assert modelhub("intake", "--catalog", "c.db", "good.safetensors").code == 0
