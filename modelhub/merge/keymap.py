@@ -304,7 +304,7 @@ def _add_layers(
 ) -> None:
     """The *layers* of a transformer whose tensors have *shapes*, under the names that other layouts have for them."""
     for layer in layers:
-        stem = layer.rows[0].stem if layer.rows else ""
+        stem = layer.rows[0].stem
         for name, kind in tensors_of(stem, shapes):
             ending = name.removeprefix(stem)
             lying = [shapes.get(rows.stem + ending) or (0,) for rows in layer.rows]

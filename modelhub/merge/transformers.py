@@ -133,7 +133,7 @@ def _of_layer(
         for part, (name, (first, end)) in enumerate(zip(form.names, bounds, strict=True)):
             rows = tuple(_cut(stems, sizes, first, end)) if not swapped else _halves(stems[0], total)
             numbered = f"{native}.{part}" if number == DIFFUSERS and len(form.names) > 1 else ""
-            if number != own or numbered:
+            if rows and (number != own or numbered):  # a weight without elements has none
                 yield Placed(_numbered(name, numbers), number, rows, numbered)
 
 

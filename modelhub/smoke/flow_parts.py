@@ -173,7 +173,7 @@ def _views(lying: Lying) -> Iterator[tuple[str, tuple[str, TensorView]]]:
     if "pos_embed" in lying.shapes:
         yield "pos_embed.pos_embed", ("pos_embed", TensorView(*lying.origins["pos_embed"]))
     for layer in placed(lying.shapes):
-        if layer.layout != DIFFUSERS or not layer.rows:  # a weight without elements has none
+        if layer.layout != DIFFUSERS:
             continue
         first = layer.rows[0]
         for name, kind in tensors_of(first.stem, lying.shapes):
