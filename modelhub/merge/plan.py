@@ -234,15 +234,16 @@ def _is_for_another(adapter: Identity, base: str | None, *, fits: bool) -> bool:
     of its modules have places in the base's denoiser.
 
     That others have places there says nothing: many models have the same text encoders. Where most fit it is still for
-    another if it has many, of which more than their names told so (a whole LoRA of FLUX.1's attention fits into
-    HunyuanVideo, which has the same and some blocks more), but not if the base is a rarer model that has all of them.
+    another if it has many, of which something better than their names alone rules the base out (a whole LoRA of
+    FLUX.1's attention fits into HunyuanVideo, which has the same and some blocks more), but not if the base is a rarer
+    model that has all of them.
     """
     theirs = (adapter.architecture,) if adapter.architecture else adapter.candidates
     if not theirs or base is None or base in theirs:
         return False
     steps = [step for step in adapter.evidence if step.fact == "architecture"]
     rarer = any(step.detail == RARER and base in step.value.split(" | ") for step in steps)
-    sure = any(step.confidence != "low" for step in steps) and not rarer
+    sure = any(step.confidence != "low" and base not in step.value.split(" | ") for step in steps) and not rarer
     return not fits or (sure and adapter.adapter is not None and adapter.adapter.modules >= _MANY)
 
 
