@@ -56,7 +56,7 @@ def known_digests(paths: Iterable[str], catalog: str | None, sink: Sink) -> Mapp
 
     try:
         settings = load_settings(catalog=catalog)
-        if settings.catalog is None or _is_no_file(settings.catalog.value):
+        if settings.catalog is None or (catalog is None and _is_no_file(settings.catalog.value)):
             return {}
         from modelhub.commands.filters import open_settled_catalog
 
@@ -70,8 +70,8 @@ def known_digests(paths: Iterable[str], catalog: str | None, sink: Sink) -> Mapp
 
 
 def _is_no_file(catalog: str) -> bool:
-    """Whether *catalog* is the path of a file that is not there: it is not opened to be told that it knows nothing."""
-    return "://" not in catalog and not os.path.exists(catalog)
+    """Whether *catalog* is the path of a file that is not there: nothing is loaded to be told that it knows nothing."""
+    return "://" not in catalog and not os.path.exists(os.path.expanduser(catalog))
 
 
 def remember(

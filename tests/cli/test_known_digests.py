@@ -172,3 +172,16 @@ def test_an_adapter_in_its_folder_is_known_too(read: list[str]) -> None:
     ran = modelhub("merge", "models/base.safetensors", "--lora", "models/style", "-o", "out.safetensors", *CATALOG)
     assert ran.code == 0, ran.err
     assert not read
+
+
+def test_catalog_of_the_settings_below_the_home_folder(read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked; and what was named on the command line and cannot be one is refused before anything is merged."""
+    monkeypatch.setenv("HOME", os.getcwd())
+    assert modelhub("intake", "models/base.safetensors", "models/a.safetensors", *CATALOG).code == 0
+    monkeypatch.setenv("MODELHUB_CATALOG", "~/c.db")
+    assert modelhub(*COMMANDS["merge"], "-o", "out.safetensors").code == 0
+    refused = modelhub(*COMMANDS["merge"], "-o", "other.safetensors", "--catalog", "c.txt")
+    assert refused.code == 2
+    assert "neither a database URL" in refused.err
+    assert not Path("other.safetensors").exists()
+    assert read == []
