@@ -106,7 +106,10 @@ def path_uri(path: str) -> str:
 
 
 def _encoded(path: str) -> str:
-    data = path.encode("utf-8", "surrogateescape" if os.name == "posix" else "surrogatepass")
+    try:
+        data = path.encode("utf-8", "surrogateescape" if os.name == "posix" else "surrogatepass")
+    except UnicodeEncodeError:  # no file's name: what a file says of itself may have any character
+        data = path.encode("utf-8", "surrogatepass")
     return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in data)
 
 

@@ -323,6 +323,13 @@ REPORTS = st.builds(
 )
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text")
+def test_a_name_that_no_file_can_have_is_encoded_too() -> None:
+    """A member of a folder may be called anything by the file that names it, by characters that are none as well."""
+    assert path_uri("a/\udcff") == "a/%FF"
+    assert path_uri("a/\ud800") == "a/%ED%A0%80"
+
+
 @given(st.lists(REPORTS, max_size=4))
 def test_any_report_makes_a_valid_log(reports: list[ScanReport]) -> None:
     """Whatever names and texts files hold, the log is valid, its paths are URIs and its texts can be shown."""
