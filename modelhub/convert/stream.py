@@ -15,8 +15,7 @@ from modelhub.tensors import DType, TensorInfo
 
 BLOCK = 1 << 18
 """Bytes read and written at a time: 256 KiB to 1 MiB are as fast where memory is at hand, 4 MiB slower. Of large writes
-Linux makes large pages of its cache, which take up to five times as long where a virtual machine is given them as they
-are touched."""
+Linux makes large pages of its cache, which took up to five times as long on a virtual machine."""
 
 _SIGN = bytes(byte ^ 0x80 for byte in range(256))
 """For :meth:`bytes.translate`: the top bit of each byte turned over."""
