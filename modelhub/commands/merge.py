@@ -63,8 +63,16 @@ def command(
     Nothing of BASE or of an adapter is executed, and neither is changed. What no adapter changes is copied byte for
     byte. A module that has no place in BASE is an error. OUT.recipe.toml says what was merged.
     """
-    from modelhub.merge import Precision, Recipe, RecipeAdapter, adapter_use, merge, plan_merge, read_recipe
-    from modelhub.merge.peft import adapter_file
+    from modelhub.merge import (
+        Precision,
+        Recipe,
+        RecipeAdapter,
+        adapter_file,
+        adapter_use,
+        merge,
+        plan_merge,
+        read_recipe,
+    )
     from modelhub.report.json import MERGE_SCHEMA
     from modelhub.report.merged import merge_dict, merge_lines, plan_dict, plan_lines
 

@@ -30,6 +30,7 @@ from modelhub.merge.base import (
     Weights,
 )
 from modelhub.merge.digesting import Digesting, KnownDigests
+from modelhub.merge.peft import adapter_file
 from modelhub.merge.plan import open_merge
 from modelhub.merge.recipe import RECIPE_KEY, read_recipe, recipe_path, written_recipe
 from modelhub.merge.weights import adapter_use
@@ -51,6 +52,7 @@ __all__ = [
     "Told",
     "Unmatched",
     "Weights",
+    "adapter_file",
     "adapter_use",
     "check_torch",
     "merge",

@@ -118,9 +118,7 @@ class Configuration:
         settings = self._settings or {}
         if kind == "bias" and settings.get("bias", "none") != "none":
             return True
-        ends = _ends(settings.get("modules_to_save"))
-        parts = module.split(".")
-        return any(".".join(parts[: n + 1]).endswith(ends) for n in range(len(parts)))
+        return any(f"{end}." in f"{module}." for end in _ends(settings.get("modules_to_save")))
 
     def rotation(self, *, series: bool) -> Mapping[str, float]:
         """The settings of a module of PEFT's OFT: how long its blocks are at most, and with *series* the terms of one.

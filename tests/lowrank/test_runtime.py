@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 
 import modelhub
@@ -21,10 +22,10 @@ UPSAMPLER = "up_blocks.0.upsamplers.0.conv"
 """Of SDXL, behind a block without attention, which no real one has there: diffusers takes its SGM name for one's."""
 
 
-def checkpoint(folder: Path, parts: dict[str, torch.nn.Module], xl: bool) -> Path:
+def checkpoint(folder: Path, parts: Mapping[str, Any], xl: bool) -> Path:
     """The checkpoint of the pipeline of *parts*."""
     for name, module in parts.items():
-        module.save_pretrained(folder / name)  # type: ignore[operator]
+        module.save_pretrained(folder / name)
     kind = "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline"
     (folder / "model_index.json").write_text(f'{{"_class_name": "{kind}"}}')
     path = folder.with_suffix(".safetensors")
@@ -40,12 +41,11 @@ def test_diffusers_draws_with_it_what_the_tuned_model_draws(xl: bool, tmp_path: 
     before = image(parts, xl)
     tuned = copy.deepcopy(parts)
     for component, modules in lora_of(parts, xl).items():
-        layers = dict(tuned[component].named_modules())
         for name, (up, down) in modules.items():
             if xl and name == UPSAMPLER:
                 continue
-            weight = layers[name].weight.data  # type: ignore[union-attr]
-            weight += (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)  # type: ignore[operator]
+            weight = tuned[component].get_parameter(f"{name}.weight").data
+            weight += (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
     models = [checkpoint(tmp_path / name, each, xl) for name, each in (("tuned", tuned), ("base", parts))]
     lora = tmp_path / "lora.safetensors"
     modelhub.extract(*models, RankRule(RANK), target=lora, dtype="fp32")

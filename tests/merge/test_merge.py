@@ -7,7 +7,7 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -387,7 +387,7 @@ def test_weights_by_component_block_and_pattern(sdxl, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_the_output_in_another_type(sdxl, tmp_path: Path, dtype: str) -> None:
+def test_the_output_in_another_type(sdxl, tmp_path: Path, dtype: Literal["bf16", "fp32"]) -> None:
     """All weights are cast, the merged ones from the numbers that were computed; what is no weight keeps its type.
 
     Where the type is finer than float32 computes, what that may err is no error of many last places.
@@ -395,8 +395,7 @@ def test_the_output_in_another_type(sdxl, tmp_path: Path, dtype: str) -> None:
     base, weights = sdxl
     adapter = lora_file(tmp_path / "a.safetensors", weights)
     target = tmp_path / "out.safetensors"
-    precision = Precision(dtype)  # type: ignore[arg-type]
-    done = merge(base, [str(adapter)], target=target, precision=precision, verify_tensors=1)
+    done = merge(base, [str(adapter)], target=target, precision=Precision(dtype), verify_tensors=1)
     assert all(0 < error < 0.52 for error in done.checked.values())
     wanted = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     for name, tensor in load(target).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -10,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from modelhub.container import open_path
 from modelhub.errors import MergeError, UnmatchedKeys
 from modelhub.lowrank import RankRule, resize
 from modelhub.merge import merge
+from modelhub.merge.modules import adapter_modules
 from tests.merge.build import assert_same, load
 
 ROOT = "model.diffusion_model."
@@ -109,3 +112,13 @@ def test_other_algorithms_are_refused_by_name(
     save_file({f"{ROOT}{name}": each for name, each in Small().state_dict().items()}, tmp_path / "base.safetensors")
     with pytest.raises(UnmatchedKeys, match=reason):
         merge(tmp_path / "base.safetensors", [str(tmp_path / "adapter")], target=tmp_path / "no.safetensors")
+
+
+def test_a_name_of_very_many_parts_takes_no_time(tmp_path: Path) -> None:
+    """Ends of names are looked for once in each name, however many parts a hostile one has."""
+    name = f"base_model.model.{'a.' * 1_000_000}norm.proj.weight"
+    save_file({name: torch.zeros(2)}, tmp_path / "adapter.safetensors")
+    for ends, kept in (["norm"], 1), (["orm.proj"], 1), (["a.proj", "proj.w", "nor"], 0):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"modules_to_save": ends}))
+        with open_path(tmp_path / "adapter.safetensors") as container:
+            assert len(adapter_modules(container).modules) == kept

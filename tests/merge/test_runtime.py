@@ -214,9 +214,9 @@ RELATIVES: dict[str, dict[str, Any]] = {
 def test_relatives_of_peft_merged_are_what_runs(kind: str, tmp_path: Path) -> None:
     """The image of a model that PEFT's (IA)^3, OFT or BOFT was merged into is that of the model with it put on."""
     peft = pytest.importorskip("peft")
-    parts = {name: module.eval() for name, module in components(xl=False).items()}
+    parts: dict[str, Any] = {name: module.eval() for name, module in components(xl=False).items()}
     for name, module in parts.items():
-        module.save_pretrained(tmp_path / "base" / name)  # type: ignore[operator]
+        module.save_pretrained(tmp_path / "base" / name)
     (tmp_path / "base/model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     before = image(parts, xl=False)
     adapted = peft.get_peft_model(parts["unet"], getattr(peft, kind)(**RELATIVES[kind])).eval()
